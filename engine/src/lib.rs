@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Ringlite: replicated SQLite at the speed of the disk.
+//!
+//! Unmodified SQLite runs over a VFS that keeps the WAL in memory; what a transaction changed
+//! travels as page images through Raft, whose log is written with direct io_uring writes on a
+//! pinned core. An acknowledged commit is on the stable storage of a majority.
+//!
+//! ```no_run
+//! use ringlite::{Node, params};
+//!
+//! let node = Node::builder("data").start()?;
+//! let database = node.database("app")?;
+//! database.execute("CREATE TABLE IF NOT EXISTS greeting (text TEXT)", ())?;
+//! database.execute("INSERT INTO greeting VALUES (?)", params!["hello"])?;
+//! for row in database.query("SELECT text FROM greeting", ())?.iter() {
+//!     println!("{}", row.get::<String>(0)?);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod cli;
+mod client;
+mod database;
+mod error;
+mod net;
+mod node;
+mod parameters;
+pub mod replica;
+mod rows;
+mod shard;
+mod signal;
+mod sql;
+mod storage;
+pub mod wire;
+
+pub use client::*;
+pub use database::{Database, Transaction};
+pub use error::{CODE_LEADERSHIP_LOST, CODE_NOT_LEADER, Error, Result};
+pub use node::{Node, NodeBuilder, NodeError};
+pub use parameters::{Parameters, ToValue};
+pub use rows::{Column, ColumnIndex, ColumnKind, Row, RowBatch, Rows, Value};
+pub use storage::StorageError;

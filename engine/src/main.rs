@@ -1,1 +1,5 @@
-fn main(){}
+//! The `ringlite` command.
+
+fn main() -> std::process::ExitCode {
+    ringlite::cli::main()
+}

@@ -1,0 +1,49 @@
+//! The command line.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Replicated SQLite at the speed of the disk.
+#[derive(Debug, Parser)]
+#[command(name = "ringlite", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node: alone, or as a member of a fixed cluster
+    Serve(serve::ServeArgs),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("RINGLITE_LOG")
+                .unwrap_or_else(|_| "ringlite=info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let result = match arguments.command {
+        Command::Serve(args) => serve::run(args).map_err(Into::into),
+    };
+    finish(result)
+}
+
+/// The exit code for `result`, with its error told on standard error.
+fn finish(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringlite: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

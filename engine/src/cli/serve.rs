@@ -1,0 +1,103 @@
+//! `ringlite serve`: a node in the foreground.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::node::{Node, NodeError};
+
+/// Settings of a node.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where the node keeps its data; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where clients and the other nodes reach it; in a cluster, its address in --cluster is the
+    /// default
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Its number in the cluster, from 1
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    id: u64,
+    /// All members, this one included: 1=HOST:PORT,2=HOST:PORT,... Without it the node is a
+    /// cluster of its own. All members must be there at the first start
+    #[arg(long, value_name = "MEMBERS", value_delimiter = ',')]
+    cluster: Vec<Member>,
+    /// The core it is pinned to [default: spread by id over the allowed cores]
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// The size of a log segment in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    segment_mib: u64,
+}
+
+/// `ID=HOST:PORT`.
+#[derive(Clone, Debug)]
+struct Member {
+    id: u64,
+    address: String,
+}
+
+impl FromStr for Member {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, address) = text
+            .split_once('=')
+            .ok_or("a member is ID=HOST:PORT, such as 1=127.0.0.1:9001")?;
+        let id = id
+            .trim()
+            .parse()
+            .map_err(|_| format!("{id:?} is no id: it is a number from 1"))?;
+        if !address.contains(':') {
+            return Err(format!("{address:?} is no address: it is HOST:PORT"));
+        }
+        Ok(Self {
+            id,
+            address: address.trim().to_owned(),
+        })
+    }
+}
+
+/// Runs a node until it is told to stop or cannot go on.
+pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
+    let in_cluster = args
+        .cluster
+        .iter()
+        .find(|member| member.id == args.id)
+        .map(|member| member.address.clone());
+    let Some(listen) = args.listen.or(in_cluster) else {
+        return Err(NodeError::Settings {
+            what: "say where to listen: --listen HOST:PORT".into(),
+        });
+    };
+    // Before the node starts its thread, so that no signal finds the default action.
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| NodeError::Settings {
+        what: format!("signals cannot be handled: {error}"),
+    })?;
+    let mut builder = Node::builder(&args.data)
+        .id(args.id)
+        .listen(&listen)
+        .cluster(
+            args.cluster
+                .into_iter()
+                .map(|member| (member.id, member.address)),
+        )
+        .segment_bytes(args.segment_mib << 20);
+    if let Some(core) = args.core {
+        builder = builder.core(core);
+    }
+    let node = builder.start()?;
+    tracing::info!("node {} listens on {listen}", args.id);
+    let stop = node.stopper();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            tracing::info!("stopping");
+            stop();
+        }
+    });
+    node.wait()
+}

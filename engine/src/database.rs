@@ -1,0 +1,325 @@
+//! The Rust face of a database: calls from any thread, blocking or not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::node::Command;
+use crate::parameters::Parameters;
+use crate::replica::request::{
+    Executed, Reply, Request, RowLimit, SessionId, SessionOptions, Source, Work,
+};
+use crate::rows::{RowBatch, Rows};
+
+/// A single result may be this large; in a transaction it has no bound but memory.
+const RESULT_BYTES_MAX: usize = 64 << 20;
+const ROW_BATCH_BYTES: usize = 256 << 10;
+
+/// A session on the node of this process.
+struct Session {
+    commands: flume::Sender<Command>,
+    id: SessionId,
+    database: String,
+}
+
+type Receiver = flume::Receiver<Result<Reply>>;
+
+impl Session {
+    fn ask(&self, request: Request) -> Result<Receiver> {
+        let (reply, receiver) = flume::bounded(1);
+        self.commands
+            .send(Command::Ask {
+                session: self.id,
+                options: SessionOptions::default(),
+                request,
+                reply,
+            })
+            .map_err(|_| Error::Stopped)?;
+        Ok(receiver)
+    }
+
+    fn open_request(&self) -> Request {
+        Request::Open {
+            database: self.database.clone(),
+        }
+    }
+
+    fn call(&self, request: Request) -> Result<Reply> {
+        self.ask(request)?.recv().map_err(|_| Error::Stopped)?
+    }
+
+    async fn call_async(&self, request: Request) -> Result<Reply> {
+        let receiver = self.ask(request)?;
+        receiver.recv_async().await.map_err(|_| Error::Stopped)?
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.commands.send(Command::CloseSession(self.id)));
+    }
+}
+
+/// Whether opening has left the database open.
+fn opened(reply: Result<Reply>) -> Result<()> {
+    match reply {
+        // Another thread has opened it in the meantime.
+        Ok(_) | Err(Error::AlreadyOpen) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn execute_request(sql: &str, parameters: impl Parameters) -> Request {
+    Request::Sql(Work::Execute(Source::text(sql, parameters.into_values())))
+}
+
+fn query_request(sql: &str, parameters: impl Parameters, limit: RowLimit) -> Request {
+    Request::Sql(Work::Query {
+        source: Source::text(sql, parameters.into_values()),
+        limit,
+    })
+}
+
+fn executed(reply: Reply) -> Result<Executed> {
+    match reply {
+        Reply::Executed(executed) => Ok(executed),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn batch(reply: Reply) -> Result<RowBatch> {
+    match reply {
+        Reply::Rows(batch) => Ok(batch),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn rows(reply: Reply) -> Result<Rows> {
+    batch(reply).map(|batch| Rows::new(batch.columns, batch.rows))
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::misuse(
+        rusqlite::ffi::SQLITE_INTERNAL,
+        format!("an answer of another kind came back: {reply:?}"),
+    )
+}
+
+/// A database of this process's node. Clones are cheap and may be used from any thread at once.
+///
+/// Each call returns when what it did is on stable storage of a majority, or, for a read, when
+/// this node was confirmed to be the leader after the call began.
+#[derive(Clone)]
+pub struct Database {
+    session: Arc<Session>,
+    sessions: Arc<AtomicU64>,
+}
+
+impl Database {
+    pub(crate) fn new(
+        commands: flume::Sender<Command>,
+        sessions: Arc<AtomicU64>,
+        id: SessionId,
+        name: &str,
+    ) -> Self {
+        Self {
+            session: Arc::new(Session {
+                commands,
+                id,
+                database: name.to_owned(),
+            }),
+            sessions,
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<()> {
+        opened(self.session.call(self.session.open_request()))
+    }
+
+    /// The database's name.
+    pub fn name(&self) -> &str {
+        &self.session.database
+    }
+
+    /// Runs statements that give no rows; each is a transaction of its own.
+    ///
+    /// # Errors
+    /// Those of SQLite; [`Error::NotLeader`], after which nothing was committed; and
+    /// [`Error::OutcomeUnknown`], after which the statement may or may not be committed.
+    pub fn execute(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
+        self.call(execute_request(sql, parameters))
+            .and_then(executed)
+    }
+
+    /// [`Database::execute`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn execute_async(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
+        let request = execute_request(sql, parameters);
+        self.call_async(request).await.and_then(executed)
+    }
+
+    /// Runs one statement and gives its rows, at most 64 MiB of them.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`], and [`Error::Busy`] for a larger result.
+    pub fn query(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
+        self.call(query_request(sql, parameters, WHOLE))
+            .and_then(rows)
+    }
+
+    /// [`Database::query`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn query_async(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
+        let request = query_request(sql, parameters, WHOLE);
+        self.call_async(request).await.and_then(rows)
+    }
+
+    /// Begins a transaction, waiting for its turn to write. Dropping it rolls it back.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`].
+    pub fn transaction(&self) -> Result<Transaction> {
+        let transaction = self.new_transaction();
+        opened(transaction.session.call(transaction.session.open_request()))?;
+        transaction.execute("BEGIN IMMEDIATE", ())?;
+        Ok(transaction)
+    }
+
+    /// [`Database::transaction`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn transaction_async(&self) -> Result<Transaction> {
+        let transaction = self.new_transaction();
+        let open = transaction.session.open_request();
+        opened(transaction.session.call_async(open).await)?;
+        transaction.execute_async("BEGIN IMMEDIATE", ()).await?;
+        Ok(transaction)
+    }
+
+    fn new_transaction(&self) -> Transaction {
+        Transaction {
+            session: Session {
+                commands: self.session.commands.clone(),
+                id: SessionId(self.sessions.fetch_add(1, Ordering::Relaxed)),
+                database: self.session.database.clone(),
+            },
+        }
+    }
+
+    /// Calls, and opens the database again if this node has lost and regained its leadership.
+    fn call(&self, request: Request) -> Result<Reply> {
+        match self.session.call(request.clone()) {
+            Err(Error::NoDatabaseOpened) => {
+                self.open()?;
+                self.session.call(request)
+            }
+            reply => reply,
+        }
+    }
+
+    async fn call_async(&self, request: Request) -> Result<Reply> {
+        match self.session.call_async(request.clone()).await {
+            Err(Error::NoDatabaseOpened) => {
+                opened(self.session.call_async(self.session.open_request()).await)?;
+                self.session.call_async(request).await
+            }
+            reply => reply,
+        }
+    }
+}
+
+const WHOLE: RowLimit = RowLimit::Whole {
+    bytes_max: RESULT_BYTES_MAX,
+};
+
+/// A transaction over any number of calls. Its session is its own, so that it sees its writes
+/// and nobody else does before it commits.
+pub struct Transaction {
+    session: Session,
+}
+
+impl Transaction {
+    /// Runs statements that give no rows.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`].
+    pub fn execute(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
+        let reply = self.session.call(execute_request(sql, parameters))?;
+        executed(reply)
+    }
+
+    /// [`Transaction::execute`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn execute_async(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
+        let request = execute_request(sql, parameters);
+        executed(self.session.call_async(request).await?)
+    }
+
+    /// Runs one statement and gives all its rows.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`].
+    pub fn query(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
+        let mut last = batch(self.session.call(query_request(sql, parameters, BATCHES))?)?;
+        let mut all = std::mem::take(&mut last.rows);
+        while !last.complete {
+            last = batch(self.session.call(Request::Sql(Work::Continue))?)?;
+            all.append(&mut last.rows);
+        }
+        Ok(Rows::new(last.columns, all))
+    }
+
+    /// [`Transaction::query`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn query_async(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
+        let request = query_request(sql, parameters, BATCHES);
+        let mut last = batch(self.session.call_async(request).await?)?;
+        let mut all = std::mem::take(&mut last.rows);
+        while !last.complete {
+            last = batch(
+                self.session
+                    .call_async(Request::Sql(Work::Continue))
+                    .await?,
+            )?;
+            all.append(&mut last.rows);
+        }
+        Ok(Rows::new(last.columns, all))
+    }
+
+    /// Commits. When it returns, the transaction is on stable storage of a majority.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`]; after [`Error::OutcomeUnknown`] it may be committed.
+    pub fn commit(self) -> Result<()> {
+        self.execute("COMMIT", ()).map(|_| ())
+    }
+
+    /// [`Transaction::commit`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn commit_async(self) -> Result<()> {
+        self.execute_async("COMMIT", ()).await.map(|_| ())
+    }
+
+    /// Rolls back, as dropping does, and waits for it.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`].
+    pub fn rollback(self) -> Result<()> {
+        self.execute("ROLLBACK", ()).map(|_| ())
+    }
+}
+
+const BATCHES: RowLimit = RowLimit::Batches {
+    bytes: ROW_BATCH_BYTES,
+};

@@ -1,0 +1,80 @@
+//! What can go wrong with a statement, as its caller sees it.
+
+use crate::replica::NodeAddress;
+
+/// Why a statement, or any other request to a node, did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// SQLite refused it. `code` is the extended result code.
+    #[error("{message}")]
+    Sqlite {
+        /// Extended result code, such as 1555 for a primary key that exists already.
+        code: i32,
+        /// SQLite's own text, or ours where SQLite's would mislead.
+        message: String,
+    },
+    /// This node does not lead. Nothing was committed, so that a retry at the leader is safe.
+    #[error("not leader{}", leader.as_ref().map(|at| format!(" (the leader is {at})")).unwrap_or_default())]
+    NotLeader {
+        /// Who leads, where it is known.
+        leader: Option<NodeAddress>,
+    },
+    /// Leadership was lost after the commit had been handed to the log. The next leader may still
+    /// commit it or not; only a look at the data tells.
+    #[error("leadership lost: the outcome of this commit is unknown")]
+    OutcomeUnknown,
+    /// A named bound was reached; the request did nothing and may be repeated.
+    #[error("busy: {what}; retry later")]
+    Busy {
+        /// Which bound, in words.
+        what: &'static str,
+    },
+    /// The session has no database open, because it never opened one or because this node has
+    /// lost its leadership since.
+    #[error("no database opened")]
+    NoDatabaseOpened,
+    /// The session has a database open already.
+    #[error("a database for this connection is already open")]
+    AlreadyOpen,
+    /// The request does not fit the session's state, for instance no database is open.
+    #[error("{what}")]
+    Misuse {
+        /// What does not fit and what to do.
+        what: String,
+        /// The result code the client protocols report for it.
+        code: i32,
+    },
+    /// The node stops or has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// dqlite's code for a request at a node that does not lead.
+pub const CODE_NOT_LEADER: i32 = 10 | (40 << 8);
+/// dqlite's code for a commit whose outcome is unknown.
+pub const CODE_LEADERSHIP_LOST: i32 = 10 | (41 << 8);
+
+impl Error {
+    /// The code that the client protocols carry for it.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Sqlite { code, .. } | Self::Misuse { code, .. } => *code,
+            Self::NotLeader { .. } => CODE_NOT_LEADER,
+            Self::OutcomeUnknown => CODE_LEADERSHIP_LOST,
+            Self::NoDatabaseOpened => rusqlite::ffi::SQLITE_NOTFOUND,
+            Self::Busy { .. } | Self::AlreadyOpen => rusqlite::ffi::SQLITE_BUSY,
+            Self::Stopped => rusqlite::ffi::SQLITE_IOERR,
+        }
+    }
+
+    pub(crate) fn misuse(code: i32, what: impl Into<String>) -> Self {
+        Self::Misuse {
+            what: what.into(),
+            code,
+        }
+    }
+}
+
+/// The result of a request to a node.
+pub type Result<T> = std::result::Result<T, Error>;

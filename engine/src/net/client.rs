@@ -1,0 +1,369 @@
+//! A client's connection: requests of the dqlite protocol in, responses out, one at a time.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future::poll_once};
+use glommio::net::TcpStream;
+use ringlite_raft::LogIndex;
+
+use super::Gateway;
+use crate::error::Error;
+use crate::replica::request::{
+    Reply, Request as Ask, RowLimit, SessionId, SessionOptions, Source, StatementId, Work,
+};
+use crate::replica::{NodeAddress, Status};
+use crate::shard::Shard;
+use crate::wire::{
+    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, PROTOCOL_LEGACY,
+    PROTOCOL_VERSION, Request, Response, Role, ServerEntry, WireError,
+};
+
+/// Rows of about so many bytes travel in one message.
+const ROW_BATCH_BYTES: usize = 32 << 10;
+const READ_BYTES: usize = 16 << 10;
+/// What WELCOME promises; nothing enforces it.
+const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
+/// A transaction of the driver that begins with a plain BEGIN takes its turn at once.
+const OPTIONS: SessionOptions = SessionOptions {
+    begin_immediate: true,
+};
+
+/// One client.
+struct Connection {
+    stream: TcpStream,
+    chunk: Box<[u8]>,
+    incoming: Vec<u8>,
+    /// How much of `incoming` has been handled.
+    handled: usize,
+    outgoing: Vec<u8>,
+    legacy: bool,
+    shard: Rc<Shard>,
+    session: SessionId,
+}
+
+/// Serves a client whose first word was `version`, until it leaves.
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    version: u64,
+    gateway: Rc<Gateway>,
+) -> std::io::Result<()> {
+    if version != PROTOCOL_VERSION && version != PROTOCOL_LEGACY {
+        return refuse(
+            &mut stream,
+            &Response::failure(
+                FailureCode::Protocol,
+                format!("this port speaks version 1 of the dqlite protocol, not {version:#x}"),
+            ),
+        )
+        .await;
+    }
+    let shard = gateway.shard.borrow().clone();
+    let Some(shard) = shard else {
+        return refuse(
+            &mut stream,
+            &Response::failure(
+                FailureCode::NotLeader,
+                "not leader: the cluster is at its first start and waits for its members",
+            ),
+        )
+        .await;
+    };
+    let session = shard.new_session();
+    let mut connection = Connection {
+        stream,
+        chunk: vec![0; READ_BYTES].into(),
+        incoming: Vec::new(),
+        handled: 0,
+        outgoing: Vec::new(),
+        legacy: version == PROTOCOL_LEGACY,
+        shard: Rc::clone(&shard),
+        session,
+    };
+    let ended = connection.run().await;
+    shard.push(crate::replica::Input::SessionClosed { session });
+    ended
+}
+
+async fn refuse(stream: &mut TcpStream, response: &Response) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    if response.encode(&mut bytes).is_ok() {
+        stream.write_all(&bytes).await?;
+    }
+    Ok(())
+}
+
+impl Connection {
+    async fn run(&mut self) -> std::io::Result<()> {
+        loop {
+            let request = match self.next_request().await? {
+                None => return Ok(()),
+                Some(Ok(request)) => request,
+                Some(Err(error)) => {
+                    self.write(&Response::Failure {
+                        code: error.failure_code(),
+                        message: error.failure_message(),
+                    })
+                    .await?;
+                    if error.closes_connection() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            self.handle(request).await?;
+        }
+    }
+
+    /// Waits for a whole request; `None` when the client has left.
+    async fn next_request(&mut self) -> std::io::Result<Option<Result<Request, WireError>>> {
+        loop {
+            if let Some(request) = self.take_request() {
+                return Ok(Some(request));
+            }
+            if self.read_some().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what is there, at least one byte. May be dropped while it waits.
+    async fn read_some(&mut self) -> std::io::Result<usize> {
+        let bytes = self.stream.read(&mut self.chunk).await?;
+        self.incoming.drain(..self.handled);
+        self.handled = 0;
+        self.incoming.extend_from_slice(&self.chunk[..bytes]);
+        Ok(bytes)
+    }
+
+    /// Takes a request that has arrived as a whole.
+    fn take_request(&mut self) -> Option<Result<Request, WireError>> {
+        let bytes = &self.incoming[self.handled..];
+        let header = FrameHeader::parse(*bytes.first_chunk::<FRAME_HEADER_BYTES>()?);
+        let body_bytes = match header.body_bytes(BODY_BYTES_MAX) {
+            Ok(body_bytes) => body_bytes,
+            Err(error) => return Some(Err(error)),
+        };
+        let frame_bytes = FRAME_HEADER_BYTES + body_bytes;
+        let body = bytes.get(FRAME_HEADER_BYTES..frame_bytes)?;
+        let request = Request::decode(header.kind, header.schema, body);
+        self.handled += frame_bytes;
+        Some(request)
+    }
+
+    async fn write(&mut self, response: &Response) -> std::io::Result<()> {
+        self.outgoing.clear();
+        if let Err(error) = response.encode(&mut self.outgoing) {
+            self.outgoing.clear();
+            let failure = Response::Failure {
+                code: error.failure_code(),
+                message: error.failure_message(),
+            };
+            if failure.encode(&mut self.outgoing).is_err() {
+                return Err(std::io::ErrorKind::InvalidData.into());
+            }
+        }
+        self.stream.write_all(&self.outgoing).await
+    }
+
+    async fn handle(&mut self, request: Request) -> std::io::Result<()> {
+        let work = match request {
+            Request::Open { name, .. } => {
+                return self.answer(Ask::Open { database: name }).await;
+            }
+            Request::Prepare { sql, with_tail, .. } => {
+                return self.prepare(sql, with_tail).await;
+            }
+            Request::Execute {
+                statement,
+                parameters,
+                ..
+            } => Work::Execute(prepared(statement, parameters)),
+            Request::ExecuteSql {
+                sql, parameters, ..
+            } => Work::Execute(Source::text(sql, parameters)),
+            Request::Query {
+                statement,
+                parameters,
+                ..
+            } => return self.query(prepared(statement, parameters)).await,
+            Request::QuerySql {
+                sql, parameters, ..
+            } => return self.query(Source::text(sql, parameters)).await,
+            Request::Finalize { statement, .. } => Work::Finalize(StatementId(statement)),
+            // No query runs between two requests, so that there is nothing to stop.
+            Request::Interrupt { .. } => return self.write(&Response::Empty).await,
+            Request::Digest {
+                database,
+                index_min,
+            } => {
+                let digest = self.shard.digest(database, LogIndex(index_min)).await;
+                return self.write(&response_to(digest)).await;
+            }
+            other => {
+                let response = self.about_node(&other);
+                return self.write(&response).await;
+            }
+        };
+        self.answer(Ask::Sql(work)).await
+    }
+
+    /// Answers what concerns the node and not a database.
+    fn about_node(&self, request: &Request) -> Response {
+        match request {
+            Request::Leader => {
+                let leader = self.shard.with_replica(crate::replica::Replica::leader);
+                let (id, address) = leader.map_or((0, String::new()), |at| (at.id.0, at.address));
+                if self.legacy {
+                    Response::LegacyServer { address }
+                } else {
+                    Response::Server { id, address }
+                }
+            }
+            Request::Client { .. } => Response::Welcome {
+                heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS,
+            },
+            Request::Cluster { format } => Response::Servers {
+                format: *format,
+                servers: self
+                    .shard
+                    .with_replica(|replica| replica.members().iter().map(server_entry).collect()),
+            },
+            Request::Status => Response::Status {
+                json: status_json(&self.shard.status()),
+            },
+            _ => Response::failure(
+                FailureCode::Parse,
+                "this version does not serve this request",
+            ),
+        }
+    }
+
+    async fn ask(&self, request: Ask) -> Result<Reply, Error> {
+        self.shard.ask(self.session, OPTIONS, request).await
+    }
+
+    async fn answer(&mut self, request: Ask) -> std::io::Result<()> {
+        let reply = self.ask(request).await;
+        self.write(&response_to(reply)).await
+    }
+
+    async fn prepare(&mut self, sql: String, with_tail: bool) -> std::io::Result<()> {
+        let reply = self
+            .ask(Ask::Sql(Work::Prepare {
+                sql: Arc::from(sql),
+                allow_tail: with_tail,
+            }))
+            .await;
+        let response = match reply {
+            Ok(Reply::Prepared {
+                statement,
+                parameters,
+                tail,
+            }) => Response::Statement {
+                database: 0,
+                id: statement.0,
+                parameters: u64::from(parameters),
+                tail: with_tail.then_some(tail as u64),
+            },
+            other => response_to(other),
+        };
+        self.write(&response).await
+    }
+
+    /// Sends all batches of a query, unless the client interrupts between two of them.
+    async fn query(&mut self, source: Source) -> std::io::Result<()> {
+        let mut work = Work::Query {
+            source,
+            limit: RowLimit::Batches {
+                bytes: ROW_BATCH_BYTES,
+            },
+        };
+        loop {
+            let reply = self.ask(Ask::Sql(work)).await;
+            let more = matches!(&reply, Ok(Reply::Rows(batch)) if !batch.complete);
+            self.write(&response_to(reply)).await?;
+            if !more {
+                return Ok(());
+            }
+            if self.is_interrupted().await? {
+                let reply = self.ask(Ask::Sql(Work::Interrupt)).await;
+                return self.write(&response_to(reply)).await;
+            }
+            work = Work::Continue;
+        }
+    }
+
+    /// Whether an INTERRUPT has arrived; any other request is left for later.
+    async fn is_interrupted(&mut self) -> std::io::Result<bool> {
+        if self.handled == self.incoming.len()
+            && let Some(read) = poll_once(self.read_some()).await
+            && read? == 0
+        {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let handled = self.handled;
+        match self.take_request() {
+            Some(Ok(Request::Interrupt { .. })) => Ok(true),
+            _ => {
+                self.handled = handled;
+                Ok(false)
+            }
+        }
+    }
+}
+
+fn prepared(statement: u32, parameters: Vec<crate::rows::Value>) -> Source {
+    Source::Prepared {
+        statement: StatementId(statement),
+        parameters,
+    }
+}
+
+fn response_to(reply: Result<Reply, Error>) -> Response {
+    match reply {
+        Ok(Reply::Opened) => Response::Database { id: 0 },
+        Ok(Reply::Executed(executed)) => Response::Result {
+            last_insert_rowid: executed.last_insert_rowid,
+            changes: executed.changes,
+        },
+        Ok(Reply::Rows(batch)) => Response::Rows(batch),
+        Ok(Reply::Digest(digest)) => Response::Digest {
+            applied: digest.applied.0,
+            page_count: u64::from(digest.page_count),
+            page_size: u64::from(digest.page_size),
+            digest: digest.digest,
+        },
+        Ok(Reply::Prepared { .. } | Reply::Done) => Response::Empty,
+        Err(error) => Response::Failure {
+            code: u64::try_from(error.code()).unwrap_or(1),
+            message: error.to_string(),
+        },
+    }
+}
+
+fn server_entry(member: &NodeAddress) -> ServerEntry {
+    ServerEntry {
+        id: member.id.0,
+        address: member.address.clone(),
+        role: Role::Voter,
+    }
+}
+
+/// The status as one JSON object.
+fn status_json(status: &Status) -> String {
+    let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
+    serde_json::json!({
+        "id": status.id.0,
+        "role": format!("{:?}", status.role).to_lowercase(),
+        "term": status.term,
+        "leader": status.leader.as_ref().map(address),
+        "commit_index": status.commit.0,
+        "applied_index": status.applied.0,
+        "last_index": status.last.0,
+        "durable_index": status.durable.0,
+        "databases": status.databases,
+        "sessions": status.sessions,
+    })
+    .to_string()
+}

@@ -1,0 +1,102 @@
+//! The network: one listening port for clients and for the other nodes.
+
+mod client;
+pub(crate) mod formation;
+pub(crate) mod handshake;
+pub(crate) mod peer;
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::rc::Rc;
+
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+use glommio::net::{TcpListener, TcpStream};
+
+use crate::shard::Shard;
+use formation::SharedIdentity;
+use handshake::{HELLO_BYTES, Hello, PEER_MAGIC, Purpose, Verdict};
+
+/// The address that `HOST:PORT` names.
+pub(crate) fn resolve(address: &str) -> std::io::Result<SocketAddr> {
+    address.to_socket_addrs()?.next().ok_or_else(|| {
+        std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            format!("{address} names no address"),
+        )
+    })
+}
+
+/// What connections are served with: at a first start there is no shard until the cluster has
+/// formed.
+pub(crate) struct Gateway {
+    pub(crate) identity: SharedIdentity,
+    pub(crate) shard: RefCell<Option<Rc<Shard>>>,
+}
+
+/// Accepts connections for ever.
+pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>) {
+    // glommio's own `bind` sets SO_REUSEPORT, with which a second node on the same port would
+    // start without a word and take half of the connections.
+    // SAFETY: the descriptor is that of a bound and listening TCP socket, and nobody else owns it.
+    let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let gateway = Rc::clone(&gateway);
+                glommio::spawn_local(async move {
+                    if let Err(error) = greet(stream, gateway).await {
+                        tracing::debug!("a connection ended: {error}");
+                    }
+                })
+                .detach();
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: some connection has to end first.
+                tracing::warn!("a connection cannot be accepted: {error}");
+                glommio::timer::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Learns from the first word who calls.
+async fn greet(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut word = [0; 8];
+    stream.read_exact(&mut word).await?;
+    if word == PEER_MAGIC {
+        return greet_peer(stream, gateway).await;
+    }
+    client::serve(stream, u64::from_le_bytes(word), gateway).await
+}
+
+async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Result<()> {
+    let mut bytes = [0; HELLO_BYTES];
+    bytes[..8].copy_from_slice(&PEER_MAGIC);
+    stream.read_exact(&mut bytes[8..]).await?;
+    let asks = Hello::decode(&bytes)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    let answer = {
+        let identity = gateway.identity.borrow();
+        if identity.cluster.is_some() {
+            peer::hello(
+                &identity,
+                asks.sender,
+                asks.purpose,
+                peer::judge(&identity, &asks),
+            )
+        } else {
+            formation::answer_while_forming(&identity, &asks)
+        }
+    };
+    stream.write_all(&answer.encode()).await?;
+    let shard = gateway.shard.borrow().clone();
+    if answer.verdict == Verdict::Welcome
+        && asks.purpose == Purpose::Link
+        && let Some(shard) = shard
+    {
+        peer::receive(shard, stream, asks.sender).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The links between nodes. Each node dials every other one and sends on that connection; what
+//! it receives comes on the connections that the others have dialled.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+use glommio::net::TcpStream;
+use ringlite_raft::{FRAME_HEADER_BYTES, Message, NodeId};
+
+use super::handshake::{HELLO_BYTES, Hello, Purpose, VERSION_MAX, VERSION_MIN, Verdict};
+use crate::replica::{Input, NodeAddress};
+use crate::shard::Shard;
+use crate::signal::Signal;
+use crate::storage::Identity;
+
+/// The shard that all messages are of, until a node has several.
+const SHARD: u32 = 0;
+/// Between two attempts to reach a peer.
+const REDIAL_AFTER: Duration = Duration::from_millis(50);
+/// For connecting and for the answer to a hello.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// A peer that lets this much pile up is cut off; consensus sends again what it has missed.
+const OUTGOING_BYTES_MAX: usize = 64 << 20;
+const READ_BYTES: usize = 64 << 10;
+
+/// The sending end of the link to one peer.
+pub(crate) struct PeerLink {
+    peer: NodeAddress,
+    outgoing: RefCell<Vec<u8>>,
+    written: Signal,
+    connected: Cell<bool>,
+}
+
+impl PeerLink {
+    pub(crate) fn new(peer: NodeAddress) -> Rc<Self> {
+        Rc::new(Self {
+            peer,
+            outgoing: RefCell::default(),
+            written: Signal::default(),
+            connected: Cell::new(false),
+        })
+    }
+
+    /// Queues a message for the next flush. While there is no connection it is lost, as messages
+    /// may be.
+    pub(crate) fn send(&self, message: &Message) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        if self.connected.get() && outgoing.len() < OUTGOING_BYTES_MAX {
+            ringlite_raft::encode(SHARD, message, &mut outgoing);
+        }
+    }
+
+    /// Hands what was queued to the socket.
+    pub(crate) fn flush(&self) {
+        if !self.outgoing.borrow().is_empty() {
+            self.written.raise();
+        }
+    }
+
+    /// Keeps the link up for ever.
+    pub(crate) async fn run(self: Rc<Self>, identity: Rc<Identity>) {
+        let mut last_refusal = None;
+        loop {
+            match dial(&self.peer, &identity, Purpose::Link).await {
+                Ok((stream, answer)) if answer.verdict == Verdict::Welcome => {
+                    last_refusal = None;
+                    self.connected.set(true);
+                    let ended = self.write_all(stream).await;
+                    self.connected.set(false);
+                    self.outgoing.borrow_mut().clear();
+                    tracing::debug!("the link to {} ended: {ended:?}", self.peer);
+                }
+                Ok((_, answer)) => {
+                    if last_refusal != Some(answer.verdict) {
+                        last_refusal = Some(answer.verdict);
+                        tracing::warn!("{} refuses this node: {:?}", self.peer, answer.verdict);
+                    }
+                }
+                Err(error) => tracing::debug!("{} cannot be reached: {error}", self.peer),
+            }
+            glommio::timer::sleep(REDIAL_AFTER).await;
+        }
+    }
+
+    async fn write_all(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut writing = Vec::new();
+        loop {
+            self.written.wait().await;
+            std::mem::swap(&mut writing, &mut self.outgoing.borrow_mut());
+            stream.write_all(&writing).await?;
+            writing.clear();
+        }
+    }
+}
+
+/// What `identity` says to `target`.
+pub(crate) fn hello(
+    identity: &Identity,
+    target: NodeId,
+    purpose: Purpose,
+    verdict: Verdict,
+) -> Hello {
+    Hello {
+        version_min: VERSION_MIN,
+        version_max: VERSION_MAX,
+        purpose,
+        verdict,
+        cluster: identity.cluster.unwrap_or(0),
+        sender: NodeId(identity.node),
+        incarnation: identity.incarnation,
+        target,
+        target_incarnation: identity.incarnation_of(target),
+        features: 0,
+    }
+}
+
+/// Connects to `peer`, says hello and hears the answer.
+pub(crate) async fn dial(
+    peer: &NodeAddress,
+    identity: &Identity,
+    purpose: Purpose,
+) -> std::io::Result<(TcpStream, Hello)> {
+    let address = super::resolve(&peer.address)?;
+    let mut stream = TcpStream::connect_timeout(address, HANDSHAKE_TIMEOUT).await?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    let asks = hello(identity, peer.id, purpose, Verdict::None);
+    stream.write_all(&asks.encode()).await?;
+    let mut answer = [0; HELLO_BYTES];
+    stream.read_exact(&mut answer).await?;
+    stream.set_read_timeout(None)?;
+    let answer = Hello::decode(&answer)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    Ok((stream, answer))
+}
+
+/// What a formed node answers to a hello.
+pub(crate) fn judge(identity: &Identity, asks: &Hello) -> Verdict {
+    let known = identity.incarnation_of(asks.sender);
+    if !asks.has_common_version() {
+        Verdict::NoCommonVersion
+    } else if asks.target.0 != identity.node {
+        Verdict::NotMe
+    } else if !identity
+        .members
+        .iter()
+        .any(|member| member.id == asks.sender.0)
+    {
+        Verdict::NotMember
+    } else if asks.cluster != 0 && Some(asks.cluster) != identity.cluster {
+        Verdict::OtherCluster
+    } else if asks.incarnation != known {
+        Verdict::OtherIncarnation
+    } else if asks.purpose == Purpose::Link && asks.cluster == 0 {
+        Verdict::NotFormed
+    } else {
+        Verdict::Welcome
+    }
+}
+
+/// Reads messages of `from` until the connection ends, which the replica is told.
+pub(crate) async fn receive(shard: Rc<Shard>, mut stream: TcpStream, from: NodeId) {
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut chunk = vec![0; READ_BYTES];
+    loop {
+        match stream.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(bytes) => buffer.extend_from_slice(&chunk[..bytes]),
+        }
+        if let Err(error) = take_messages(&mut buffer, |message| {
+            shard.push(Input::Receive { from, message });
+        }) {
+            tracing::warn!("node {from} sent what is no message, so the link is cut: {error}");
+            break;
+        }
+    }
+    shard.push(Input::PeerLost { peer: from });
+}
+
+/// Takes every whole message out of `buffer`.
+fn take_messages(
+    buffer: &mut BytesMut,
+    mut each: impl FnMut(Message),
+) -> Result<(), ringlite_raft::DecodeError> {
+    while let Some(header) = buffer.first_chunk::<FRAME_HEADER_BYTES>() {
+        let header = *header;
+        let body_bytes = ringlite_raft::frame_body_len(&header)?;
+        if buffer.len() < FRAME_HEADER_BYTES + body_bytes {
+            // Grows once to the frame's size, which `frame_body_len` has bounded.
+            buffer.reserve(FRAME_HEADER_BYTES + body_bytes - buffer.len());
+            break;
+        }
+        let mut frame = buffer.split_to(FRAME_HEADER_BYTES + body_bytes);
+        let body = frame.split_off(FRAME_HEADER_BYTES).freeze();
+        let (_, message) = ringlite_raft::decode(&header, body)?;
+        each(message);
+    }
+    Ok(())
+}

@@ -1,0 +1,472 @@
+//! A node: one process, or one embedded instance, with one data directory and one id.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use ringlite_raft::NodeId;
+
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::net::peer::PeerLink;
+use crate::net::{Gateway, formation};
+use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
+use crate::replica::{Config, Input, NodeAddress, Replica, Status};
+use crate::shard::Shard;
+use crate::sql::Sql;
+use crate::storage::{self, DataDirectory, StorageError};
+
+/// Below glommio's default, which is above the usual limit of locked memory.
+const IO_MEMORY_BYTES: usize = 4 << 20;
+/// A segment holds at least one record of the largest size.
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// Sessions of callers in this process; those of connections count from 1.
+const EMBEDDED_SESSION_BIT: u64 = 1 << 63;
+
+/// Why a node does not start, or has stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The settings do not make sense together.
+    #[error("{what}")]
+    Settings {
+        /// What does not, and what to do.
+        what: String,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// No executor with io_uring can be had.
+    #[error(
+        "cannot start an io_uring executor on core {core}: {reason}; it needs Linux 5.8 or newer, \
+         io_uring allowed, and 4 MiB of lockable memory"
+    )]
+    Executor {
+        /// The core.
+        core: usize,
+        /// glommio's words.
+        reason: String,
+    },
+    /// The node had to stop.
+    #[error("the node stopped: {reason}")]
+    Halted {
+        /// Why.
+        reason: String,
+    },
+    /// No leader was found in time.
+    #[error("no leader after {waited:?}: is a majority of the members running?")]
+    NoLeader {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+/// Settings of a node, for [`Node::builder`].
+#[derive(Clone, Debug)]
+pub struct NodeBuilder {
+    data: PathBuf,
+    listen: Option<String>,
+    id: u64,
+    members: Vec<NodeAddress>,
+    core: Option<usize>,
+    segment_bytes: u64,
+}
+
+impl NodeBuilder {
+    /// Where to listen for clients and the other nodes, `HOST:PORT`. Without it a node is reached
+    /// only from its own process.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// The node's id in its cluster; 1 unless told.
+    #[must_use]
+    pub fn id(mut self, id: u64) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// All members of a fixed cluster, this node included, by id and `HOST:PORT`. Without it the
+    /// node is a cluster of one.
+    #[must_use]
+    pub fn cluster(mut self, members: impl IntoIterator<Item = (u64, String)>) -> Self {
+        self.members = members
+            .into_iter()
+            .map(|(id, address)| NodeAddress {
+                id: NodeId(id),
+                address,
+            })
+            .collect();
+        self
+    }
+
+    /// The core that the node is pinned to; by default spread by id over the allowed ones.
+    #[must_use]
+    pub fn core(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+
+    /// The size of a log segment in bytes: a multiple of 4 MiB, 64 MiB unless told.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Starts the node on a thread of its own. A cluster of one serves when this returns; a
+    /// member of a larger one may still be waiting for the others.
+    ///
+    /// # Errors
+    /// If the settings, the address or the data directory cannot be used.
+    pub fn start(mut self) -> std::result::Result<Node, NodeError> {
+        let id = NodeId(self.id);
+        if id.0 == 0 {
+            return Err(NodeError::Settings {
+                what: "a node's id is a number from 1".into(),
+            });
+        }
+        if self.segment_bytes < SEGMENT_BYTES_MIN || self.segment_bytes % SEGMENT_BYTES_MIN != 0 {
+            return Err(NodeError::Settings {
+                what: format!(
+                    "a segment of {} bytes is not a multiple of {SEGMENT_BYTES_MIN} bytes",
+                    self.segment_bytes
+                ),
+            });
+        }
+        let own_address = self.own_address(id)?;
+        let listener = match &self.listen {
+            Some(address) => {
+                Some(
+                    TcpListener::bind(address).map_err(|source| NodeError::Listen {
+                        address: address.clone(),
+                        source,
+                    })?,
+                )
+            }
+            None => None,
+        };
+        if self.members.is_empty() {
+            self.members = vec![NodeAddress {
+                id,
+                address: own_address,
+            }];
+        }
+        let directory = DataDirectory::open(&self.data, id, &self.members, self.segment_bytes)?;
+        let core = match self.core {
+            Some(core) => core,
+            None => default_core(id),
+        };
+        let (commands, incoming) = flume::unbounded();
+        let (started, has_started) = flume::bounded(1);
+        let alone = self.members.len() == 1;
+        let members = self.members;
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
+            .name("ringlite")
+            .io_memory(IO_MEMORY_BYTES)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .spawn(move || run(directory, members, listener, incoming, started))
+            .map_err(|error| NodeError::Executor {
+                core,
+                reason: error.to_string(),
+            })?;
+        let node = Node {
+            commands: commands.clone(),
+            sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
+            thread: Some(thread),
+        };
+        if alone {
+            // A failed start drops its end; the reason is then in the thread's result.
+            if has_started.recv().is_err() {
+                return Err(node.wait().err().unwrap_or_else(stopped));
+            }
+            node.wait_for_leader(Duration::from_secs(10))?;
+        }
+        Ok(node)
+    }
+
+    /// The address by which clients and other nodes know this one.
+    fn own_address(&self, id: NodeId) -> std::result::Result<String, NodeError> {
+        if self.members.is_empty() {
+            return Ok(self.listen.clone().unwrap_or_default());
+        }
+        match self.members.iter().find(|member| member.id == id) {
+            Some(_) if self.listen.is_none() => Err(NodeError::Settings {
+                what: "a member of a cluster needs an address to listen on".into(),
+            }),
+            Some(member) => Ok(member.address.clone()),
+            None => Err(NodeError::Settings {
+                what: format!("node {} is not in the list of members", id.0),
+            }),
+        }
+    }
+}
+
+fn stopped() -> NodeError {
+    NodeError::Halted {
+        reason: "it was asked to".into(),
+    }
+}
+
+/// The core for a node that was not told: several nodes on one machine get different ones.
+fn default_core(id: NodeId) -> usize {
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
+        return 0;
+    };
+    let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| allowed.is_set(*core))
+        .collect();
+    let turn = (id.0.saturating_sub(1) as usize) % cores.len().max(1);
+    cores.get(turn).copied().unwrap_or(0)
+}
+
+/// What other threads ask of the node's executor.
+pub(crate) enum Command {
+    Ask {
+        session: SessionId,
+        options: SessionOptions,
+        request: Request,
+        reply: flume::Sender<Result<Reply>>,
+    },
+    CloseSession(SessionId),
+    Status(flume::Sender<Status>),
+    Stop,
+}
+
+/// A running node. Dropping it stops it.
+pub struct Node {
+    commands: flume::Sender<Command>,
+    sessions: Arc<AtomicU64>,
+    thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
+}
+
+impl Node {
+    /// Settings for a node with its data in `data`, which is created if it is missing.
+    pub fn builder(data: impl AsRef<Path>) -> NodeBuilder {
+        NodeBuilder {
+            data: data.as_ref().to_owned(),
+            listen: None,
+            id: 1,
+            members: Vec::new(),
+            core: None,
+            segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
+        }
+    }
+
+    /// The database of this name, created if there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] on a node that does not lead.
+    pub fn database(&self, name: &str) -> Result<Database> {
+        let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let database = Database::new(
+            self.commands.clone(),
+            Arc::clone(&self.sessions),
+            session,
+            name,
+        );
+        database.open()?;
+        Ok(database)
+    }
+
+    /// Where the node stands; `None` before it has started and after it has stopped.
+    pub fn status(&self) -> Option<Status> {
+        let (reply, status) = flume::bounded(1);
+        self.commands.send(Command::Status(reply)).ok()?;
+        status.recv().ok()
+    }
+
+    /// Waits until a leader serves.
+    ///
+    /// # Errors
+    /// If none does within `timeout`.
+    pub fn wait_for_leader(
+        &self,
+        timeout: Duration,
+    ) -> std::result::Result<NodeAddress, NodeError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(leader) = self.status().and_then(|status| status.leader) {
+                return Ok(leader);
+            }
+            if Instant::now() >= deadline {
+                return Err(NodeError::NoLeader { waited: timeout });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A handle that stops the node from elsewhere.
+    pub fn stopper(&self) -> impl Fn() + Send + Sync + use<> {
+        let commands = self.commands.clone();
+        move || drop(commands.send(Command::Stop))
+    }
+
+    /// Waits until the node has stopped.
+    ///
+    /// # Errors
+    /// If it stopped because it could not go on.
+    pub fn wait(mut self) -> std::result::Result<(), NodeError> {
+        self.join()
+    }
+
+    /// Stops the node and waits for it.
+    ///
+    /// # Errors
+    /// If it could not go on before.
+    pub fn stop(mut self) -> std::result::Result<(), NodeError> {
+        drop(self.commands.send(Command::Stop));
+        self.join()
+    }
+
+    fn join(&mut self) -> std::result::Result<(), NodeError> {
+        match self.thread.take().map(ExecutorJoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(error)) => Err(NodeError::Halted {
+                reason: format!("its thread ended: {error}"),
+            }),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.commands.send(Command::Stop));
+        if let Err(error) = self.join() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// The life of a node on its executor.
+async fn run(
+    directory: DataDirectory,
+    members: Vec<NodeAddress>,
+    listener: Option<TcpListener>,
+    commands: flume::Receiver<Command>,
+    started: flume::Sender<()>,
+) -> std::result::Result<(), NodeError> {
+    let gateway = Rc::new(Gateway {
+        identity: Rc::new(RefCell::new(directory.identity().clone())),
+        shard: RefCell::new(None),
+    });
+    if let Some(listener) = listener {
+        glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
+    }
+    let starting = start_shard(directory, &members, &gateway);
+    let stopped_early = async {
+        loop {
+            match commands.recv_async().await {
+                Ok(Command::Stop) | Err(_) => return Err(stopped()),
+                Ok(Command::Ask { reply, .. }) => {
+                    drop(reply.send(Err(Error::NotLeader { leader: None })));
+                }
+                Ok(Command::CloseSession(_) | Command::Status(_)) => {}
+            }
+        }
+    };
+    // The directory stays locked as long as the shard writes to it.
+    let (shard, _directory) = match futures_lite::future::or(starting, stopped_early).await {
+        Ok(started) => started,
+        Err(NodeError::Halted { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Whoever started the node may have gone away.
+    let _ = started.send(());
+    let served = async {
+        while let Ok(command) = commands.recv_async().await {
+            match command {
+                Command::Ask {
+                    session,
+                    options,
+                    request,
+                    reply,
+                } => shard.ask_remotely(session, options, request, reply),
+                Command::CloseSession(session) => shard.push(Input::SessionClosed { session }),
+                Command::Status(reply) => drop(reply.send(shard.status())),
+                Command::Stop => break,
+            }
+        }
+        Ok(())
+    };
+    let halted = async {
+        Err(NodeError::Halted {
+            reason: shard.halted().await,
+        })
+    };
+    futures_lite::future::or(halted, served).await
+}
+
+async fn start_shard(
+    mut directory: DataDirectory,
+    members: &[NodeAddress],
+    gateway: &Gateway,
+) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
+    if directory.identity().cluster.is_none() {
+        let formed = formation::form(&gateway.identity, members)
+            .await
+            .map_err(|error| NodeError::Settings {
+                what: error.to_string(),
+            })?;
+        directory.form(formed.clone())?;
+        gateway.identity.replace(formed);
+    }
+    let identity = Rc::new(directory.identity().clone());
+    let node = NodeId(identity.node);
+    let recovered = directory.recover()?;
+    let voters = members.iter().map(|member| member.id).collect();
+    let raft =
+        ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));
+    let replica = Replica::new(
+        Config::new(raft, members.to_vec()),
+        ringlite_raft::HardState {
+            term: recovered.hard_state.term,
+            vote: recovered.hard_state.vote,
+        },
+        recovered.restored_log()?,
+    )
+    .map_err(|error| NodeError::Settings {
+        what: format!("the data directory does not fit: {error}"),
+    })?;
+    let sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
+        NodeError::Settings {
+            what: format!("SQLite cannot be set up: {error}"),
+        }
+    })?;
+    let (writer, log) = storage::start(&directory, &recovered).await?;
+    let peers: HashMap<_, _> = members
+        .iter()
+        .filter(|member| member.id != node)
+        .map(|member| (member.id, PeerLink::new(member.clone())))
+        .collect();
+    let shard = Shard::new(replica, sql, writer, log, peers.clone());
+    recovered.for_each_committed(|entry| shard.replay(&entry))?;
+    shard.start();
+    gateway.shard.replace(Some(Rc::clone(&shard)));
+    for peer in peers.into_values() {
+        glommio::spawn_local(peer.run(Rc::clone(&identity))).detach();
+    }
+    Ok((shard, directory))
+}
+
+/// The seed of the election timeouts: another one for each node and each start.
+fn seed(identity: &storage::Identity, sequence: u64) -> u64 {
+    identity.incarnation ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

@@ -1,0 +1,224 @@
+//! What clients ask of a replica, what SQL it asks of the runtime, and what comes back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ringlite_raft::LogIndex;
+use ringlite_vfs::{Capture, WalPosition};
+
+use super::catalogue::DatabaseId;
+use crate::error::Error;
+use crate::rows::{RowBatch, Value};
+
+/// One client's connection state on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)
+    }
+}
+
+/// One request of a session; the serial is chosen by the asker and comes back with the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// Whose request.
+    pub session: SessionId,
+    /// Which of its requests.
+    pub serial: u64,
+}
+
+/// How a session wants some statements to be understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// A plain `BEGIN` means `BEGIN IMMEDIATE`, so that a transaction that will write waits for
+    /// its turn at the start and never fails later with `SQLITE_BUSY_SNAPSHOT`.
+    pub begin_immediate: bool,
+}
+
+/// A prepared statement of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatementId(pub u32);
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Use the database of this name in the session, creating it if there is none.
+    Open {
+        /// The database's name.
+        database: String,
+    },
+    /// Run SQL in the session.
+    Sql(Work),
+}
+
+/// SQL work for the session's SQLite connection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// Connects the session to a database.
+    Connect {
+        /// The database.
+        database: DatabaseId,
+        /// How statements are to be understood.
+        options: SessionOptions,
+    },
+    /// Compiles one statement.
+    Prepare {
+        /// Its text.
+        sql: Arc<str>,
+        /// Whether text after the first statement is allowed; its offset is then in the reply.
+        allow_tail: bool,
+    },
+    /// Runs a prepared statement, or a script, that gives no rows.
+    Execute(Source),
+    /// Runs a single statement and gives its rows.
+    Query {
+        /// The statement.
+        source: Source,
+        /// How much at once.
+        limit: RowLimit,
+    },
+    /// The next batch of the running query.
+    Continue,
+    /// Ends the running query, if there is one.
+    Interrupt,
+    /// Frees a prepared statement.
+    Finalize(StatementId),
+    /// Rolls the session's transaction back.
+    Abort,
+}
+
+/// How many rows come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowLimit {
+    /// Batches of about this many bytes, each asked for by [`Work::Continue`].
+    Batches {
+        /// The bytes.
+        bytes: usize,
+    },
+    /// All of them, and an error if they are more than this.
+    Whole {
+        /// The bytes.
+        bytes_max: usize,
+    },
+}
+
+/// The statement to run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// One that was prepared.
+    Prepared {
+        /// Which.
+        statement: StatementId,
+        /// Its parameters, from the first.
+        parameters: Vec<Value>,
+    },
+    /// Text: for [`Work::Execute`] any number of statements, each in its own transaction unless
+    /// one is open, taking the parameters from left to right; for [`Work::Query`] a single one.
+    Text {
+        /// The text.
+        sql: Arc<str>,
+        /// Where in the text to begin, in bytes: what was before has run.
+        from: usize,
+        /// The parameters of all statements.
+        parameters: Vec<Value>,
+        /// How many of the parameters the statements before `from` have used.
+        parameters_used: usize,
+    },
+}
+
+impl Source {
+    /// A text to run from its start.
+    pub fn text(sql: impl Into<Arc<str>>, parameters: Vec<Value>) -> Self {
+        Self::Text {
+            sql: sql.into(),
+            from: 0,
+            parameters,
+            parameters_used: 0,
+        }
+    }
+}
+
+/// A successful answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// The database is open in the session.
+    Opened,
+    /// The statement is compiled.
+    Prepared {
+        /// Its id in the session.
+        statement: StatementId,
+        /// How many parameters it takes.
+        parameters: u32,
+        /// Where the text after it begins, in bytes; the text's length if there is none.
+        tail: usize,
+    },
+    /// The statements ran.
+    Executed(Executed),
+    /// A batch of rows.
+    Rows(RowBatch),
+    /// A digest of a database.
+    Digest(Digest),
+    /// Done, and nothing to tell.
+    Done,
+}
+
+/// What SQLite counts of an executed statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Executed {
+    /// The session's last inserted rowid.
+    pub last_insert_rowid: i64,
+    /// Rows changed by the session's last INSERT, UPDATE or DELETE.
+    pub changes: u64,
+}
+
+/// A digest of a database at one applied index, to compare replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The applied index at which it was taken.
+    pub applied: LogIndex,
+    /// The database's size in pages.
+    pub page_count: u32,
+    /// The size of a page in bytes.
+    pub page_size: u32,
+    /// 128-bit hash (XXH3) of all pages in order, in hexadecimal.
+    pub digest: String,
+}
+
+/// Where a session's connection stands after a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether BEGIN was given and neither COMMIT nor ROLLBACK.
+    pub in_transaction: bool,
+    /// Whether a read snapshot is held.
+    pub has_snapshot: bool,
+    /// Whether the database's write lock is held.
+    pub has_write_lock: bool,
+    /// The snapshot that was granted last.
+    pub snapshot: Option<WalPosition>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It needs the write lock, which it may not take now; what is left to be run.
+    NeedsWriteLock(Work),
+    /// It gave this.
+    Reply(Reply),
+    /// It failed.
+    Failed(Error),
+}
+
+/// A completed [`super::Effect::Run`].
+#[derive(Debug)]
+pub struct Ran {
+    /// For whom it ran.
+    pub request: RequestId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where the connection stands now.
+    pub standing: Standing,
+    /// What it committed into the in-memory WAL.
+    pub capture: Option<Capture>,
+}

@@ -1,0 +1,420 @@
+//! A shard: the replica with its core, its disk, its sockets and its SQL.
+//!
+//! Everything here runs on one executor. Tasks put inputs into the inbox; one task takes turns:
+//! it steps the replica through everything that is ready, performs the effects, and flushes the
+//! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
+
+use crate::error::{Error, Result};
+use crate::net::peer::PeerLink;
+use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use crate::replica::{Effect, Input, Replica, Status};
+use crate::signal::Signal;
+use crate::sql::Sql;
+use crate::storage::{Log, LogWriter, WriteDone};
+
+/// The runtime's one timer.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// Receives the answer to one request.
+enum Waiter {
+    /// A task of this executor.
+    Local(Rc<ReplySlot>),
+    /// A thread or task elsewhere.
+    Remote(flume::Sender<Result<Reply>>),
+}
+
+#[derive(Default)]
+struct ReplySlot {
+    reply: RefCell<Option<Result<Reply>>>,
+    arrived: Signal,
+}
+
+/// What the replica has not been told yet.
+#[derive(Default)]
+struct Inbox {
+    inputs: RefCell<VecDeque<Input>>,
+    filled: Signal,
+}
+
+impl Inbox {
+    fn push(&self, input: Input) {
+        self.inputs.borrow_mut().push_back(input);
+        self.filled.raise();
+    }
+}
+
+/// A shard on its executor.
+pub(crate) struct Shard {
+    replica: RefCell<Replica>,
+    sql: RefCell<Sql>,
+    inbox: Rc<Inbox>,
+    writer: LogWriter,
+    log: Rc<Log>,
+    peers: HashMap<NodeId, Rc<PeerLink>>,
+    /// Messages that may not leave before the disk has what they tell of, oldest first.
+    unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
+    persisted: Cell<IoId>,
+    waiters: RefCell<HashMap<RequestId, Waiter>>,
+    sessions_opened: Cell<u64>,
+    requests_asked: Cell<u64>,
+    /// Why the shard can go on no longer.
+    halted: RefCell<Option<String>>,
+    halt: Signal,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        replica: Replica,
+        sql: Sql,
+        writer: LogWriter,
+        log: Rc<Log>,
+        peers: HashMap<NodeId, Rc<PeerLink>>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            replica: RefCell::new(replica),
+            sql: RefCell::new(sql),
+            inbox: Rc::default(),
+            writer,
+            log,
+            peers,
+            unsent: RefCell::default(),
+            persisted: Cell::new(IoId(0)),
+            waiters: RefCell::default(),
+            sessions_opened: Cell::new(0),
+            requests_asked: Cell::new(0),
+            halted: RefCell::default(),
+            halt: Signal::default(),
+        })
+    }
+
+    /// Applies what the log has as committed, before anything else happens.
+    pub(crate) fn replay(&self, entry: &Entry) {
+        self.replica.borrow_mut().replay(entry);
+        self.perform_effects();
+    }
+
+    /// Starts the tasks that take turns, tick, and watch the log writer.
+    pub(crate) fn start(self: &Rc<Self>) {
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            shard.turn();
+            loop {
+                shard.inbox.filled.wait().await;
+                shard.turn();
+            }
+        })
+        .detach();
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(TICK).await;
+                shard.writer.tick();
+                shard.push(Input::Tick);
+            }
+        })
+        .detach();
+        let shard = Rc::clone(self);
+        self.writer.on_done(move |done| match done {
+            WriteDone::Persisted(io) => shard.persisted(io),
+            WriteDone::Failed(error) => shard.halt(format!(
+                "the log cannot be written any more, and what was in flight may or may not be \
+                 on disk: {error}"
+            )),
+        });
+    }
+
+    /// Waits until the shard cannot go on, and tells why.
+    pub(crate) async fn halted(&self) -> String {
+        loop {
+            if let Some(reason) = self.halted.borrow().clone() {
+                return reason;
+            }
+            self.halt.wait().await;
+        }
+    }
+
+    /// Gives the replica an input in the next turn.
+    pub(crate) fn push(&self, input: Input) {
+        self.inbox.push(input);
+    }
+
+    /// A session of its own for a connection.
+    pub(crate) fn new_session(&self) -> SessionId {
+        self.sessions_opened.set(self.sessions_opened.get() + 1);
+        SessionId(self.sessions_opened.get())
+    }
+
+    fn new_request(&self, session: SessionId) -> RequestId {
+        self.requests_asked.set(self.requests_asked.get() + 1);
+        RequestId {
+            session,
+            serial: self.requests_asked.get(),
+        }
+    }
+
+    /// Asks the replica for a session, and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        session: SessionId,
+        options: SessionOptions,
+        request: Request,
+    ) -> Result<Reply> {
+        let id = self.new_request(session);
+        self.wait_for(
+            id,
+            Input::Asked {
+                id,
+                options,
+                request,
+            },
+        )
+        .await
+    }
+
+    /// Waits for a digest of a database at `index_min` or later.
+    pub(crate) async fn digest(&self, database: String, index_min: LogIndex) -> Result<Reply> {
+        let id = self.new_request(SessionId(0));
+        self.wait_for(
+            id,
+            Input::DigestAsked {
+                id,
+                database,
+                index_min,
+            },
+        )
+        .await
+    }
+
+    async fn wait_for(&self, id: RequestId, input: Input) -> Result<Reply> {
+        let slot = Rc::new(ReplySlot::default());
+        self.waiters
+            .borrow_mut()
+            .insert(id, Waiter::Local(Rc::clone(&slot)));
+        self.push(input);
+        loop {
+            if let Some(reply) = slot.reply.take() {
+                return reply;
+            }
+            slot.arrived.wait().await;
+        }
+    }
+
+    /// Asks for a session of another thread, which gets the answer by channel.
+    pub(crate) fn ask_remotely(
+        &self,
+        session: SessionId,
+        options: SessionOptions,
+        request: Request,
+        reply: flume::Sender<Result<Reply>>,
+    ) {
+        let id = self.new_request(session);
+        self.waiters.borrow_mut().insert(id, Waiter::Remote(reply));
+        self.push(Input::Asked {
+            id,
+            options,
+            request,
+        });
+    }
+
+    /// Where the replica stands.
+    pub(crate) fn status(&self) -> Status {
+        self.replica.borrow().status()
+    }
+
+    /// Runs `ask` on the replica, which must not be in a turn.
+    pub(crate) fn with_replica<T>(&self, ask: impl FnOnce(&Replica) -> T) -> T {
+        ask(&self.replica.borrow())
+    }
+
+    /// One pass: every input that is ready, then the effects, flushed once.
+    fn turn(&self) {
+        if self.halted.borrow().is_some() {
+            return;
+        }
+        loop {
+            let input = self.inbox.inputs.borrow_mut().pop_front();
+            let Some(input) = input else {
+                break;
+            };
+            self.replica.borrow_mut().step(input);
+            self.perform_effects();
+        }
+        while self.replica.borrow_mut().end_turn() {
+            self.perform_effects();
+        }
+        for peer in self.peers.values() {
+            peer.flush();
+        }
+        self.writer.flush();
+    }
+
+    fn perform_effects(&self) {
+        loop {
+            let effect = self.replica.borrow_mut().next_effect();
+            match effect {
+                Some(effect) => self.perform(effect),
+                None => return,
+            }
+        }
+    }
+
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Run {
+                request,
+                work,
+                may_write,
+            } => {
+                let ran = self.sql.borrow_mut().run(request, work, may_write);
+                self.replica.borrow_mut().step(Input::Ran(ran));
+            }
+            Effect::Reply { request, reply } => self.deliver(request, reply),
+            Effect::Send { to, message, after } => self.send(to, message, after),
+            Effect::Append {
+                io,
+                truncate_from,
+                entries,
+                commit,
+            } => self.writer.append(io, truncate_from, entries, commit),
+            Effect::SaveHardState { io, hard_state } => self.writer.save(io, hard_state),
+            Effect::ReadEntries {
+                peer,
+                from,
+                up_to,
+                bytes_max,
+            } => self.read_entries(peer, from, up_to, bytes_max),
+            Effect::Halt { reason } => self.halt(reason),
+            effect => self.perform_on_databases(effect),
+        }
+    }
+
+    fn perform_on_databases(&self, effect: Effect) {
+        let mut sql = self.sql.borrow_mut();
+        let result = match effect {
+            Effect::CloseSession { session } => {
+                sql.close_session(session);
+                Ok(None)
+            }
+            Effect::SetWritable(writable) => {
+                sql.set_writable(writable);
+                Ok(None)
+            }
+            Effect::CreateDatabase {
+                id,
+                name,
+                page_size,
+            } => sql
+                .create_database(id, &name, page_size)
+                .map(|commit_point| Some((id, commit_point))),
+            Effect::Apply(change) => sql
+                .apply(&change)
+                .map(|applied| applied.map(|commit_point| (change.database, commit_point))),
+            Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|()| None),
+            Effect::Digest {
+                request,
+                database,
+                at,
+                applied,
+            } => {
+                let digest = sql.digest(database, &at, applied).map(Reply::Digest);
+                self.deliver(request, digest);
+                Ok(None)
+            }
+            other => unreachable!("{other:?} is performed elsewhere"),
+        };
+        drop(sql);
+        match result {
+            Ok(None) => {}
+            Ok(Some((database, commit_point))) => self.replica.borrow_mut().step(Input::Applied {
+                database,
+                commit_point,
+            }),
+            Err(error) => self.halt(format!("a database cannot be used any more: {error}")),
+        }
+    }
+
+    fn deliver(&self, request: RequestId, reply: Result<Reply>) {
+        match self.waiters.borrow_mut().remove(&request) {
+            Some(Waiter::Local(slot)) => {
+                slot.reply.replace(Some(reply));
+                slot.arrived.raise();
+            }
+            // An asker that has gone away needs no answer.
+            Some(Waiter::Remote(sender)) => drop(sender.send(reply)),
+            None => {}
+        }
+    }
+
+    fn send(&self, to: NodeId, message: Message, after: Option<IoId>) {
+        match after {
+            Some(io) if io > self.persisted.get() => {
+                self.unsent.borrow_mut().push_back((io, to, message));
+            }
+            _ => {
+                if let Some(peer) = self.peers.get(&to) {
+                    peer.send(&message);
+                }
+            }
+        }
+    }
+
+    /// The disk has everything up to `io`: what waited for it leaves at once, before anything is
+    /// applied.
+    fn persisted(&self, io: IoId) {
+        self.persisted.set(io);
+        let mut unsent = self.unsent.borrow_mut();
+        while let Some((after, ..)) = unsent.front()
+            && *after <= io
+        {
+            if let Some((_, to, message)) = unsent.pop_front()
+                && let Some(peer) = self.peers.get(&to)
+            {
+                peer.send(&message);
+                peer.flush();
+            }
+        }
+        drop(unsent);
+        self.push(Input::Persisted { io });
+    }
+
+    fn read_entries(&self, peer: NodeId, from: LogIndex, up_to: LogIndex, bytes_max: usize) {
+        let log = Rc::clone(&self.log);
+        let inbox = Rc::clone(&self.inbox);
+        glommio::spawn_local(async move {
+            match log.read(from, up_to, bytes_max).await {
+                Ok(entries) => inbox.push(Input::EntriesRead { peer, entries }),
+                // The peer stays behind until the next attempt; the log itself may be fine.
+                Err(error) => {
+                    tracing::error!("entries from {from} for {peer} cannot be read: {error}");
+                }
+            }
+        })
+        .detach();
+    }
+
+    fn halt(&self, reason: String) {
+        tracing::error!("{reason}");
+        let mut halted = self.halted.borrow_mut();
+        if halted.is_none() {
+            *halted = Some(reason);
+        }
+        drop(halted);
+        for (_, waiter) in self.waiters.borrow_mut().drain() {
+            match waiter {
+                Waiter::Local(slot) => {
+                    slot.reply.replace(Some(Err(Error::Stopped)));
+                    slot.arrived.raise();
+                }
+                Waiter::Remote(sender) => drop(sender.send(Err(Error::Stopped))),
+            }
+        }
+        self.halt.raise();
+    }
+}

@@ -1,0 +1,494 @@
+//! One session's SQLite connection: its statements, its running query, its open transaction.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringlite_vfs::Database;
+use rusqlite::{Connection, ffi};
+
+use super::authorizer::authorize;
+use super::statement::{Statement, Step};
+use crate::error::Error;
+use crate::replica::request::{
+    Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
+};
+use crate::rows::{Column, RowBatch, Value};
+
+/// Compiled statements kept for texts that come again.
+const TEXT_CACHE_STATEMENTS: usize = 32;
+/// Statements that a session may hold prepared.
+const PREPARED_STATEMENTS_MAX: usize = 4_096;
+
+/// A running query.
+struct Cursor {
+    statement: Statement,
+    /// Where the statement goes back to when the query ends.
+    home: Home,
+    columns: Arc<[Column]>,
+    limit: RowLimit,
+}
+
+/// The place of a prepared statement; its number is the statement's id.
+enum Slot {
+    Free,
+    Kept(Statement),
+    Running,
+}
+
+/// Where a statement is kept while it does not run.
+enum Home {
+    Prepared(StatementId),
+    Text(Box<str>),
+}
+
+/// One statement of a text, ready to run.
+struct Ready {
+    statement: Statement,
+    home: Home,
+    /// Where the rest of the text begins.
+    end: usize,
+}
+
+/// Why a run stops early.
+enum Stop {
+    NeedsWriteLock,
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A session with its connection. Dropping it rolls its transaction back.
+pub(super) struct Session {
+    // Statements hold shares of the connection; it closes when the last one is gone.
+    cursor: Option<Cursor>,
+    prepared: Vec<Slot>,
+    /// By text, the most recently used first.
+    texts: VecDeque<(Box<str>, Statement)>,
+    connection: Rc<Connection>,
+    pub(super) database: Database,
+    options: SessionOptions,
+}
+
+impl Session {
+    pub(super) fn connect(database: &Database, options: SessionOptions) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
+            code: ffi::SQLITE_CANTOPEN,
+            message: format!("cannot open database {:?}: {error}", database.name()),
+        };
+        let mut connection = database.connect().map_err(|error| failed(&error))?;
+        connection
+            .authorizer(Some(authorize))
+            .map_err(|error| failed(&error))?;
+        Ok(Self {
+            cursor: None,
+            prepared: Vec::new(),
+            texts: VecDeque::new(),
+            connection: Rc::new(connection),
+            database: database.clone(),
+            options,
+        })
+    }
+
+    /// Runs one piece of work. `may_write` says whether the write lock may be taken.
+    pub(super) fn run(&mut self, work: Work, may_write: bool) -> Outcome {
+        let result = match work {
+            Work::Connect { .. } => unreachable!("a connected session is not connected again"),
+            Work::Prepare { sql, allow_tail } => self.prepare(&sql, allow_tail),
+            Work::Finalize(id) => self.finalize(id),
+            Work::Continue => self.fetch(),
+            Work::Interrupt => {
+                self.end_query();
+                Ok(Reply::Done)
+            }
+            Work::Abort => self.abort(),
+            Work::Execute(source) => return self.execute(source, may_write),
+            Work::Query { source, limit } => return self.query(source, limit, may_write),
+        };
+        match result {
+            Ok(reply) => Outcome::Reply(reply),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// Where the connection stands.
+    pub(super) fn standing(&self) -> Standing {
+        // SAFETY: the connection is open, and the schema name is a NUL-terminated text.
+        let (autocommit, state) = unsafe {
+            let handle = self.connection.handle();
+            (
+                ffi::sqlite3_get_autocommit(handle) != 0,
+                ffi::sqlite3_txn_state(handle, c"main".as_ptr()),
+            )
+        };
+        Standing {
+            in_transaction: !autocommit,
+            has_snapshot: state != ffi::SQLITE_TXN_NONE,
+            has_write_lock: state == ffi::SQLITE_TXN_WRITE,
+            snapshot: ringlite_vfs::read_position(&self.connection, "main"),
+        }
+    }
+
+    fn prepare(&mut self, sql: &str, allow_tail: bool) -> Result<Reply, Error> {
+        let (statement, tail) = Statement::prepare(&self.connection, sql)?;
+        let statement = statement.ok_or_else(empty_statement)?;
+        if !allow_tail {
+            self.refuse_tail(&sql[tail..])?;
+        }
+        let free = self
+            .prepared
+            .iter()
+            .position(|slot| matches!(slot, Slot::Free));
+        let slot = free.unwrap_or(self.prepared.len());
+        if slot >= PREPARED_STATEMENTS_MAX {
+            return Err(Error::Busy {
+                what: "the session holds too many prepared statements: finalize some",
+            });
+        }
+        let parameters = statement.parameters();
+        if slot == self.prepared.len() {
+            self.prepared.push(Slot::Free);
+        }
+        self.prepared[slot] = Slot::Kept(statement);
+        Ok(Reply::Prepared {
+            statement: StatementId(u32::try_from(slot).unwrap_or(u32::MAX)),
+            parameters,
+            tail,
+        })
+    }
+
+    fn finalize(&mut self, id: StatementId) -> Result<Reply, Error> {
+        self.end_query();
+        match self.prepared.get_mut(id.0 as usize) {
+            Some(slot) if !matches!(slot, Slot::Free) => {
+                *slot = Slot::Free;
+                Ok(Reply::Done)
+            }
+            _ => Err(no_statement(id)),
+        }
+    }
+
+    fn abort(&mut self) -> Result<Reply, Error> {
+        self.end_query();
+        let in_transaction = self.standing().in_transaction;
+        if in_transaction {
+            let (statement, _) = Statement::prepare(&self.connection, "ROLLBACK")?;
+            statement.ok_or_else(empty_statement)?.step()?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn execute(&mut self, source: Source, may_write: bool) -> Outcome {
+        self.end_query();
+        match source {
+            Source::Prepared {
+                statement: id,
+                parameters,
+            } => {
+                let ran = self
+                    .take_prepared(id)
+                    .map_err(Stop::Failed)
+                    .and_then(|ready| self.execute_one(ready, &parameters, may_write));
+                self.executed(ran, || Source::Prepared {
+                    statement: id,
+                    parameters,
+                })
+            }
+            Source::Text {
+                sql,
+                mut from,
+                parameters,
+                mut parameters_used,
+            } => {
+                let ran = loop {
+                    let ready = match self.take_text(&sql, from) {
+                        Ok(Some(ready)) => ready,
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(Stop::Failed(error)),
+                    };
+                    let end = ready.end;
+                    let takes = ready.statement.parameters() as usize;
+                    let given = &parameters[parameters_used.min(parameters.len())..];
+                    let given = &given[..takes.min(given.len())];
+                    if let Err(stop) = self.execute_one(ready, given, may_write) {
+                        break Err(stop);
+                    }
+                    parameters_used += given.len();
+                    from = end;
+                };
+                self.executed(ran, || Source::Text {
+                    sql,
+                    from,
+                    parameters,
+                    parameters_used,
+                })
+            }
+        }
+    }
+
+    fn executed(&self, ran: Result<(), Stop>, rest: impl FnOnce() -> Source) -> Outcome {
+        match ran {
+            Ok(()) => Outcome::Reply(Reply::Executed(self.counts())),
+            Err(Stop::NeedsWriteLock) => Outcome::NeedsWriteLock(Work::Execute(rest())),
+            Err(Stop::Failed(error)) => Outcome::Failed(error),
+        }
+    }
+
+    fn execute_one(
+        &mut self,
+        mut ready: Ready,
+        parameters: &[Value],
+        may_write: bool,
+    ) -> Result<(), Stop> {
+        let result = self
+            .start(&mut ready.statement, parameters, may_write)
+            .and_then(|step| match step {
+                Step::Done => Ok(()),
+                Step::Row => Err(Stop::Failed(Error::Misuse {
+                    what: "rows yielded when none expected for EXEC request".into(),
+                    code: ffi::SQLITE_ERROR,
+                })),
+            });
+        self.put_back(ready.statement, ready.home);
+        result
+    }
+
+    /// Binds and steps once. What may not write stops before it has done anything.
+    fn start(
+        &self,
+        statement: &mut Statement,
+        parameters: &[Value],
+        may_write: bool,
+    ) -> Result<Step, Stop> {
+        if !may_write && !statement.is_readonly() {
+            return Err(Stop::NeedsWriteLock);
+        }
+        statement.bind(parameters)?;
+        statement.step().map_err(|error| match error {
+            // The write lock is with another session of this node: wait for it.
+            Error::Sqlite {
+                code: ffi::SQLITE_BUSY,
+                ..
+            } if !statement.is_readonly() => Stop::NeedsWriteLock,
+            error => Stop::Failed(error),
+        })
+    }
+
+    fn query(&mut self, source: Source, limit: RowLimit, may_write: bool) -> Outcome {
+        self.end_query();
+        match self.start_query(&source, limit, may_write) {
+            Ok(reply) => Outcome::Reply(reply),
+            Err(Stop::NeedsWriteLock) => Outcome::NeedsWriteLock(Work::Query { source, limit }),
+            Err(Stop::Failed(error)) => Outcome::Failed(error),
+        }
+    }
+
+    fn start_query(
+        &mut self,
+        source: &Source,
+        limit: RowLimit,
+        may_write: bool,
+    ) -> Result<Reply, Stop> {
+        let (mut ready, parameters) = match source {
+            Source::Prepared {
+                statement,
+                parameters,
+            } => (self.take_prepared(*statement)?, parameters),
+            Source::Text {
+                sql, parameters, ..
+            } => {
+                let ready = self.take_text(sql, 0)?.ok_or_else(empty_statement)?;
+                if let Err(error) = self.refuse_tail(&sql[ready.end..]) {
+                    self.put_back(ready.statement, ready.home);
+                    return Err(error.into());
+                }
+                (ready, parameters)
+            }
+        };
+        if parameters.len() > ready.statement.parameters() as usize {
+            let takes = ready.statement.parameters();
+            self.put_back(ready.statement, ready.home);
+            return Err(Stop::Failed(Error::Misuse {
+                what: format!(
+                    "the statement takes {takes} parameters, and {} were given",
+                    parameters.len()
+                ),
+                code: ffi::SQLITE_RANGE,
+            }));
+        }
+        let first = match self.start(&mut ready.statement, parameters, may_write) {
+            Ok(step) => step,
+            Err(stop) => {
+                self.put_back(ready.statement, ready.home);
+                return Err(stop);
+            }
+        };
+        self.cursor = Some(Cursor {
+            columns: ready.statement.columns(),
+            statement: ready.statement,
+            home: ready.home,
+            limit,
+        });
+        Ok(self.fetch_from(first)?)
+    }
+
+    fn fetch(&mut self) -> Result<Reply, Error> {
+        let Some(cursor) = &mut self.cursor else {
+            return Err(Error::misuse(ffi::SQLITE_MISUSE, "no query is running"));
+        };
+        let step = cursor.statement.step();
+        let step = step.inspect_err(|_| self.end_query())?;
+        self.fetch_from(step)
+    }
+
+    /// Reads a batch, of which `step` is the first step.
+    fn fetch_from(&mut self, mut step: Step) -> Result<Reply, Error> {
+        let Some(cursor) = &mut self.cursor else {
+            unreachable!("the query is running")
+        };
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let mut failed = None;
+        while step == Step::Row {
+            let (row, row_bytes) = cursor.statement.row();
+            rows.push(row);
+            bytes += row_bytes;
+            match cursor.limit {
+                RowLimit::Batches { bytes: limit } if bytes >= limit => break,
+                RowLimit::Whole { bytes_max } if bytes > bytes_max => {
+                    failed = Some(Error::Busy {
+                        what: "the result is larger than may be given at once: read it in \
+                               a transaction, or less of it",
+                    });
+                    break;
+                }
+                _ => {}
+            }
+            match cursor.statement.step() {
+                Ok(next) => step = next,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let batch = RowBatch {
+            columns: Arc::clone(&cursor.columns),
+            rows,
+            complete: step == Step::Done,
+        };
+        if batch.complete || failed.is_some() {
+            self.end_query();
+        }
+        failed.map_or(Ok(Reply::Rows(batch)), Err)
+    }
+
+    fn end_query(&mut self) {
+        if let Some(cursor) = self.cursor.take() {
+            self.put_back(cursor.statement, cursor.home);
+        }
+    }
+
+    fn take_prepared(&mut self, id: StatementId) -> Result<Ready, Error> {
+        let slot = self.prepared.get_mut(id.0 as usize);
+        let slot = slot.ok_or_else(|| no_statement(id))?;
+        match std::mem::replace(slot, Slot::Running) {
+            Slot::Kept(statement) => Ok(Ready {
+                statement,
+                home: Home::Prepared(id),
+                end: 0,
+            }),
+            other => {
+                *slot = other;
+                Err(no_statement(id))
+            }
+        }
+    }
+
+    /// The first statement at or after `from`, from the cache if its text was seen lately.
+    fn take_text(&mut self, sql: &str, from: usize) -> Result<Option<Ready>, Error> {
+        let text = &sql[from..];
+        let cached = self.texts.iter().position(|(known, _)| **known == *text);
+        if let Some((known, statement)) = cached.and_then(|at| self.texts.remove(at)) {
+            return Ok(Some(Ready {
+                statement,
+                home: Home::Text(known),
+                end: sql.len(),
+            }));
+        }
+        let (statement, consumed) = Statement::prepare(&self.connection, text)?;
+        let Some(statement) = statement else {
+            return Ok(None);
+        };
+        let own = &text[..consumed];
+        let statement = if self.options.begin_immediate && is_plain_begin(own) {
+            let (immediate, _) = Statement::prepare(&self.connection, "BEGIN IMMEDIATE")?;
+            immediate.unwrap_or(statement)
+        } else {
+            statement
+        };
+        Ok(Some(Ready {
+            statement,
+            home: Home::Text(own.into()),
+            end: from + consumed,
+        }))
+    }
+
+    fn put_back(&mut self, mut statement: Statement, home: Home) {
+        statement.reset();
+        match home {
+            Home::Text(text) => {
+                self.texts.push_front((text, statement));
+                self.texts.truncate(TEXT_CACHE_STATEMENTS);
+            }
+            Home::Prepared(id) => {
+                if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
+                    *slot = Slot::Kept(statement);
+                }
+            }
+        }
+    }
+
+    /// Refuses text after a single statement, unless it is blanks and comments.
+    fn refuse_tail(&self, tail: &str) -> Result<(), Error> {
+        if tail
+            .trim_matches(|c: char| c.is_ascii_whitespace() || c == ';')
+            .is_empty()
+        {
+            return Ok(());
+        }
+        match Statement::prepare(&self.connection, tail) {
+            Ok((None, _)) => Ok(()),
+            _ => Err(Error::misuse(ffi::SQLITE_ERROR, "nonempty statement tail")),
+        }
+    }
+
+    fn counts(&self) -> Executed {
+        Executed {
+            last_insert_rowid: self.connection.last_insert_rowid(),
+            changes: self.connection.changes(),
+        }
+    }
+}
+
+/// Whether a statement is `BEGIN` and nothing else.
+fn is_plain_begin(sql: &str) -> bool {
+    sql.trim_matches(|c: char| c.is_ascii_whitespace() || c == ';')
+        .eq_ignore_ascii_case("begin")
+}
+
+/// The peer reports an empty statement with code 0, which its clients know.
+fn empty_statement() -> Error {
+    Error::misuse(0, "empty statement")
+}
+
+fn no_statement(id: StatementId) -> Error {
+    Error::misuse(
+        ffi::SQLITE_NOTFOUND,
+        format!("no statement with the given id ({})", id.0),
+    )
+}

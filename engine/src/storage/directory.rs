@@ -1,0 +1,239 @@
+//! A data directory that a node holds.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use ringlite_raft::{LogIndex, NodeId, RecordIdentity, Term};
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::hard_state::{self, COPY_BYTES, HardStateRecord};
+use super::identity::{Identity, Member};
+use super::recovered::Recovered;
+use super::{SHARD, StorageError};
+use crate::replica::NodeAddress;
+
+/// A locked data directory, its identity known.
+pub(crate) struct DataDirectory {
+    root: PathBuf,
+    identity: Identity,
+    segment_bytes: u64,
+    /// Locked while it is open.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens or makes the directory of `node` in a cluster of `members`.
+    pub(crate) fn open(
+        root: &Path,
+        node: NodeId,
+        members: &[NodeAddress],
+        segment_bytes: u64,
+    ) -> Result<Self, StorageError> {
+        let make = |path: &Path| {
+            std::fs::create_dir_all(path).map_err(|source| StorageError::io("make", path, source))
+        };
+        make(root)?;
+        let lock = lock(root)?;
+        probe_direct_io(root)?;
+        let shard = root.join(format!("shard-{SHARD}"));
+        make(&shard.join("log"))?;
+        make(&shard.join("databases"))?;
+        make(&root.join("tmp"))?;
+        let identity = match Identity::load(root)? {
+            Some(identity) => {
+                check_identity(root, &identity, node, members)?;
+                identity
+            }
+            None => new_identity(root, node, members)?,
+        };
+        Ok(Self {
+            root: root.to_owned(),
+            identity,
+            segment_bytes,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The cluster has formed: from now on the node may vote. The hard state comes first, as a
+    /// formed directory without one would be damaged.
+    pub(crate) fn form(&mut self, formed: Identity) -> Result<(), StorageError> {
+        let record = HardStateRecord {
+            sequence: 1,
+            term: Term(0),
+            vote: None,
+            log_epoch: 0,
+            durable_mark: LogIndex(0),
+            cluster: formed.cluster.unwrap_or(0),
+            incarnation: formed.incarnation,
+        };
+        let mut bytes = vec![0; 2 * COPY_BYTES];
+        record.encode(&mut bytes[..COPY_BYTES]);
+        record.encode(&mut bytes[COPY_BYTES..]);
+        let path = self.hard_state_path();
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&path, &bytes)?;
+            File::open(&path)?.sync_all()?;
+            for directory in [&self.shard(), &self.root] {
+                File::open(directory)?.sync_all()?;
+            }
+            Ok(())
+        };
+        write().map_err(|source| StorageError::io("write", &path, source))?;
+        formed.save(&self.root)?;
+        self.identity = formed;
+        Ok(())
+    }
+
+    /// Reads what an earlier life has left.
+    pub(crate) fn recover(&self) -> Result<Recovered, StorageError> {
+        let path = self.hard_state_path();
+        let hard_state = hard_state::load(&self.shard())?
+            .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
+        if hard_state.cluster != self.identity.cluster.unwrap_or(0)
+            || hard_state.incarnation != self.identity.incarnation
+        {
+            return Err(StorageError::OtherNode {
+                path,
+                found: format!("cluster {:032x}", hard_state.cluster),
+                wanted: format!("cluster {:032x}", self.identity.cluster.unwrap_or(0)),
+            });
+        }
+        Recovered::read(&self.log(), &self.record_identity(), hard_state)
+    }
+
+    pub(crate) fn record_identity(&self) -> RecordIdentity {
+        RecordIdentity {
+            cluster: self.identity.cluster.unwrap_or(0),
+            shard: SHARD,
+            incarnation: self.identity.incarnation,
+        }
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    fn shard(&self) -> PathBuf {
+        self.root.join(format!("shard-{SHARD}"))
+    }
+
+    pub(crate) fn hard_state_path(&self) -> PathBuf {
+        hard_state::path_in(&self.shard())
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.shard().join("log")
+    }
+
+    pub(crate) fn databases(&self) -> PathBuf {
+        self.shard().join("databases")
+    }
+
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+}
+
+fn lock(root: &Path) -> Result<File, StorageError> {
+    let path = root.join("lock");
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| StorageError::io("open", &path, source))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StorageError::Locked {
+            path: root.to_owned(),
+        }),
+        Err(error) => Err(StorageError::io("lock", &path, error.into())),
+    }
+}
+
+/// The executor would fail, or panic, much later and with less to say.
+fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
+    let path = root.join("probe");
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+    let opened = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .custom_flags(direct)
+        .open(&path);
+    let removed = std::fs::remove_file(&path);
+    match opened {
+        Ok(_) => removed.map_err(|source| StorageError::io("remove", &path, source)),
+        Err(source) if source.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            Err(StorageError::NoDirectIo {
+                path: root.to_owned(),
+                source,
+            })
+        }
+        Err(source) => Err(StorageError::io("write to", root, source)),
+    }
+}
+
+fn check_identity(
+    root: &Path,
+    identity: &Identity,
+    node: NodeId,
+    members: &[NodeAddress],
+) -> Result<(), StorageError> {
+    let other = |found: String, wanted: String| StorageError::OtherNode {
+        path: root.to_owned(),
+        found,
+        wanted,
+    };
+    if identity.node != node.0 {
+        return Err(other(
+            format!("node {}", identity.node),
+            format!("node {}", node.0),
+        ));
+    }
+    // A cluster of one may move to another address: nobody else knows the old one.
+    let list = |members: &mut dyn Iterator<Item = (u64, &str)>| {
+        let mut members: Vec<_> = members.map(|(id, at)| format!("{id}={at}")).collect();
+        members.sort();
+        members.join(",")
+    };
+    let found = list(&mut identity.members.iter().map(|m| (m.id, m.address.as_str())));
+    let wanted = list(&mut members.iter().map(|m| (m.id.0, m.address.as_str())));
+    let alone = identity.members.len() == 1 && members.len() == 1;
+    if found != wanted && !alone {
+        return Err(other(
+            format!("a cluster of {found}"),
+            format!("a node of a cluster of {wanted}"),
+        ));
+    }
+    Ok(())
+}
+
+fn new_identity(
+    root: &Path,
+    node: NodeId,
+    members: &[NodeAddress],
+) -> Result<Identity, StorageError> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| StorageError::io("make an identity in", root, error.into()))?;
+    let identity = Identity::new(
+        node,
+        u64::from_le_bytes(random).max(1),
+        members
+            .iter()
+            .map(|member| Member {
+                id: member.id.0,
+                address: member.address.clone(),
+                incarnation: 0,
+            })
+            .collect(),
+    );
+    identity.save(root)?;
+    Ok(identity)
+}

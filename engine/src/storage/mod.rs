@@ -1,0 +1,125 @@
+//! A node's disk: its identity, the hard state, the log, and the files of its databases.
+//!
+//! ```text
+//! DATA/identity                whose directory this is
+//! DATA/lock                    held while a node uses the directory
+//! DATA/tmp/                    temporary files of SQLite that outgrow memory, already unlinked
+//! DATA/shard-0/hard-state      term and vote, in two copies
+//! DATA/shard-0/log/*.seg       the segments of the log
+//! DATA/shard-0/databases/NAME  the databases
+//! ```
+
+mod directory;
+mod hard_state;
+mod identity;
+mod log;
+mod recovered;
+mod segment;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+use ringlite_raft::RecoveryError;
+
+pub(crate) use directory::DataDirectory;
+pub(crate) use identity::Identity;
+pub(crate) use log::Log;
+pub(crate) use recovered::Recovered;
+pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
+pub(crate) use writer::{LogWriter, WriteDone, start};
+
+/// Why a data directory cannot be used, or not any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// An operation failed.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another process uses the directory.
+    #[error("{} is in use by another node", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file system cannot write past the page cache.
+    #[error(
+        "{} does not support direct IO (O_DIRECT): {source}; put the data on ext4 or XFS",
+        path.display()
+    )]
+    NoDirectIo {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The identity file is damaged or of another format.
+    #[error("{} does not say whose directory this is: {what}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The directory is another node's.
+    #[error("{} belongs to {found}, but {wanted} is to be started", path.display())]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who wants it.
+        wanted: String,
+    },
+    /// Both copies of the hard state are bad.
+    #[error(
+        "both copies in {} are damaged: the node cannot know whom it has voted for, and must not \
+         start",
+        path.display()
+    )]
+    HardStateLost {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The log is damaged.
+    #[error("the log in {} cannot be used: {source}", path.display())]
+    Log {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: RecoveryError,
+    },
+    /// A write was cut short.
+    #[error("{} took {written} of {expected} bytes", path.display())]
+    ShortWrite {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes it took.
+        written: usize,
+        /// How many it was given.
+        expected: usize,
+    },
+}
+
+impl StorageError {
+    fn io(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    fn glommio(operation: &'static str, path: &Path, source: glommio::GlommioError<()>) -> Self {
+        Self::io(operation, path, source.into())
+    }
+}
+
+/// The shard's number, until a node has several.
+pub(crate) const SHARD: u32 = 0;

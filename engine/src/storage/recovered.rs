@@ -1,0 +1,159 @@
+//! What a restart finds: the hard state and the log, read from mapped segments.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use ringlite_raft::{
+    DurableMark, Entry, LogIndex, RECORD_HEADER_BYTES, RecordIdentity, RecordPosition,
+    RecoveredLog, RestoredLog,
+};
+
+use super::StorageError;
+use super::hard_state::HardStateRecord;
+use super::log::Place;
+use super::segment;
+
+struct MappedSegment {
+    number: u64,
+    /// `None` for an empty file, which cannot be mapped.
+    bytes: Option<Mmap>,
+}
+
+/// A recovered shard.
+pub(crate) struct Recovered {
+    pub(crate) hard_state: HardStateRecord,
+    log: RecoveredLog,
+    segments: Vec<MappedSegment>,
+    newest_segment: u64,
+    directory: PathBuf,
+}
+
+impl Recovered {
+    pub(super) fn read(
+        directory: &Path,
+        identity: &RecordIdentity,
+        hard_state: HardStateRecord,
+    ) -> Result<Self, StorageError> {
+        let failed = |source| StorageError::Log {
+            path: directory.to_owned(),
+            source,
+        };
+        let mut segments = Vec::new();
+        let mut scans = Vec::new();
+        for number in segment::numbers_in(directory)? {
+            let mapped = map(directory, number)?;
+            let bytes = mapped.bytes.as_deref().unwrap_or_default();
+            scans.push(ringlite_raft::scan_segment(bytes, number, identity).map_err(failed)?);
+            segments.push(mapped);
+        }
+        let mark = DurableMark {
+            index: hard_state.durable_mark,
+            epoch: hard_state.log_epoch,
+        };
+        let log = ringlite_raft::recover(scans, mark).map_err(failed)?;
+        if let Some(cut) = &log.cut {
+            tracing::info!("the log's unfinished end was cut: {cut}");
+        }
+        Ok(Self {
+            hard_state,
+            newest_segment: segments.last().map_or(0, |segment| segment.number),
+            log,
+            segments,
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The log as the consensus core restarts from it.
+    pub(crate) fn restored_log(&self) -> Result<RestoredLog, StorageError> {
+        let uncommitted = self
+            .log
+            .records
+            .iter()
+            .filter(|record| record.index > self.log.commit);
+        Ok(RestoredLog {
+            runs: self.log.runs.clone(),
+            last: self.log.last,
+            commit: self.log.commit,
+            tail: uncommitted
+                .map(|record| self.entry(record))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Gives every entry that is known to be committed, from the first.
+    pub(crate) fn for_each_committed(
+        &self,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), StorageError> {
+        for record in &self.log.records {
+            if record.index <= self.log.commit {
+                each(self.entry(record)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, record: &RecordPosition) -> Result<Entry, StorageError> {
+        let start = record.offset as usize + RECORD_HEADER_BYTES;
+        let payload = self
+            .segments
+            .iter()
+            .find(|segment| segment.number == record.segment)
+            .and_then(|segment| segment.bytes.as_deref())
+            .and_then(|bytes| bytes.get(start..start + record.payload_bytes as usize))
+            .ok_or_else(|| {
+                StorageError::io(
+                    "read again",
+                    &segment::path_in(&self.directory, record.segment),
+                    std::io::ErrorKind::UnexpectedEof.into(),
+                )
+            })?;
+        Ok(Entry {
+            term: record.term,
+            index: record.index,
+            kind: record.kind,
+            payload: Bytes::copy_from_slice(payload),
+        })
+    }
+
+    /// Where each record is, from index 1.
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.log
+            .records
+            .iter()
+            .map(|record| Place::new(record.segment, record.offset, record.payload_bytes))
+            .collect()
+    }
+
+    pub(super) fn last(&self) -> LogIndex {
+        self.log.last
+    }
+
+    /// The next epoch is above every one that was ever used.
+    pub(super) fn newest_epoch(&self) -> u64 {
+        self.log.epoch.max(self.hard_state.log_epoch)
+    }
+
+    pub(super) fn newest_segment(&self) -> u64 {
+        self.newest_segment
+    }
+}
+
+fn map(directory: &Path, number: u64) -> Result<MappedSegment, StorageError> {
+    let path = segment::path_in(directory, number);
+    let open = || -> std::io::Result<Option<Mmap>> {
+        let file = File::open(&path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the directory is locked, so that no other node writes or cuts the file while it
+        // is mapped, and this node writes only to segments that it makes later.
+        Ok(Some(unsafe { Mmap::map(&file)? }))
+    };
+    Ok(MappedSegment {
+        number,
+        bytes: open().map_err(|source| StorageError::io("read", &path, source))?,
+    })
+}

@@ -1,0 +1,397 @@
+//! The log writer: appends to the log and saves of the hard state, one write in flight at a time.
+//!
+//! What gathers while a write is in flight becomes the next one. Each write is direct (O_DIRECT)
+//! and durable when it completes (O_DSYNC); its length is checked. The first failed write poisons
+//! the writer: nothing is retried, and the node stops (after a failed sync the page cache says
+//! nothing about the disk, and a later success would prove nothing).
+//!
+//! One write in flight is what recovery relies on: a record that is followed by one of a later
+//! write was durable, so that a bad one before it is corrupt and never merely torn.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use glommio::io::DmaFile;
+use ringlite_raft::{
+    Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
+};
+
+use super::hard_state::{COPY_BYTES, HardStateRecord};
+use super::log::{Log, Place};
+use super::segment::{self, FreshSegment, SegmentReserve};
+use super::{DataDirectory, Recovered, StorageError};
+use crate::signal::Signal;
+
+/// What gathers goes out in writes of at most about this size, and at least one record.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+/// After so many ticks without a write the durable mark is saved, so that an idle tail has
+/// evidence of having been durable.
+const MARK_AFTER_TICKS: u32 = 5;
+
+/// What became of writes.
+#[derive(Debug)]
+pub(crate) enum WriteDone {
+    /// Everything up to this id is on stable storage.
+    Persisted(IoId),
+    /// A write failed; there will be no other.
+    Failed(StorageError),
+}
+
+enum Job {
+    SaveHardState {
+        io: IoId,
+        hard_state: HardState,
+    },
+    Append {
+        io: IoId,
+        truncate_from: Option<LogIndex>,
+        entries: VecDeque<Entry>,
+        commit: LogIndex,
+    },
+    SaveMark,
+}
+
+type Listener = Box<dyn Fn(WriteDone)>;
+
+struct Shared {
+    jobs: RefCell<VecDeque<Job>>,
+    queued: Signal,
+    listener: RefCell<Option<Listener>>,
+    /// The last index that is durable without a gap.
+    durable: Cell<LogIndex>,
+    marked: Cell<LogIndex>,
+    idle_ticks: Cell<u32>,
+}
+
+/// The handle by which a shard gives the writer work.
+#[derive(Clone)]
+pub(crate) struct LogWriter {
+    shared: Rc<Shared>,
+}
+
+impl LogWriter {
+    /// Tells whom to call about completed writes.
+    pub(crate) fn on_done(&self, listener: impl Fn(WriteDone) + 'static) {
+        self.shared.listener.replace(Some(Box::new(listener)));
+    }
+
+    /// Queues an append for the next flush.
+    pub(crate) fn append(
+        &self,
+        io: IoId,
+        truncate_from: Option<LogIndex>,
+        entries: Vec<Entry>,
+        commit: LogIndex,
+    ) {
+        self.push(Job::Append {
+            io,
+            truncate_from,
+            entries: entries.into(),
+            commit,
+        });
+    }
+
+    /// Queues a save of term and vote for the next flush.
+    pub(crate) fn save(&self, io: IoId, hard_state: HardState) {
+        self.push(Job::SaveHardState { io, hard_state });
+    }
+
+    fn push(&self, job: Job) {
+        self.shared.jobs.borrow_mut().push_back(job);
+    }
+
+    /// Starts to write what is queued.
+    pub(crate) fn flush(&self) {
+        if !self.shared.jobs.borrow().is_empty() {
+            self.shared.idle_ticks.set(0);
+            self.shared.queued.raise();
+        }
+    }
+
+    /// A tick has passed.
+    pub(crate) fn tick(&self) {
+        let shared = &self.shared;
+        if shared.durable.get() == shared.marked.get() {
+            return;
+        }
+        shared.idle_ticks.set(shared.idle_ticks.get() + 1);
+        if shared.idle_ticks.get() == MARK_AFTER_TICKS {
+            self.push(Job::SaveMark);
+            shared.queued.raise();
+        }
+    }
+}
+
+/// Starts the log writer where recovery has left off: in a fresh segment and a new epoch, as
+/// what a crash has left behind the last record must never be continued.
+pub(crate) async fn start(
+    directory: &DataDirectory,
+    recovered: &Recovered,
+) -> Result<(LogWriter, Rc<Log>), StorageError> {
+    let reserve = SegmentReserve::start(
+        directory.log(),
+        recovered.newest_segment() + 1,
+        directory.segment_bytes(),
+    );
+    let log = Rc::new(Log::new(directory.log(), recovered.places()));
+    let shared = Rc::new(Shared {
+        jobs: RefCell::default(),
+        queued: Signal::default(),
+        listener: RefCell::default(),
+        durable: Cell::new(recovered.last()),
+        marked: Cell::new(recovered.hard_state.durable_mark),
+        idle_ticks: Cell::new(0),
+    });
+    let hard_state_path = directory.hard_state_path();
+    let task = Task {
+        identity: directory.record_identity(),
+        hard_state: recovered.hard_state,
+        hard_state_file: segment::open_durable(&hard_state_path).await?,
+        hard_state_path,
+        segment: reserve.take().await?,
+        segment_bytes: directory.segment_bytes(),
+        reserve,
+        log: Rc::clone(&log),
+        epoch: recovered.newest_epoch() + 1,
+        epoch_first: recovered.last().next(),
+        offset: 0,
+        previous_header_crc: 0,
+        last: recovered.last(),
+        shared: Rc::clone(&shared),
+    };
+    glommio::spawn_local(task.run()).detach();
+    Ok((LogWriter { shared }, log))
+}
+
+/// The writer's own task.
+struct Task {
+    identity: RecordIdentity,
+    hard_state: HardStateRecord,
+    hard_state_file: DmaFile,
+    hard_state_path: PathBuf,
+    segment: FreshSegment,
+    segment_bytes: u64,
+    reserve: SegmentReserve,
+    log: Rc<Log>,
+    epoch: u64,
+    /// The first index of the epoch.
+    epoch_first: LogIndex,
+    /// Where in the segment the next record begins.
+    offset: u64,
+    previous_header_crc: u32,
+    /// The last index that was given to the disk.
+    last: LogIndex,
+    shared: Rc<Shared>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let job = self.shared.jobs.borrow_mut().pop_front();
+            let done = match job {
+                None => {
+                    self.shared.queued.wait().await;
+                    continue;
+                }
+                Some(Job::SaveHardState { io, hard_state }) => {
+                    self.hard_state.term = hard_state.term;
+                    self.hard_state.vote = hard_state.vote;
+                    self.save_hard_state().await.map(|()| Some(io))
+                }
+                Some(Job::SaveMark) => self.save_hard_state().await.map(|()| None),
+                Some(Job::Append {
+                    io,
+                    truncate_from,
+                    entries,
+                    commit,
+                }) => self.append(io, truncate_from, entries, commit).await,
+            };
+            match done {
+                Ok(Some(io)) => self.tell(WriteDone::Persisted(io)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.tell(WriteDone::Failed(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, done: WriteDone) {
+        if let Some(listener) = &*self.shared.listener.borrow() {
+            listener(done);
+        }
+    }
+
+    async fn save_hard_state(&mut self) -> Result<(), StorageError> {
+        self.hard_state.sequence += 1;
+        self.hard_state.log_epoch = self.epoch;
+        self.hard_state.durable_mark = self.shared.durable.get();
+        for copy in 0..2 {
+            let mut block = self.hard_state_file.alloc_dma_buffer(COPY_BYTES);
+            block.as_bytes_mut().fill(0);
+            self.hard_state.encode(block.as_bytes_mut());
+            let at = copy * COPY_BYTES as u64;
+            let path = &self.hard_state_path;
+            let written = self.hard_state_file.write_at(block, at).await;
+            check_written(written, COPY_BYTES, path)?;
+        }
+        self.shared.marked.set(self.hard_state.durable_mark);
+        Ok(())
+    }
+
+    /// Appends the entries of one job, and of the jobs behind it that can share its writes.
+    async fn append(
+        &mut self,
+        io: IoId,
+        truncate_from: Option<LogIndex>,
+        mut entries: VecDeque<Entry>,
+        mut commit: LogIndex,
+    ) -> Result<Option<IoId>, StorageError> {
+        if let Some(from) = truncate_from {
+            self.truncate(from).await?;
+        }
+        let mut io = io;
+        let mut bytes: usize = entries.iter().map(bytes_of).sum();
+        while bytes < WRITE_BYTES_MAX
+            && let Some(next) = self.take_appendable()
+        {
+            bytes += next.1.iter().map(bytes_of).sum::<usize>();
+            io = next.0;
+            entries.extend(next.1);
+            commit = next.2;
+        }
+        while !entries.is_empty() {
+            self.write_some(&mut entries, commit).await?;
+        }
+        Ok(Some(io))
+    }
+
+    /// The next job, if it is an append that cuts nothing off.
+    fn take_appendable(&self) -> Option<(IoId, VecDeque<Entry>, LogIndex)> {
+        let mut jobs = self.shared.jobs.borrow_mut();
+        if !matches!(
+            jobs.front(),
+            Some(Job::Append {
+                truncate_from: None,
+                ..
+            })
+        ) {
+            return None;
+        }
+        match jobs.pop_front() {
+            Some(Job::Append {
+                io,
+                entries,
+                commit,
+                ..
+            }) => Some((io, entries, commit)),
+            _ => None,
+        }
+    }
+
+    /// Writes as many entries as one write and the segment hold.
+    async fn write_some(
+        &mut self,
+        entries: &mut VecDeque<Entry>,
+        commit: LogIndex,
+    ) -> Result<(), StorageError> {
+        let first_bytes = entries.front().map_or(0, bytes_of) as u64;
+        if self.offset + first_bytes > self.segment_bytes {
+            self.next_segment().await?;
+        }
+        let room = (self.segment_bytes - self.offset) as usize;
+        let mut count = 0;
+        let mut bytes = 0;
+        for entry in entries.iter() {
+            let with = bytes + bytes_of(entry);
+            if count > 0 && with > room.min(WRITE_BYTES_MAX) {
+                break;
+            }
+            bytes = with;
+            count += 1;
+        }
+        let mut buffer = self.segment.file.alloc_dma_buffer(bytes);
+        let mut rest = buffer.as_bytes_mut();
+        let mut offset = self.offset;
+        for entry in entries.drain(..count) {
+            assert_eq!(entry.index, self.last.next(), "the log has no gaps");
+            let (record, after) = rest.split_at_mut(bytes_of(&entry));
+            rest = after;
+            self.encode(&entry, commit, record);
+            self.log.push(Place::new(
+                self.segment.number,
+                offset,
+                entry.payload.len() as u32,
+            ));
+            offset += record.len() as u64;
+            self.last = entry.index;
+        }
+        let written = self.segment.file.write_at(buffer, self.offset).await;
+        check_written(written, bytes, &self.segment.path)?;
+        self.offset = offset;
+        self.shared.durable.set(self.last);
+        Ok(())
+    }
+
+    fn encode(&mut self, entry: &Entry, commit: LogIndex, record: &mut [u8]) {
+        let place = RecordPlace {
+            identity: self.identity,
+            segment: self.segment.number,
+            epoch: self.epoch,
+            epoch_first: self.epoch_first,
+            previous_header_crc: self.previous_header_crc,
+            durable_upto: self.shared.durable.get(),
+            commit,
+        };
+        self.previous_header_crc = encode_record(&place, entry, record);
+    }
+
+    /// Voids everything from `from` on: by a fresh segment of a new epoch, so that no offset is
+    /// ever written twice.
+    async fn truncate(&mut self, from: LogIndex) -> Result<(), StorageError> {
+        self.next_segment().await?;
+        self.epoch += 1;
+        self.epoch_first = from;
+        self.log.truncate(from);
+        self.last = from.prev();
+        let durable = &self.shared.durable;
+        durable.set(durable.get().min(from.prev()));
+        let marked = &self.shared.marked;
+        if marked.get() > durable.get() {
+            // The mark speaks of records that are void now. It names its epoch, so that it is
+            // no evidence against the new one; the next save sets it right.
+            marked.set(LogIndex(0));
+        }
+        Ok(())
+    }
+
+    async fn next_segment(&mut self) -> Result<(), StorageError> {
+        self.segment = self.reserve.take().await?;
+        self.offset = 0;
+        self.previous_header_crc = 0;
+        Ok(())
+    }
+}
+
+fn bytes_of(entry: &Entry) -> usize {
+    record_bytes(entry.payload.len())
+}
+
+fn check_written(
+    written: Result<usize, glommio::GlommioError<()>>,
+    expected: usize,
+    path: &std::path::Path,
+) -> Result<(), StorageError> {
+    match written {
+        Ok(written) if written == expected => Ok(()),
+        Ok(written) => Err(StorageError::ShortWrite {
+            path: path.to_owned(),
+            written,
+            expected,
+        }),
+        Err(source) => Err(StorageError::glommio("write", path, source)),
+    }
+}

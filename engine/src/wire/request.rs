@@ -1,0 +1,566 @@
+//! What a client asks.
+
+use super::{
+    body::{BodyReader, put_text, put_u32, put_u64},
+    error::WireError,
+    frame::{BODY_BYTES_MAX, put_message},
+    tuple::{parameters, put_parameters},
+};
+use crate::rows::Value;
+
+/// The name of the VFS that clients send with OPEN. It means nothing any more.
+pub const VFS_NAME: &str = "volatile";
+
+/// The type of each request, as in its frame header.
+pub(super) mod kind {
+    pub(crate) const LEADER: u8 = 0;
+    pub(crate) const CLIENT: u8 = 1;
+    pub(crate) const OPEN: u8 = 3;
+    pub(crate) const PREPARE: u8 = 4;
+    pub(crate) const EXEC: u8 = 5;
+    pub(crate) const QUERY: u8 = 6;
+    pub(crate) const FINALIZE: u8 = 7;
+    pub(crate) const EXEC_SQL: u8 = 8;
+    pub(crate) const QUERY_SQL: u8 = 9;
+    pub(crate) const INTERRUPT: u8 = 10;
+    pub(crate) const CONNECT: u8 = 11;
+    pub(crate) const ADD: u8 = 12;
+    pub(crate) const ASSIGN: u8 = 13;
+    pub(crate) const REMOVE: u8 = 14;
+    pub(crate) const DUMP: u8 = 15;
+    pub(crate) const CLUSTER: u8 = 16;
+    pub(crate) const TRANSFER: u8 = 17;
+    pub(crate) const DESCRIBE: u8 = 18;
+    pub(crate) const WEIGHT: u8 = 19;
+    pub(crate) const DIGEST: u8 = 0x80;
+    pub(crate) const STATUS: u8 = 0x81;
+}
+
+/// What a member of the cluster does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Role {
+    /// Replicates and votes.
+    #[default]
+    Voter = 0,
+    /// Replicates, does not vote.
+    Standby = 1,
+    /// Neither.
+    Spare = 2,
+}
+
+impl Role {
+    /// The role as it is called, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Standby => "standby",
+            Self::Spare => "spare",
+        }
+    }
+
+    pub(super) fn from_word(role: u64) -> Result<Self, WireError> {
+        match role {
+            0 => Ok(Self::Voter),
+            1 => Ok(Self::Standby),
+            2 => Ok(Self::Spare),
+            _ => Err(WireError::UnknownRole { role }),
+        }
+    }
+}
+
+/// How the answer to CLUSTER is laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)]
+pub enum ClusterFormat {
+    /// Ids and addresses.
+    WithoutRoles = 0,
+    /// Ids, addresses and roles. What every current client asks for.
+    #[default]
+    WithRoles = 1,
+}
+
+/// A request. The numbers are the types of the frames.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Request {
+    /// 0: who leads?
+    Leader,
+    /// 1: a client introduces itself.
+    Client {
+        /// Its id; clients send 0.
+        id: u64,
+    },
+    /// 3: open a database, one per connection. It is created on first use.
+    Open {
+        /// Its name.
+        name: String,
+        /// Ignored.
+        flags: u64,
+        /// Ignored.
+        vfs: String,
+    },
+    /// 4: prepare a statement.
+    Prepare {
+        /// The database's id, 0.
+        database: u64,
+        /// The text.
+        sql: String,
+        /// Schema 1: a second statement may follow, and the answer says where it starts.
+        with_tail: bool,
+    },
+    /// 5: run a prepared statement that yields no rows.
+    Execute {
+        /// The database's id, 0.
+        database: u32,
+        /// The statement's id.
+        statement: u32,
+        /// Its parameters, left to right.
+        parameters: Vec<Value>,
+    },
+    /// 6: run a prepared statement and send its rows.
+    Query {
+        /// The database's id, 0.
+        database: u32,
+        /// The statement's id.
+        statement: u32,
+        /// Its parameters, left to right.
+        parameters: Vec<Value>,
+    },
+    /// 7: forget a prepared statement.
+    Finalize {
+        /// The database's id, 0.
+        database: u32,
+        /// The statement's id.
+        statement: u32,
+    },
+    /// 8: run one or more statements that yield no rows.
+    ExecuteSql {
+        /// The database's id, 0.
+        database: u64,
+        /// The text.
+        sql: String,
+        /// The parameters of all statements, left to right.
+        parameters: Vec<Value>,
+    },
+    /// 9: run one statement and send its rows.
+    QuerySql {
+        /// The database's id, 0.
+        database: u64,
+        /// The text.
+        sql: String,
+        /// Its parameters.
+        parameters: Vec<Value>,
+    },
+    /// 10: stop sending rows.
+    Interrupt {
+        /// The database's id, 0.
+        database: u64,
+    },
+    /// 11: make this socket a link between dqlite nodes. Clients do not send it.
+    Connect {
+        /// The node's id.
+        id: u64,
+        /// Its address.
+        address: String,
+    },
+    /// 12: add a node as a spare.
+    Add {
+        /// Its id.
+        id: u64,
+        /// Its address.
+        address: String,
+    },
+    /// 13: give a node a role.
+    Assign {
+        /// Its id.
+        id: u64,
+        /// The role; a request without one means a voter.
+        role: Role,
+    },
+    /// 14: remove a node.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+    /// 15: send a database as files.
+    Dump {
+        /// Its name.
+        name: String,
+    },
+    /// 16: who are the members?
+    Cluster {
+        /// The layout of the answer.
+        format: ClusterFormat,
+    },
+    /// 17: hand leadership over.
+    Transfer {
+        /// To this node, or to any voter if 0.
+        id: u64,
+    },
+    /// 18: failure domain and weight of this node.
+    Describe,
+    /// 19: set the weight of this node.
+    Weight {
+        /// The weight.
+        weight: u64,
+    },
+    /// 0x80, ours: the digest of this node's copy of a database.
+    Digest {
+        /// Its name.
+        database: String,
+        /// Wait until this index is applied.
+        index_min: u64,
+    },
+    /// 0x81, ours: the state of this node, as JSON.
+    Status,
+}
+
+impl Request {
+    /// Reads the body of a request whose frame has this type and schema.
+    ///
+    /// What a body has behind its last field is ignored, so that a field can be added later.
+    ///
+    /// # Errors
+    /// A [`WireError`] says which FAILURE to send and whether to close the connection then.
+    /// HEARTBEAT (2) is an unknown request: the peer does not implement it either.
+    pub fn decode(kind: u8, schema: u8, body: &[u8]) -> Result<Self, WireError> {
+        check_schema(kind, schema)?;
+        let reader = &mut BodyReader::new(body);
+        match kind {
+            kind::OPEN
+            | kind::PREPARE
+            | kind::EXEC
+            | kind::QUERY
+            | kind::FINALIZE
+            | kind::EXEC_SQL
+            | kind::QUERY_SQL
+            | kind::INTERRUPT => decode_sql(kind, schema, reader),
+            _ => decode_admin(kind, reader),
+        }
+    }
+
+    /// Appends the whole message, frame and body, to `out`.
+    ///
+    /// Parameters use schema 0 up to 255 of them, and schema 1 above.
+    ///
+    /// # Errors
+    /// If the request is longer than a server accepts, or has more parameters than SQLite allows;
+    /// `out` is then as it was.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        match self {
+            Self::Execute {
+                database,
+                statement,
+                parameters,
+            } => encode_execute(out, *database, *statement, parameters),
+            Self::Query {
+                database,
+                statement,
+                parameters,
+            } => encode_query(out, *database, *statement, parameters),
+            Self::ExecuteSql {
+                database,
+                sql,
+                parameters,
+            } => encode_execute_sql(out, *database, sql, parameters),
+            Self::QuerySql {
+                database,
+                sql,
+                parameters,
+            } => encode_query_sql(out, *database, sql, parameters),
+            _ => put_message(out, self.kind(), BODY_BYTES_MAX, |out| {
+                Ok(self.put_body(out))
+            }),
+        }
+    }
+
+    /// The type in the frame header.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Leader => kind::LEADER,
+            Self::Client { .. } => kind::CLIENT,
+            Self::Open { .. } => kind::OPEN,
+            Self::Prepare { .. } => kind::PREPARE,
+            Self::Execute { .. } => kind::EXEC,
+            Self::Query { .. } => kind::QUERY,
+            Self::Finalize { .. } => kind::FINALIZE,
+            Self::ExecuteSql { .. } => kind::EXEC_SQL,
+            Self::QuerySql { .. } => kind::QUERY_SQL,
+            Self::Interrupt { .. } => kind::INTERRUPT,
+            Self::Connect { .. } => kind::CONNECT,
+            Self::Add { .. } => kind::ADD,
+            Self::Assign { .. } => kind::ASSIGN,
+            Self::Remove { .. } => kind::REMOVE,
+            Self::Dump { .. } => kind::DUMP,
+            Self::Cluster { .. } => kind::CLUSTER,
+            Self::Transfer { .. } => kind::TRANSFER,
+            Self::Describe => kind::DESCRIBE,
+            Self::Weight { .. } => kind::WEIGHT,
+            Self::Digest { .. } => kind::DIGEST,
+            Self::Status => kind::STATUS,
+        }
+    }
+
+    /// Writes the body of a request without parameters and returns its schema.
+    fn put_body(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
+            Self::Leader | Self::Describe | Self::Status => put_u64(out, 0),
+            Self::Client { id } | Self::Remove { id } | Self::Transfer { id } => put_u64(out, *id),
+            Self::Open { name, flags, vfs } => {
+                put_text(out, name);
+                put_u64(out, *flags);
+                put_text(out, vfs);
+            }
+            Self::Prepare {
+                database,
+                sql,
+                with_tail,
+            } => {
+                put_u64(out, *database);
+                put_text(out, sql);
+                return u8::from(*with_tail);
+            }
+            Self::Execute {
+                database,
+                statement,
+                ..
+            }
+            | Self::Query {
+                database,
+                statement,
+                ..
+            }
+            | Self::Finalize {
+                database,
+                statement,
+            } => {
+                put_u32(out, *database);
+                put_u32(out, *statement);
+            }
+            Self::ExecuteSql { database, sql, .. } | Self::QuerySql { database, sql, .. } => {
+                put_u64(out, *database);
+                put_text(out, sql);
+            }
+            Self::Interrupt { database } => put_u64(out, *database),
+            Self::Connect { id, address } | Self::Add { id, address } => {
+                put_u64(out, *id);
+                put_text(out, address);
+            }
+            Self::Assign { id, role } => {
+                put_u64(out, *id);
+                put_u64(out, *role as u64);
+            }
+            Self::Dump { name } => put_text(out, name),
+            Self::Cluster { format } => put_u64(out, *format as u64),
+            Self::Weight { weight } => put_u64(out, *weight),
+            Self::Digest {
+                database,
+                index_min,
+            } => {
+                put_u64(out, *index_min);
+                put_text(out, database);
+            }
+        }
+        0
+    }
+}
+
+/// Refuses a type that does not exist, and a schema that the type does not have.
+fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
+    let (schema_max, several) = match kind {
+        kind::PREPARE | kind::EXEC | kind::QUERY | kind::EXEC_SQL | kind::QUERY_SQL => (1, true),
+        kind::LEADER
+        | kind::CLIENT
+        | kind::OPEN
+        | kind::FINALIZE..=kind::WEIGHT
+        | kind::DIGEST
+        | kind::STATUS => (0, false),
+        _ => return Err(WireError::UnknownRequest { kind }),
+    };
+    if schema > schema_max {
+        return Err(WireError::UnknownSchema {
+            kind,
+            schema,
+            several,
+        });
+    }
+    Ok(())
+}
+
+/// Reads a request of an SQL session.
+fn decode_sql(kind: u8, schema: u8, body: &mut BodyReader<'_>) -> Result<Request, WireError> {
+    const DATABASE: &str = "the id of the database";
+    const STATEMENT: &str = "the id of the statement";
+    const SQL: &str = "the text of the statement";
+    Ok(match kind {
+        kind::OPEN => Request::Open {
+            name: body.text("the name of the database")?.to_owned(),
+            flags: body.u64("the flags")?,
+            vfs: body.text("the name of the VFS")?.to_owned(),
+        },
+        kind::PREPARE => Request::Prepare {
+            database: body.u64(DATABASE)?,
+            sql: body.text(SQL)?.to_owned(),
+            with_tail: schema == 1,
+        },
+        kind::EXEC => Request::Execute {
+            database: body.u32(DATABASE)?,
+            statement: body.u32(STATEMENT)?,
+            parameters: parameters(body, schema)?,
+        },
+        kind::QUERY => Request::Query {
+            database: body.u32(DATABASE)?,
+            statement: body.u32(STATEMENT)?,
+            parameters: parameters(body, schema)?,
+        },
+        kind::FINALIZE => Request::Finalize {
+            database: body.u32(DATABASE)?,
+            statement: body.u32(STATEMENT)?,
+        },
+        kind::EXEC_SQL => Request::ExecuteSql {
+            database: body.u64(DATABASE)?,
+            sql: body.text(SQL)?.to_owned(),
+            parameters: parameters(body, schema)?,
+        },
+        kind::QUERY_SQL => Request::QuerySql {
+            database: body.u64(DATABASE)?,
+            sql: body.text(SQL)?.to_owned(),
+            parameters: parameters(body, schema)?,
+        },
+        kind::INTERRUPT => Request::Interrupt {
+            database: body.u64(DATABASE)?,
+        },
+        _ => return Err(WireError::UnknownRequest { kind }),
+    })
+}
+
+/// Reads a request about the node or the cluster.
+fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireError> {
+    const ID: &str = "the id of the node";
+    const ADDRESS: &str = "the address of the node";
+    const FORMAT: &str = "the format";
+    const UNUSED: &str = "the unused word";
+    Ok(match kind {
+        kind::LEADER => {
+            body.u64(UNUSED)?;
+            Request::Leader
+        }
+        kind::CLIENT => Request::Client {
+            id: body.u64("the id of the client")?,
+        },
+        kind::CONNECT => Request::Connect {
+            id: body.u64(ID)?,
+            address: body.text(ADDRESS)?.to_owned(),
+        },
+        kind::ADD => Request::Add {
+            id: body.u64(ID)?,
+            address: body.text(ADDRESS)?.to_owned(),
+        },
+        kind::ASSIGN => Request::Assign {
+            id: body.u64(ID)?,
+            // The request's old form, PROMOTE, has no role.
+            role: if body.left() == 0 {
+                Role::Voter
+            } else {
+                Role::from_word(body.u64("the role")?)?
+            },
+        },
+        kind::REMOVE => Request::Remove { id: body.u64(ID)? },
+        kind::DUMP => Request::Dump {
+            name: body.text("the name of the database")?.to_owned(),
+        },
+        kind::CLUSTER => Request::Cluster {
+            format: match body.u64(FORMAT)? {
+                0 => ClusterFormat::WithoutRoles,
+                1 => ClusterFormat::WithRoles,
+                format => return Err(WireError::UnknownClusterFormat { format }),
+            },
+        },
+        kind::TRANSFER => Request::Transfer { id: body.u64(ID)? },
+        kind::DESCRIBE => match body.u64(FORMAT)? {
+            0 => Request::Describe,
+            format => return Err(WireError::UnknownDescribeFormat { format }),
+        },
+        kind::WEIGHT => Request::Weight {
+            weight: body.u64("the weight")?,
+        },
+        kind::DIGEST => Request::Digest {
+            index_min: body.u64("the index to wait for")?,
+            database: body.text("the name of the database")?.to_owned(),
+        },
+        kind::STATUS => {
+            body.u64(UNUSED)?;
+            Request::Status
+        }
+        _ => return Err(WireError::UnknownRequest { kind }),
+    })
+}
+
+/// Appends an [`Request::Execute`] without needing an owned one. Errors as [`Request::encode`].
+pub fn encode_execute(
+    out: &mut Vec<u8>,
+    database: u32,
+    statement: u32,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_prepared(out, kind::EXEC, database, statement, parameters)
+}
+
+/// Appends a [`Request::Query`] without needing an owned one. Errors as [`Request::encode`].
+pub fn encode_query(
+    out: &mut Vec<u8>,
+    database: u32,
+    statement: u32,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_prepared(out, kind::QUERY, database, statement, parameters)
+}
+
+/// Appends a [`Request::ExecuteSql`] without needing an owned one. Errors as [`Request::encode`].
+pub fn encode_execute_sql(
+    out: &mut Vec<u8>,
+    database: u64,
+    sql: &str,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_sql(out, kind::EXEC_SQL, database, sql, parameters)
+}
+
+/// Appends a [`Request::QuerySql`] without needing an owned one. Errors as [`Request::encode`].
+pub fn encode_query_sql(
+    out: &mut Vec<u8>,
+    database: u64,
+    sql: &str,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_sql(out, kind::QUERY_SQL, database, sql, parameters)
+}
+
+fn put_prepared(
+    out: &mut Vec<u8>,
+    kind: u8,
+    database: u32,
+    statement: u32,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_message(out, kind, BODY_BYTES_MAX, |out| {
+        put_u32(out, database);
+        put_u32(out, statement);
+        put_parameters(out, parameters)
+    })
+}
+
+fn put_sql(
+    out: &mut Vec<u8>,
+    kind: u8,
+    database: u64,
+    sql: &str,
+    parameters: &[Value],
+) -> Result<(), WireError> {
+    put_message(out, kind, BODY_BYTES_MAX, |out| {
+        put_u64(out, database);
+        put_text(out, sql);
+        put_parameters(out, parameters)
+    })
+}

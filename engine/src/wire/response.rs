@@ -1,0 +1,483 @@
+//! What a server answers.
+
+use std::sync::Arc;
+
+use super::{
+    WORD_BYTES,
+    body::{BodyReader, put_i64, put_text, put_u32, put_u64},
+    error::{FailureCode, WireError},
+    frame::{FRAME_BYTES_MAX, put_message},
+    request::{ClusterFormat, Role},
+    tuple::{put_row, row},
+};
+use crate::rows::{Column, ColumnKind, RowBatch};
+
+/// The type of each response, as in its frame header.
+mod kind {
+    pub(super) const FAILURE: u8 = 0;
+    pub(super) const SERVER: u8 = 1;
+    pub(super) const WELCOME: u8 = 2;
+    pub(super) const SERVERS: u8 = 3;
+    pub(super) const DB: u8 = 4;
+    pub(super) const STMT: u8 = 5;
+    pub(super) const RESULT: u8 = 6;
+    pub(super) const ROWS: u8 = 7;
+    pub(super) const EMPTY: u8 = 8;
+    pub(super) const FILES: u8 = 9;
+    pub(super) const METADATA: u8 = 10;
+    pub(super) const DIGEST: u8 = 0x80;
+    pub(super) const STATUS: u8 = 0x81;
+}
+
+/// Ends the last ROWS message of a result.
+const ROWS_COMPLETE: [u8; WORD_BYTES] = [0xff; WORD_BYTES];
+/// Ends a ROWS message that another follows. Neither mark can be a row: 14 and 15 are no types.
+const ROWS_FOLLOW: [u8; WORD_BYTES] = [0xee; WORD_BYTES];
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerEntry {
+    /// Its id.
+    pub id: u64,
+    /// The address that clients dial.
+    pub address: String,
+    /// What it does. A voter, if the format has no roles.
+    pub role: Role,
+}
+
+/// One file of a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpFile {
+    /// Its name.
+    pub name: String,
+    /// Its content, in whole words of 8 bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A response. The numbers are the types of the frames.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Response {
+    /// 0: the request failed.
+    Failure {
+        /// An extended SQLite result code, or a [`FailureCode`].
+        code: u64,
+        /// What happened.
+        message: String,
+    },
+    /// 1: the leader.
+    Server {
+        /// Its id, 0 if not known.
+        id: u64,
+        /// Its address, empty if not known.
+        address: String,
+    },
+    /// 1, for a client that greeted with [`super::PROTOCOL_LEGACY`]: the leader's address.
+    ///
+    /// It cannot be told apart from [`Response::Server`] on the wire: decoding never yields it.
+    LegacyServer {
+        /// Its address, empty if not known.
+        address: String,
+    },
+    /// 2: the answer to CLIENT.
+    Welcome {
+        /// How often a client should send a sign of life. Nothing enforces it.
+        heartbeat_timeout_ms: u64,
+    },
+    /// 3: the members of the cluster.
+    Servers {
+        /// The layout that was asked for.
+        format: ClusterFormat,
+        /// The members.
+        servers: Vec<ServerEntry>,
+    },
+    /// 4: a database is open.
+    Database {
+        /// Its id, 0.
+        id: u32,
+    },
+    /// 5: a statement is prepared.
+    Statement {
+        /// The database's id, 0.
+        database: u32,
+        /// The statement's id.
+        id: u32,
+        /// How many parameters it has.
+        parameters: u64,
+        /// Where the next statement starts, as an offset in the text. Only in schema 1.
+        tail: Option<u64>,
+    },
+    /// 6: statements without rows have run.
+    Result {
+        /// The rowid that was inserted last on this connection.
+        last_insert_rowid: i64,
+        /// How many rows the last statement that changes rows has changed.
+        changes: u64,
+    },
+    /// 7: rows. The server sends the following batches on its own accord.
+    Rows(RowBatch),
+    /// 8: done.
+    Empty,
+    /// 9: a database, as files.
+    Files(Vec<DumpFile>),
+    /// 10: what DESCRIBE asks for.
+    Metadata {
+        /// The failure domain of the node.
+        failure_domain: u64,
+        /// Its weight.
+        weight: u64,
+    },
+    /// 0x80, ours: the digest of this node's copy of a database.
+    Digest {
+        /// The index that the copy is at.
+        applied: u64,
+        /// Its length in pages.
+        page_count: u64,
+        /// The length of a page, in bytes.
+        page_size: u64,
+        /// The digest, in hexadecimal. Equal copies have equal digests.
+        digest: String,
+    },
+    /// 0x81, ours: the state of this node.
+    Status {
+        /// A JSON object.
+        json: String,
+    },
+}
+
+impl From<&WireError> for Response {
+    fn from(error: &WireError) -> Self {
+        Self::Failure {
+            code: error.failure_code(),
+            message: error.failure_message(),
+        }
+    }
+}
+
+impl Response {
+    /// A FAILURE with a code that is not SQLite's.
+    pub fn failure(code: FailureCode, message: impl Into<String>) -> Self {
+        Self::Failure {
+            code: code as u64,
+            message: message.into(),
+        }
+    }
+
+    /// Appends the whole message, frame and body, to `out`.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] above [`FRAME_BYTES_MAX`] and [`WireError::UnalignedFile`]; `out` is
+    /// then as it was, and [`Response::from`] the error can be sent instead.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        match self {
+            Self::Rows(batch) => encode_rows(batch, out),
+            _ => put_message(out, self.kind(), FRAME_BYTES_MAX, |out| self.put_body(out)),
+        }
+    }
+
+    /// The name of its type, as the protocol's description calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Failure { .. } => "FAILURE",
+            Self::Server { .. } | Self::LegacyServer { .. } => "SERVER",
+            Self::Welcome { .. } => "WELCOME",
+            Self::Servers { .. } => "SERVERS",
+            Self::Database { .. } => "DB",
+            Self::Statement { .. } => "STMT",
+            Self::Result { .. } => "RESULT",
+            Self::Rows(_) => "ROWS",
+            Self::Empty => "EMPTY",
+            Self::Files(_) => "FILES",
+            Self::Metadata { .. } => "METADATA",
+            Self::Digest { .. } => "DIGEST",
+            Self::Status { .. } => "STATUS",
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Failure { .. } => kind::FAILURE,
+            Self::Server { .. } | Self::LegacyServer { .. } => kind::SERVER,
+            Self::Welcome { .. } => kind::WELCOME,
+            Self::Servers { .. } => kind::SERVERS,
+            Self::Database { .. } => kind::DB,
+            Self::Statement { .. } => kind::STMT,
+            Self::Result { .. } => kind::RESULT,
+            Self::Rows(_) => kind::ROWS,
+            Self::Empty => kind::EMPTY,
+            Self::Files(_) => kind::FILES,
+            Self::Metadata { .. } => kind::METADATA,
+            Self::Digest { .. } => kind::DIGEST,
+            Self::Status { .. } => kind::STATUS,
+        }
+    }
+
+    /// Writes the body and returns its schema.
+    fn put_body(&self, out: &mut Vec<u8>) -> Result<u8, WireError> {
+        match self {
+            Self::Failure { code, message } => {
+                put_u64(out, *code);
+                put_text(out, message);
+            }
+            Self::Server { id, address } => {
+                put_u64(out, *id);
+                put_text(out, address);
+            }
+            Self::LegacyServer { address } => put_text(out, address),
+            Self::Welcome {
+                heartbeat_timeout_ms,
+            } => put_u64(out, *heartbeat_timeout_ms),
+            Self::Servers { format, servers } => put_servers(out, *format, servers),
+            Self::Database { id } => {
+                put_u32(out, *id);
+                put_u32(out, 0);
+            }
+            Self::Statement {
+                database,
+                id,
+                parameters,
+                tail,
+            } => {
+                put_u32(out, *database);
+                put_u32(out, *id);
+                put_u64(out, *parameters);
+                if let Some(offset) = tail {
+                    put_u64(out, *offset);
+                    return Ok(1);
+                }
+            }
+            Self::Result {
+                last_insert_rowid,
+                changes,
+            } => {
+                put_i64(out, *last_insert_rowid);
+                put_u64(out, *changes);
+            }
+            Self::Rows(batch) => put_rows(out, batch),
+            Self::Empty => put_u64(out, 0),
+            Self::Files(files) => put_files(out, files)?,
+            Self::Metadata {
+                failure_domain,
+                weight,
+            } => {
+                put_u64(out, *failure_domain);
+                put_u64(out, *weight);
+            }
+            Self::Digest {
+                applied,
+                page_count,
+                page_size,
+                digest,
+            } => {
+                put_u64(out, *applied);
+                put_u64(out, *page_count);
+                put_u64(out, *page_size);
+                put_text(out, digest);
+            }
+            Self::Status { json } => put_text(out, json),
+        }
+        Ok(0)
+    }
+
+    /// Reads the body of a response whose frame has this type and schema.
+    ///
+    /// SERVERS is read with roles, as [`Request::Cluster`](super::Request::Cluster) asks for them
+    /// by default; for the other layout see [`decode_servers`]. Columns of rows have the kind
+    /// [`ColumnKind::Plain`], and values the storage class that their type stands for.
+    ///
+    /// # Errors
+    /// The body breaks the protocol: the connection is of no use any more.
+    pub fn decode(kind: u8, schema: u8, body: &[u8]) -> Result<Self, WireError> {
+        let reader = &mut BodyReader::new(body);
+        Ok(match kind {
+            kind::FAILURE => {
+                let code = reader.u64("the failure code")?;
+                // A message that is not UTF-8 must not hide the failure.
+                let message = reader.text_bytes("the failure message")?;
+                Self::Failure {
+                    code,
+                    message: String::from_utf8_lossy(message).into_owned(),
+                }
+            }
+            kind::SERVER => Self::Server {
+                id: reader.u64("the id of the leader")?,
+                address: reader.text("the address of the leader")?.to_owned(),
+            },
+            kind::WELCOME => Self::Welcome {
+                heartbeat_timeout_ms: reader.u64("the heartbeat timeout")?,
+            },
+            kind::SERVERS => Self::Servers {
+                format: ClusterFormat::WithRoles,
+                servers: decode_servers(ClusterFormat::WithRoles, body)?,
+            },
+            kind::DB => {
+                let id = reader.u32("the id of the database")?;
+                reader.u32("the padding")?;
+                Self::Database { id }
+            }
+            kind::STMT => Self::Statement {
+                database: reader.u32("the id of the database")?,
+                id: reader.u32("the id of the statement")?,
+                parameters: reader.u64("the number of parameters")?,
+                tail: if schema == 0 {
+                    None
+                } else {
+                    Some(reader.u64("the tail offset")?)
+                },
+            },
+            kind::RESULT => Self::Result {
+                last_insert_rowid: reader.i64("the last rowid")?,
+                changes: reader.u64("the number of changes")?,
+            },
+            kind::ROWS => Self::Rows(rows(reader)?),
+            kind::EMPTY => {
+                reader.u64("the unused word")?;
+                Self::Empty
+            }
+            kind::FILES => Self::Files(files(reader)?),
+            kind::METADATA => Self::Metadata {
+                failure_domain: reader.u64("the failure domain")?,
+                weight: reader.u64("the weight")?,
+            },
+            kind::DIGEST => Self::Digest {
+                applied: reader.u64("the applied index")?,
+                page_count: reader.u64("the number of pages")?,
+                page_size: reader.u64("the page size")?,
+                digest: reader.text("the digest")?.to_owned(),
+            },
+            kind::STATUS => Self::Status {
+                json: reader.text("the status")?.to_owned(),
+            },
+            _ => return Err(WireError::UnknownResponse { kind }),
+        })
+    }
+}
+
+/// Appends a ROWS message straight from a batch, without needing an owned [`Response`].
+///
+/// # Errors
+/// As [`Response::encode`].
+pub fn encode_rows(batch: &RowBatch, out: &mut Vec<u8>) -> Result<(), WireError> {
+    put_message(out, kind::ROWS, FRAME_BYTES_MAX, |out| {
+        put_rows(out, batch);
+        Ok(0)
+    })
+}
+
+/// Reads the body of a SERVERS response in the layout that was asked for.
+///
+/// # Errors
+/// As [`Response::decode`].
+pub fn decode_servers(format: ClusterFormat, body: &[u8]) -> Result<Vec<ServerEntry>, WireError> {
+    let reader = &mut BodyReader::new(body);
+    // An id and the shortest address.
+    let count = reader.count(2 * WORD_BYTES, "the number of servers")?;
+    (0..count)
+        .map(|_| {
+            Ok(ServerEntry {
+                id: reader.u64("the id of a server")?,
+                address: reader.text("the address of a server")?.to_owned(),
+                role: match format {
+                    ClusterFormat::WithoutRoles => Role::Voter,
+                    ClusterFormat::WithRoles => {
+                        Role::from_word(reader.u64("the role of a server")?)?
+                    }
+                },
+            })
+        })
+        .collect()
+}
+
+fn put_servers(out: &mut Vec<u8>, format: ClusterFormat, servers: &[ServerEntry]) {
+    put_u64(out, servers.len() as u64);
+    for server in servers {
+        put_u64(out, server.id);
+        put_text(out, &server.address);
+        if format == ClusterFormat::WithRoles {
+            put_u64(out, server.role as u64);
+        }
+    }
+}
+
+fn put_rows(out: &mut Vec<u8>, batch: &RowBatch) {
+    put_u64(out, batch.columns.len() as u64);
+    for column in batch.columns.iter() {
+        put_text(out, &column.name);
+    }
+    if !batch.columns.is_empty() {
+        for row in &batch.rows {
+            put_row(out, &batch.columns, row);
+        }
+    }
+    out.extend_from_slice(if batch.complete {
+        &ROWS_COMPLETE
+    } else {
+        &ROWS_FOLLOW
+    });
+}
+
+fn rows(reader: &mut BodyReader<'_>) -> Result<RowBatch, WireError> {
+    let count = reader.count(WORD_BYTES, "the number of columns")?;
+    let columns: Arc<[Column]> = (0..count)
+        .map(|_| {
+            let name = reader.text_bytes("the name of a column")?;
+            let name = String::from_utf8_lossy(name).into_owned();
+            Ok(Column {
+                name,
+                kind: ColumnKind::Plain,
+            })
+        })
+        .collect::<Result<_, WireError>>()?;
+    let mut rows = Vec::new();
+    let complete = loop {
+        match reader.peek_word() {
+            Some(ROWS_COMPLETE) => break true,
+            Some(ROWS_FOLLOW) => break false,
+            // A row without columns takes no bytes: it could be read for ever.
+            Some(_) if count > 0 => rows.push(row(reader, count)?),
+            _ => {
+                return Err(WireError::Truncated {
+                    field: "the mark at the end of the rows",
+                    needed: WORD_BYTES as u64,
+                    left: reader.left() as u64,
+                });
+            }
+        }
+    };
+    Ok(RowBatch {
+        columns,
+        rows,
+        complete,
+    })
+}
+
+fn put_files(out: &mut Vec<u8>, files: &[DumpFile]) -> Result<(), WireError> {
+    put_u64(out, files.len() as u64);
+    for DumpFile { name, bytes } in files {
+        if !bytes.len().is_multiple_of(WORD_BYTES) {
+            return Err(WireError::UnalignedFile {
+                name: name.clone(),
+                bytes: bytes.len(),
+            });
+        }
+        put_text(out, name);
+        put_u64(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+    Ok(())
+}
+
+fn files(reader: &mut BodyReader<'_>) -> Result<Vec<DumpFile>, WireError> {
+    // The shortest name and a length.
+    let count = reader.count(2 * WORD_BYTES, "the number of files")?;
+    (0..count)
+        .map(|_| {
+            let name = reader.text("the name of a file")?.to_owned();
+            let length = reader.u64("the length of a file")?;
+            Ok(DumpFile {
+                name,
+                bytes: reader.bytes(length, "the content of a file")?.to_vec(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! A node embedded in a process, by its Rust face.
+
+use ringlite::{Error, Node, Value, params};
+
+#[test]
+fn what_is_written_is_read_also_after_a_restart() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let start = || {
+        Node::builder(data.path())
+            .segment_bytes(4 << 20)
+            .start()
+            .unwrap()
+    };
+    {
+        let node = start();
+        let database = node.database("app").unwrap();
+        database
+            .execute("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)", ())
+            .unwrap();
+        for id in 0..100 {
+            let executed = database
+                .execute(
+                    "INSERT INTO t VALUES (?, ?)",
+                    params![id, format!("row {id}")],
+                )
+                .unwrap();
+            assert_eq!(executed.changes, 1);
+            assert_eq!(executed.last_insert_rowid, id);
+        }
+    }
+    let node = start();
+    let database = node.database("app").unwrap();
+    let rows = database
+        .query("SELECT id, text FROM t ORDER BY id", ())
+        .unwrap();
+    assert_eq!(rows.len(), 100);
+    for (id, row) in (0..).zip(rows.iter()) {
+        assert_eq!(row.get::<i64>("id").unwrap(), id);
+        assert_eq!(row.get::<String>(1).unwrap(), format!("row {id}"));
+    }
+}
+
+#[test]
+fn a_transaction_is_seen_whole_or_not_at_all() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database.execute("CREATE TABLE t (x)", ()).unwrap();
+    let transaction = database.transaction().unwrap();
+    transaction.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    let own = transaction.query("SELECT count(*) FROM t", ()).unwrap();
+    assert_eq!(own.first().unwrap().get::<i64>(0).unwrap(), 1);
+    let others = database.query("SELECT count(*) FROM t", ()).unwrap();
+    assert_eq!(others.first().unwrap().get::<i64>(0).unwrap(), 0);
+    transaction.commit().unwrap();
+    let dropped = database.transaction().unwrap();
+    dropped.execute("INSERT INTO t VALUES (2)", ()).unwrap();
+    drop(dropped);
+    let rows = database.query("SELECT x FROM t", ()).unwrap();
+    assert_eq!(rows.into_values(), [[Value::Integer(1)]]);
+}
+
+#[test]
+fn writers_on_many_threads_all_succeed() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database
+        .execute("CREATE TABLE t (writer, n, UNIQUE (writer, n))", ())
+        .unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let database = database.clone();
+            scope.spawn(move || {
+                for n in 0..50 {
+                    if n % 5 == 0 {
+                        let transaction = database.transaction().unwrap();
+                        transaction
+                            .execute("INSERT INTO t VALUES (?, ?)", params![writer, n])
+                            .unwrap();
+                        transaction.commit().unwrap();
+                    } else {
+                        database
+                            .execute("INSERT INTO t VALUES (?, ?)", params![writer, n])
+                            .unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let rows = database.query("SELECT count(*) FROM t", ()).unwrap();
+    assert_eq!(rows.first().unwrap().get::<i64>(0).unwrap(), 400);
+}
+
+#[test]
+fn errors_of_sqlite_come_with_their_code() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database
+        .execute("CREATE TABLE t (id INTEGER PRIMARY KEY)", ())
+        .unwrap();
+    database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    let error = database
+        .execute("INSERT INTO t VALUES (1)", ())
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Sqlite { code: 1555, .. }),
+        "{error:?}"
+    );
+    let error = database.query("SELECT nonsense FROM t", ()).unwrap_err();
+    assert!(error.to_string().contains("no such column"), "{error}");
+    let error = database.execute("ATTACH 'x' AS y", ()).unwrap_err();
+    assert_eq!(error.code(), 23);
+}
+
+#[test]
+fn a_directory_is_used_by_one_node_at_a_time() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let _node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    let error = Node::builder(data.path()).start().err().unwrap();
+    assert!(
+        error.to_string().contains("in use by another node"),
+        "{error}"
+    );
+}

@@ -1,0 +1,234 @@
+//! What a replica is told at its start: who it is, who votes, its patience, and what it may hold.
+
+use crate::entry::{Entry, PAYLOAD_BYTES_MAX, TermRun};
+use crate::types::{LogIndex, NodeId, Term};
+
+/// The settings of one replica. They do not change during its life.
+///
+/// Times are in ticks of the caller's clock; the defaults mean a tick of 10 ms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// All voters, this node among them. The order does not matter.
+    pub voters: Vec<NodeId>,
+    /// The shortest election timeout, in ticks. Within it a follower that heard from its leader
+    /// refuses to elect another one.
+    pub election_timeout_ticks_min: u32,
+    /// The longest election timeout, in ticks. A leader that heard from no quorum for so long
+    /// steps down.
+    pub election_timeout_ticks_max: u32,
+    /// Ticks between two heartbeats of a leader.
+    pub heartbeat_ticks: u32,
+    /// The most bytes of entries in one `Append` message; one larger entry still travels alone.
+    pub append_bytes_max: usize,
+    /// The most bytes of entries on their way to one peer and not yet acknowledged by it. The last
+    /// message may exceed it, so that one large entry always fits.
+    pub window_bytes_max: usize,
+    /// How many bytes of applied entries stay in memory for peers that are a little behind.
+    pub log_cache_bytes_max: usize,
+    /// The seed of the election timeouts. Give each node and each start a different one.
+    pub seed: u64,
+}
+
+impl Config {
+    /// A configuration with the default timeouts and bounds.
+    pub fn new(id: NodeId, voters: Vec<NodeId>, seed: u64) -> Config {
+        Config {
+            id,
+            voters,
+            election_timeout_ticks_min: 25,
+            election_timeout_ticks_max: 50,
+            heartbeat_ticks: 5,
+            append_bytes_max: 1024 * 1024,
+            window_bytes_max: 16 * 1024 * 1024,
+            log_cache_bytes_max: 32 * 1024 * 1024,
+            seed,
+        }
+    }
+
+    /// Whether a replica can work with these settings.
+    ///
+    /// # Errors
+    /// The first rule that is broken, as a sentence.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut voters = self.voters.clone();
+        voters.sort_unstable();
+        if let Some(twice) = voters.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::VoterTwice { voter: twice[0] });
+        }
+        if !voters.contains(&self.id) {
+            return Err(ConfigError::NotAVoter { id: self.id });
+        }
+        let (min, max) = (
+            self.election_timeout_ticks_min,
+            self.election_timeout_ticks_max,
+        );
+        if self.heartbeat_ticks == 0 || self.heartbeat_ticks >= min || min >= max {
+            return Err(ConfigError::Timeouts {
+                heartbeat: self.heartbeat_ticks,
+                min,
+                max,
+            });
+        }
+        // A message of append_bytes_max must fit a frame with room for its entry headers.
+        if self.append_bytes_max == 0 || self.append_bytes_max > PAYLOAD_BYTES_MAX {
+            return Err(ConfigError::AppendBytes {
+                append_bytes_max: self.append_bytes_max,
+                limit: PAYLOAD_BYTES_MAX,
+            });
+        }
+        if self.window_bytes_max == 0 {
+            return Err(ConfigError::NoWindow);
+        }
+        Ok(())
+    }
+}
+
+/// What must survive a crash besides the log (Raft paper, figure 2).
+///
+/// It is written as one record and is durable before any message that follows from it leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The newest term that this node has seen.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<NodeId>,
+}
+
+/// What a restart found: the log as storage recovered it. All of it must be durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoredLog {
+    /// The terms of all entries: the first run starts at index 1, terms strictly grow.
+    pub runs: Vec<TermRun>,
+    /// The last index; 0 for an empty log.
+    pub last: LogIndex,
+    /// What was known to be committed; a lower bound of what is.
+    pub commit: LogIndex,
+    /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
+    pub tail: Vec<Entry>,
+}
+
+/// Why a replica cannot start from what it was given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A voter is listed twice.
+    #[error("the voter {voter} is listed twice")]
+    VoterTwice {
+        /// The repeated voter.
+        voter: NodeId,
+    },
+    /// The node itself is no voter.
+    #[error("this node, {id}, is not in the list of voters")]
+    NotAVoter {
+        /// This node.
+        id: NodeId,
+    },
+    /// The timeouts are not 0 < heartbeat < min < max.
+    #[error(
+        "the heartbeat ({heartbeat} ticks) must be positive and below the election timeouts, \
+             and the shortest of these ({min}) below the longest ({max})"
+    )]
+    Timeouts {
+        /// The heartbeat interval, in ticks.
+        heartbeat: u32,
+        /// The shortest election timeout, in ticks.
+        min: u32,
+        /// The longest election timeout, in ticks.
+        max: u32,
+    },
+    /// An append message would carry nothing, or more than a frame holds.
+    #[error("append_bytes_max is {append_bytes_max}, but must be from 1 to {limit}")]
+    AppendBytes {
+        /// What was asked for.
+        append_bytes_max: usize,
+        /// The most that is possible.
+        limit: usize,
+    },
+    /// The window is empty, so nothing could ever be sent.
+    #[error("window_bytes_max is 0, so no entry could ever be sent")]
+    NoWindow,
+    /// The term runs of the restored log do not describe a log.
+    #[error("the restored term runs are no log: the run at {first} with {term} is out of order")]
+    TermRuns {
+        /// Where the first wrong run starts.
+        first: LogIndex,
+        /// Its term.
+        term: Term,
+    },
+    /// The log holds an entry of a term that the hard state has not seen, so a vote was forgotten.
+    #[error(
+        "the log ends with an entry of {log}, but the hard state is only at {hard_state}: \
+             it is older than the log, and votes may have been forgotten"
+    )]
+    HardStateBehindLog {
+        /// The term of the last entry.
+        log: Term,
+        /// The term of the hard state.
+        hard_state: Term,
+    },
+    /// More is committed than the log holds.
+    #[error("the restored commit index {commit} is above the last index {last}")]
+    CommitAboveLast {
+        /// The restored commit index.
+        commit: LogIndex,
+        /// The restored last index.
+        last: LogIndex,
+    },
+    /// The restored entries are not the contiguous end of the restored log.
+    #[error("the restored tail is not the end of the log above {commit}: it breaks at {index}")]
+    Tail {
+        /// The first index that is missing or wrong.
+        index: LogIndex,
+        /// The restored commit index.
+        commit: LogIndex,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Config {
+        Config::new(NodeId(1), vec![NodeId(1), NodeId(2), NodeId(3)], 7)
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(good().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_rule_refuses_its_breach() {
+        let check = |change: fn(&mut Config), text: &str| {
+            let mut config = good();
+            change(&mut config);
+            let error = config.validate().expect_err(text);
+            assert!(error.to_string().contains(text), "{error}");
+        };
+        check(|config| config.voters.push(NodeId(2)), "n2 is listed twice");
+        check(|config| config.id = NodeId(9), "n9, is not in the list");
+        check(|config| config.heartbeat_ticks = 0, "must be positive");
+        check(
+            |config| config.heartbeat_ticks = 25,
+            "below the election timeouts",
+        );
+        check(
+            |config| config.election_timeout_ticks_max = 25,
+            "below the longest",
+        );
+        check(
+            |config| config.append_bytes_max = 0,
+            "append_bytes_max is 0",
+        );
+        check(
+            |config| config.append_bytes_max = usize::MAX,
+            "must be from 1 to",
+        );
+        check(
+            |config| config.window_bytes_max = 0,
+            "window_bytes_max is 0",
+        );
+    }
+}

@@ -1,0 +1,370 @@
+//! The state machine: what every role shares, and the way in and out.
+//!
+//! The parts of the protocol are in the submodules: [`election`] (terms, votes, timers),
+//! [`follower`] (entries and heartbeats that come in), [`leader`] (replies, commit, reads) and
+//! [`replication`] (what goes out to each peer). This file owns the state and the turn.
+
+mod election;
+mod follower;
+mod invariants;
+mod leader;
+mod replication;
+
+use crate::config::{Config, ConfigError, HardState, RestoredLog};
+use crate::effect::{Effect, Input};
+use crate::entry::{Entry, EntryKind, PAYLOAD_BYTES_MAX};
+use crate::io::Io;
+use crate::log::Log;
+use crate::message::{AppendResult, Message};
+use crate::progress::Progress;
+use crate::random::SplitMix64;
+use crate::reads::Reads;
+use crate::status::{NotLeader, Role, Status};
+use crate::types::{IoId, LogIndex, NodeId, Term};
+use bytes::Bytes;
+use election::Timers;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One replica of one shard: Raft (Ongaro and Ousterhout 2014) with pre-vote, check-quorum,
+/// pipelined replication, reads without log entries, and a leader that writes its own copy while
+/// the followers write theirs.
+///
+/// Feed it with [`Raft::step`] and [`Raft::propose`], and call [`Raft::take_effects`] once per turn.
+#[derive(Debug)]
+pub struct Raft {
+    config: Config,
+    random: SplitMix64,
+    hard_state: HardState,
+    role: Role,
+    leader: Option<NodeId>,
+    log: Log,
+    io: Io,
+    timers: Timers,
+    /// Who (pre-)voted for this candidate. Its own vote is in from the start, but counts only once
+    /// the hard state is durable.
+    votes: BTreeSet<NodeId>,
+    /// One per other voter while leading, else empty.
+    peers: BTreeMap<NodeId, Progress>,
+    /// Outstanding reads; empty unless leading.
+    reads: Reads,
+    /// The newest heartbeat round. It only grows, so no round is ever used twice.
+    round: u64,
+    /// This leader's no-op. Once it is committed the leader serves.
+    noop: LogIndex,
+    /// A heartbeat to everybody is due at the end of this turn.
+    heartbeat_due: bool,
+    /// Messages of this turn, in order.
+    messages: Vec<(NodeId, Message, Option<IoId>)>,
+    /// Everything else of this turn, in order.
+    events: Vec<Effect>,
+    /// The role, term and leader that the caller knows.
+    announced: (Role, Term, Option<NodeId>),
+    dropped: u64,
+}
+
+impl Raft {
+    /// A replica that continues from what storage recovered.
+    ///
+    /// Its first effects contain [`Effect::Committed`] if anything is known to be committed, and, if
+    /// it is the sole voter, its campaign.
+    ///
+    /// # Errors
+    /// The settings are unusable, or the log and the hard state do not belong together.
+    pub fn new(
+        mut config: Config,
+        hard_state: HardState,
+        log: RestoredLog,
+    ) -> Result<Raft, ConfigError> {
+        config.validate()?;
+        config.voters.sort_unstable();
+        let log = Log::restore(log, config.log_cache_bytes_max)?;
+        if hard_state.term < log.last_term() {
+            return Err(ConfigError::HardStateBehindLog {
+                log: log.last_term(),
+                hard_state: hard_state.term,
+            });
+        }
+        let mut raft = Raft {
+            random: SplitMix64::new(config.seed ^ config.id.0.rotate_left(32)),
+            hard_state,
+            role: Role::Follower,
+            leader: None,
+            io: Io::new(log.last()),
+            log,
+            timers: Timers::default(),
+            votes: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            reads: Reads::default(),
+            round: 0,
+            noop: LogIndex::ZERO,
+            heartbeat_due: false,
+            messages: Vec::new(),
+            events: Vec::new(),
+            announced: (Role::Follower, hard_state.term, None),
+            dropped: 0,
+            config,
+        };
+        if raft.log.commit() > LogIndex::ZERO {
+            raft.events.push(Effect::Committed {
+                up_to: raft.log.commit(),
+            });
+        }
+        raft.restart_election_timer();
+        if raft.is_sole_voter() {
+            raft.campaign();
+        }
+        Ok(raft)
+    }
+
+    /// Takes note of something that happened. What follows from it comes with the next
+    /// [`Raft::take_effects`].
+    ///
+    /// # Panics
+    /// On a bug of the runtime, such as the completion of an operation that was never asked for.
+    /// Nonsense from a peer is dropped and counted in [`Status::dropped`].
+    pub fn step(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.tick(),
+            Input::Receive { from, message } => self.receive(from, message),
+            Input::Persisted { io } => self.persisted(io),
+            Input::ReadIndex { id } => {
+                if self.role == Role::Leader {
+                    self.reads.push(id);
+                }
+            }
+            Input::PeerLost { peer } => self.peer_lost(peer),
+            Input::EntriesRead { peer, entries } => self.entries_read(peer, entries),
+        }
+    }
+
+    /// Appends an entry to the log of this leader and returns its index. Proposals of one turn
+    /// travel together.
+    ///
+    /// The entry is committed when [`Effect::Committed`] reaches the index while the term is still
+    /// the same; after a change of role its outcome is unknown until the log tells.
+    ///
+    /// # Errors
+    /// This replica does not lead. Nothing was appended.
+    ///
+    /// # Panics
+    /// If the payload is longer than [`PAYLOAD_BYTES_MAX`].
+    pub fn propose(&mut self, kind: EntryKind, payload: Bytes) -> Result<LogIndex, NotLeader> {
+        assert!(
+            payload.len() <= PAYLOAD_BYTES_MAX,
+            "a payload of {} bytes",
+            payload.len()
+        );
+        if self.role != Role::Leader {
+            return Err(NotLeader {
+                leader: self.leader,
+            });
+        }
+        let index = self.log.last().next();
+        let entry = Entry {
+            term: self.hard_state.term,
+            index,
+            kind,
+            payload,
+        };
+        self.log.push(entry.clone());
+        self.io.append(None, vec![entry]);
+        Ok(index)
+    }
+
+    /// Ends the turn: everything to be done because of it, in the order of execution.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        if self.role == Role::Leader {
+            self.start_round_if_due();
+            self.replicate();
+        }
+        let messages = std::mem::take(&mut self.messages);
+        let (at_once, waiting): (Vec<_>, Vec<_>) = messages
+            .into_iter()
+            .partition(|(_, _, after)| after.is_none());
+        let send = |(to, message, after)| Effect::Send { to, message, after };
+        let mut effects: Vec<Effect> = at_once.into_iter().map(send).collect();
+        effects.extend(self.io.take_pending());
+        effects.extend(waiting.into_iter().map(send));
+        effects.append(&mut self.events);
+        effects
+    }
+
+    /// What this replica is and knows now.
+    pub fn status(&self) -> Status {
+        Status {
+            id: self.config.id,
+            role: self.role,
+            term: self.hard_state.term,
+            leader: self.leader,
+            commit: self.log.commit(),
+            last: self.log.last(),
+            durable: self.io.durable(),
+            serving: self.is_serving(),
+            dropped: self.dropped,
+        }
+    }
+
+    /// An entry, if it is still in memory. Entries above the applied index always are.
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    /// The term of the entry at any index; `None` beyond the end of the log.
+    pub fn entry_term(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    /// Everything up to `up_to` is applied: once durable it may leave memory when the cache is full.
+    ///
+    /// # Panics
+    /// If `up_to` is not committed yet.
+    pub fn applied(&mut self, up_to: LogIndex) {
+        self.log.applied(up_to);
+        self.log.evict(self.io.durable());
+    }
+
+    fn receive(&mut self, from: NodeId, message: Message) {
+        if from == self.config.id || !self.config.voters.contains(&from) {
+            self.dropped += 1;
+            return;
+        }
+        match message {
+            // A pre-vote and its grant speak of a term that need not come: they never move ours.
+            Message::PreVote {
+                term,
+                last_index,
+                last_term,
+            } => {
+                self.pre_vote_asked(from, term, last_index, last_term);
+            }
+            Message::PreVoteReply { term, granted } => self.pre_vote_replied(from, term, granted),
+            Message::Vote {
+                term,
+                last_index,
+                last_term,
+            } => {
+                self.vote_asked(from, term, last_index, last_term);
+            }
+            Message::VoteReply { term, granted } => self.vote_replied(from, term, granted),
+            Message::Append {
+                term,
+                prev_index,
+                prev_term,
+                commit,
+                entries,
+            } => {
+                if self.follow(from, term, &AppendOrHeartbeat::Append { prev_index }) {
+                    self.append_offered(from, (prev_index, prev_term), commit, entries);
+                }
+            }
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            } => {
+                if self.follow(from, term, &AppendOrHeartbeat::Heartbeat { round }) {
+                    self.heartbeat_heard(from, commit, round);
+                }
+            }
+            Message::AppendReply { term, result } => {
+                if self.is_reply_to_this_leader(from, term) {
+                    self.append_replied(from, result);
+                }
+            }
+            Message::HeartbeatReply { term, round } => {
+                if self.is_reply_to_this_leader(from, term) {
+                    self.heartbeat_replied(from, round);
+                }
+            }
+        }
+    }
+
+    fn persisted(&mut self, io: IoId) {
+        let grew = self.io.persisted(io);
+        match self.role {
+            Role::Candidate => self.count_votes(),
+            Role::Leader if grew => self.commit_what_a_majority_holds(),
+            _ => {}
+        }
+        self.log.evict(self.io.durable());
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        self.config.voters.len() == 1
+    }
+
+    fn is_serving(&self) -> bool {
+        self.role == Role::Leader && self.log.commit() >= self.noop
+    }
+
+    fn other_voters(&self) -> Vec<NodeId> {
+        let others = self.config.voters.iter().copied();
+        others.filter(|&voter| voter != self.config.id).collect()
+    }
+
+    /// Sends something that waits for nothing.
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.messages.push((to, message, None));
+    }
+
+    /// Sends something that speaks of the term or the vote: it waits for the hard state.
+    fn send_after_hard_state(&mut self, to: NodeId, message: Message) {
+        let after = self.io.after_hard_state();
+        self.messages.push((to, message, after));
+    }
+
+    /// Acknowledges entries once they are durable. Of several acknowledgements of one turn to one
+    /// leader only the highest is sent, because it says everything the others do.
+    fn send_acceptance(&mut self, to: NodeId, match_index: LogIndex) {
+        let after = self.io.after_index(match_index);
+        let term = self.hard_state.term;
+        let message = Message::AppendReply {
+            term,
+            result: AppendResult::Accepted { match_index },
+        };
+        if let Some((earlier_to, earlier, earlier_after)) = self.messages.last_mut()
+            && let Message::AppendReply {
+                term: earlier_term,
+                result,
+            } = earlier
+            && let AppendResult::Accepted {
+                match_index: earlier_match,
+            } = result
+            && (*earlier_to, *earlier_term) == (to, term)
+        {
+            if *earlier_match <= match_index {
+                (*earlier, *earlier_after) = (message, after);
+            }
+            return;
+        }
+        self.messages.push((to, message, after));
+    }
+
+    /// Raises the commit index and tells the caller, once per turn.
+    fn commit_to(&mut self, index: LogIndex) {
+        if !self.log.commit_to(index) {
+            return;
+        }
+        if let Some(Effect::Committed { up_to }) = self.events.last_mut() {
+            *up_to = index;
+        } else {
+            self.events.push(Effect::Committed { up_to: index });
+        }
+    }
+
+    /// Tells the caller about the role, the term and the leader, if they changed.
+    fn announce(&mut self) {
+        let now = (self.role, self.hard_state.term, self.leader);
+        if now != self.announced {
+            self.announced = now;
+            let (role, term, leader) = now;
+            self.events.push(Effect::RoleChanged { role, term, leader });
+        }
+    }
+}
+
+/// What a leader's message needs for the refusal that tells a deposed leader of the newer term.
+enum AppendOrHeartbeat {
+    Append { prev_index: LogIndex },
+    Heartbeat { round: u64 },
+}

@@ -1,0 +1,337 @@
+//! What a restart concludes from the bytes of its log: which records hold, and where the log ends.
+//!
+//! The question is always the same. At some place a segment does not go on: was that record never
+//! completely written (*torn*: a crash came first, nobody was told that it is durable, it is cut),
+//! or was it durable once and is damaged now (*corrupt*: it may have been acknowledged, and cutting
+//! it would break a promise)? What other records, written later, say about it decides; see
+//! [`verdict`]. Nothing is guessed from the looks of the damage.
+//!
+//! What the writer must keep to, so that the conclusions hold:
+//! 1. One log write is in flight at a time. It may hold several records, but lies in one segment.
+//! 2. No offset is written twice in one life of a segment, and segments are zeroed before use.
+//! 3. A restart or a truncation waits for the write in flight, and goes on in a fresh segment with
+//!    the next epoch. All records of a segment have the same epoch.
+//! 4. `durable_upto` counts only what has completed when the record is encoded.
+//!
+//! With more writes in flight a third verdict would be needed, because a record could be durable
+//! after a torn one without either having been acknowledged.
+
+mod error;
+mod scan;
+mod verdict;
+
+pub use error::{Evidence, RecoveryError};
+pub use scan::{Damage, SegmentScan, scan_segment};
+
+use crate::entry::{EntryKind, TermRun};
+use crate::record::RecordHeader;
+use crate::types::{LogIndex, Term};
+use verdict::{End, Verdict};
+
+/// What the hard state says about the log: everything up to `index` was durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurableMark {
+    /// The log epoch that the mark speaks of, as in the headers of its records: an epoch of which
+    /// a record was durable. 0 if unknown: then the mark is taken to speak of the newest epoch
+    /// found, and cannot tell that a whole epoch is missing.
+    pub epoch: u64,
+    /// The highest durable index; 0 says nothing.
+    pub index: LogIndex,
+}
+
+impl From<LogIndex> for DurableMark {
+    fn from(index: LogIndex) -> DurableMark {
+        DurableMark { epoch: 0, index }
+    }
+}
+
+/// Where a live record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordPosition {
+    /// The index of its entry.
+    pub index: LogIndex,
+    /// The term of its entry.
+    pub term: Term,
+    /// The kind of its entry.
+    pub kind: EntryKind,
+    /// The number of its segment.
+    pub segment: u64,
+    /// Where the record starts in the segment, in bytes. The payload is
+    /// [`RECORD_HEADER_BYTES`](crate::RECORD_HEADER_BYTES) further on.
+    pub offset: u64,
+    /// The length of the payload, in bytes.
+    pub payload_bytes: u32,
+}
+
+/// What was cut off, for the operator's eyes. Nothing of it was ever acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment with the unfinished write.
+    pub segment: u64,
+    /// Where the first torn record starts, in bytes.
+    pub offset: u64,
+    /// The index that it had or would have had.
+    pub index: LogIndex,
+    /// How many whole headers of the same unfinished write were cut with it.
+    pub headers_after: usize,
+    /// Why the first torn record is no record.
+    pub reason: Damage,
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cut {
+            segment,
+            offset,
+            index,
+            headers_after,
+            reason,
+        } = self;
+        write!(
+            formatter,
+            "the unfinished write at offset {offset} of segment {segment}, from {index} on, was cut \
+             off with {headers_after} whole record headers ({reason})"
+        )
+    }
+}
+
+/// The log as a restart found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredLog {
+    /// Every live record, in order of index, from 1 to `last`.
+    pub records: Vec<RecordPosition>,
+    /// The terms of them.
+    pub runs: Vec<TermRun>,
+    /// The last index; 0 for an empty log.
+    pub last: LogIndex,
+    /// The highest commit index that any header names, but not above `last`.
+    pub commit: LogIndex,
+    /// The highest epoch of any whole header, live or not. The next write uses a higher one.
+    pub epoch: u64,
+    /// The highest number of a segment that is not all zeros. The next write uses a higher one.
+    pub highest_segment: u64,
+    /// What was cut, if anything.
+    pub cut: Option<Cut>,
+}
+
+/// Puts the scans of all segments together. `durable_mark` is a [`DurableMark`] or, if the epoch is
+/// unknown, a [`LogIndex`].
+///
+/// # Errors
+/// A record that was durable is damaged or missing, or the segments do not belong together. Nothing
+/// may be written to this log then.
+pub fn recover(
+    scans: Vec<SegmentScan>,
+    durable_mark: impl Into<DurableMark>,
+) -> Result<RecoveredLog, RecoveryError> {
+    let mark = durable_mark.into();
+    let mut log = Assembly::default();
+    let epochs = scans
+        .iter()
+        .filter_map(SegmentScan::any_header)
+        .map(|header| header.place.epoch);
+    log.found.epoch = epochs.max().unwrap_or(0);
+    if scans.is_empty() && mark.index > LogIndex::ZERO {
+        let end = End {
+            segment: 0,
+            offset: 0,
+            index: LogIndex(1),
+            epoch: 0,
+            damaged: false,
+        };
+        return Err(end.corrupt(Evidence::DurableMark {
+            index: mark.index,
+            epoch: mark.epoch,
+        }));
+    }
+    let mut rest = scans.as_slice();
+    while let Some((scan, later)) = rest.split_first() {
+        if let Some(next) = later.first()
+            && next.segment <= scan.segment
+        {
+            return Err(RecoveryError::SegmentOrder {
+                before: scan.segment,
+                after: next.segment,
+            });
+        }
+        log.take(scan)?;
+        let end = End {
+            segment: scan.segment,
+            offset: scan.end_offset,
+            index: log.found.last.next(),
+            epoch: log.epoch,
+            damaged: scan.damage.is_some(),
+        };
+        match verdict::judge(&end, scan, later, mark, log.found.epoch) {
+            Verdict::Superseded | Verdict::Continued | Verdict::End => {}
+            Verdict::Corrupt(evidence) => return Err(end.corrupt(evidence)),
+            Verdict::Torn => log.cut(scan, &end),
+        }
+        rest = later;
+    }
+    drop(scans);
+    Ok(log.finish())
+}
+
+/// The log while it is put together, segment by segment.
+#[derive(Default)]
+struct Assembly {
+    found: RecoveredLog,
+    /// The epoch of the newest segment so far, and its first index.
+    epoch: u64,
+    epoch_first: LogIndex,
+    commit: LogIndex,
+}
+
+impl Assembly {
+    fn take(&mut self, scan: &SegmentScan) -> Result<(), RecoveryError> {
+        if !scan.is_zero() {
+            self.found.highest_segment = scan.segment;
+        }
+        // Also a header that is cut below voids older epochs: when it was written, the write before
+        // had been given up, and what the new epoch replaces contradicted a newer leader.
+        if let Some(header) = scan.any_header() {
+            self.enter_epoch(scan, header)?;
+        }
+        for header in scan.headers() {
+            self.commit = self.commit.max(header.place.commit);
+        }
+        for (offset, header) in &scan.records {
+            self.push(scan.segment, *offset, header)?;
+        }
+        Ok(())
+    }
+
+    fn enter_epoch(
+        &mut self,
+        scan: &SegmentScan,
+        header: &RecordHeader,
+    ) -> Result<(), RecoveryError> {
+        let (epoch, first) = (header.place.epoch, header.place.epoch_first);
+        let next = self.found.last.next();
+        let inconsistent = |rule| RecoveryError::Inconsistent {
+            segment: scan.segment,
+            offset: 0,
+            rule,
+        };
+        if epoch < self.epoch {
+            return Err(inconsistent("log epochs never fall"));
+        }
+        if epoch == self.epoch {
+            let same = first == self.epoch_first;
+            return if same {
+                Ok(())
+            } else {
+                Err(inconsistent("an epoch has one first index"))
+            };
+        }
+        if first > next {
+            let end = End {
+                segment: scan.segment,
+                offset: 0,
+                index: next,
+                epoch: self.epoch,
+                damaged: false,
+            };
+            let segment = scan.segment;
+            return Err(end.corrupt(Evidence::LaterEpoch {
+                segment,
+                epoch,
+                first,
+            }));
+        }
+        self.found.records.retain(|record| record.index < first);
+        self.found.last = first.prev();
+        (self.epoch, self.epoch_first) = (epoch, first);
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        segment: u64,
+        offset: u64,
+        header: &RecordHeader,
+    ) -> Result<(), RecoveryError> {
+        let next = self.found.last.next();
+        let inconsistent = |rule| RecoveryError::Inconsistent {
+            segment,
+            offset,
+            rule,
+        };
+        if header.index > next {
+            let end = End {
+                segment,
+                offset,
+                index: next,
+                epoch: self.epoch,
+                damaged: false,
+            };
+            return Err(end.corrupt(Evidence::LaterSegment {
+                segment,
+                index: header.index,
+            }));
+        }
+        if header.index < next {
+            return Err(inconsistent("an epoch holds each index once"));
+        }
+        let last_term = self
+            .found
+            .records
+            .last()
+            .map_or(Term(0), |record| record.term);
+        if header.term < last_term || header.term == Term(0) {
+            return Err(inconsistent("terms never fall"));
+        }
+        self.found.last = header.index;
+        self.found.records.push(RecordPosition {
+            index: header.index,
+            term: header.term,
+            kind: header.kind,
+            segment,
+            offset,
+            payload_bytes: header.payload_bytes,
+        });
+        Ok(())
+    }
+
+    fn cut(&mut self, scan: &SegmentScan, end: &End) {
+        if let (None, Some(reason)) = (self.found.cut, scan.damage) {
+            let headers_after = scan.after.len();
+            let End {
+                segment,
+                offset,
+                index,
+                ..
+            } = *end;
+            self.found.cut = Some(Cut {
+                segment,
+                offset,
+                index,
+                headers_after,
+                reason,
+            });
+        }
+    }
+
+    fn finish(self) -> RecoveredLog {
+        let mut found = self.found;
+        found.commit = self.commit.min(found.last);
+        for record in &found.records {
+            if found.runs.last().is_none_or(|run| run.term < record.term) {
+                found.runs.push(TermRun {
+                    first: record.index,
+                    term: record.term,
+                });
+            }
+        }
+        assert_eq!(
+            found.records.len() as u64,
+            found.last.0,
+            "every index has one live record"
+        );
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Why a log cannot be recovered, in sentences for the operator.
+
+use crate::record::RecordIdentity;
+use crate::types::LogIndex;
+
+/// What proves that a damaged or missing record was durable once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// A record that was written later says so.
+    #[error("the record {index} in segment {segment} was written when {durable_upto} was durable")]
+    LaterRecord {
+        /// The segment of the later record.
+        segment: u64,
+        /// The index of the later record.
+        index: LogIndex,
+        /// What was durable when it was written.
+        durable_upto: LogIndex,
+    },
+    /// The hard state says so.
+    #[error("the hard state says that {index} of epoch {epoch} was durable")]
+    DurableMark {
+        /// What was durable.
+        index: LogIndex,
+        /// The epoch of the mark; 0 if unknown.
+        epoch: u64,
+    },
+    /// A later segment of the same epoch goes on behind it.
+    #[error("segment {segment} goes on with {index}")]
+    LaterSegment {
+        /// The later segment.
+        segment: u64,
+        /// Its first index.
+        index: LogIndex,
+    },
+    /// A later epoch starts behind it.
+    #[error("the epoch {epoch} in segment {segment} starts at {first}")]
+    LaterEpoch {
+        /// A segment of the later epoch.
+        segment: u64,
+        /// The later epoch.
+        epoch: u64,
+        /// Its first index.
+        first: LogIndex,
+    },
+}
+
+/// Why a log cannot be recovered. Nothing may be written to it, and this node may not vote as if
+/// it had forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// A record that was durable is damaged or missing.
+    #[error(
+        "the record {index} at offset {offset} of segment {segment} was durable and is damaged or \
+         missing now: {evidence}"
+    )]
+    Corrupt {
+        /// The segment.
+        segment: u64,
+        /// Where the record is or would be, in bytes.
+        offset: u64,
+        /// Its index.
+        index: LogIndex,
+        /// What proves that it was durable.
+        evidence: Evidence,
+    },
+    /// A record of another cluster, shard or life of the data directory.
+    #[error(
+        "the record at offset {offset} of segment {segment} belongs to cluster \
+         {:032x}, shard {}, incarnation {:016x}, but this log to cluster {:032x}, shard {}, \
+         incarnation {:016x}", found.cluster, found.shard, found.incarnation,
+        expected.cluster, expected.shard, expected.incarnation
+    )]
+    WrongIdentity {
+        /// The segment.
+        segment: u64,
+        /// Where the record is, in bytes.
+        offset: u64,
+        /// Whose record it is.
+        found: RecordIdentity,
+        /// Whose log this is.
+        expected: RecordIdentity,
+    },
+    /// A record that another version of this program wrote.
+    #[error(
+        "the record at offset {offset} of segment {segment} has format version {found}, which this \
+         program does not read"
+    )]
+    UnknownVersion {
+        /// The segment.
+        segment: u64,
+        /// Where the record is, in bytes.
+        offset: u64,
+        /// Its format version.
+        found: u16,
+    },
+    /// A record that was written for another segment.
+    #[error("the record at offset {offset} of segment {segment} was written for segment {found}")]
+    Misplaced {
+        /// The segment that holds it.
+        segment: u64,
+        /// Where it is, in bytes.
+        offset: u64,
+        /// The segment that it names.
+        found: u64,
+    },
+    /// Whole records that contradict each other. No crash or damage does that; a bug did.
+    #[error("the record at offset {offset} of segment {segment} breaks the rule that {rule}")]
+    Inconsistent {
+        /// The segment.
+        segment: u64,
+        /// Where the record is, in bytes.
+        offset: u64,
+        /// The rule, as a clause.
+        rule: &'static str,
+    },
+    /// The scans are not in the order of their segments.
+    #[error("segment {after} cannot follow segment {before}")]
+    SegmentOrder {
+        /// The number of one segment.
+        before: u64,
+        /// The number of the one after it.
+        after: u64,
+    },
+}

@@ -1,0 +1,115 @@
+//! Connections: how they are set up, and what the VFS knows of them.
+
+use std::ffi::CString;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use crate::database::Database;
+use crate::error::VfsError;
+use crate::ffi_file::{MAIN_METHODS, handle_of};
+use crate::header::WalPosition;
+use crate::main_handle::MainHandle;
+
+impl Database {
+    /// Opens a new SQLite connection on this database.
+    ///
+    /// It is in WAL mode (which is verified), with `synchronous=OFF` because the log is the
+    /// durability, without automatic checkpoints or one on close, with foreign keys enforced,
+    /// temporary tables in temporary files, extension loading off, and no busy handler, so that a
+    /// held lock is reported at once. SQLite does not serialise its use (`SQLITE_OPEN_NOMUTEX`):
+    /// it may move between threads but not be shared, as Rust sees to. Other open databases of the
+    /// same [`crate::Vfs`] can be attached by name. Fails if the database is rolled back meanwhile;
+    /// a second attempt is then right.
+    ///
+    /// Authorisation and limits are the caller's. In particular a URI in `ATTACH` can name another
+    /// VFS, which nothing here can refuse.
+    pub fn connect(&self) -> Result<Connection, VfsError> {
+        let vfs_name = &*self.inner.vfs.registered_name;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags_and_vfs(self.name(), flags, vfs_name)
+            .map_err(|source| self.connect_error("open a connection", source))?;
+        let mode = self
+            .set_up(&connection)
+            .map_err(|source| self.connect_error("set up a connection", source))?;
+        match mode.as_str() {
+            "wal" => Ok(connection),
+            _ => Err(VfsError::NotWal {
+                name: self.name().to_owned(),
+                mode,
+            }),
+        }
+    }
+
+    /// Sets everything that [`Database::connect`] promises; returns the journal mode.
+    fn set_up(&self, connection: &Connection) -> rusqlite::Result<String> {
+        connection.busy_timeout(std::time::Duration::ZERO)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+        // SAFETY: the handle is that of an open connection. The two calls change only settings.
+        unsafe {
+            ffi::sqlite3_enable_load_extension(connection.handle(), 0);
+            ffi::sqlite3_wal_autocheckpoint(connection.handle(), 0);
+        }
+        let mode =
+            connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get::<_, String>(0))?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.pragma_update(None, "temp_store", "DEFAULT")?;
+        Ok(mode)
+    }
+
+    fn connect_error(&self, operation: &'static str, source: rusqlite::Error) -> VfsError {
+        VfsError::Connect {
+            operation,
+            name: self.name().to_owned(),
+            source,
+        }
+    }
+}
+
+/// The snapshot that a connection was granted last on one of its schemas (`main`, or the name of an
+/// attached database); None if it has not read yet, or if there is no such schema of a
+/// [`Database`].
+///
+/// It is exactly what a running read transaction sees, because it is the last commit that was live
+/// when the read lock was granted. A commit of the connection itself does not change it.
+pub fn read_position(connection: &Connection, schema: &str) -> Option<WalPosition> {
+    with_handle(connection, schema, MainHandle::snapshot).flatten()
+}
+
+/// Whether a connection holds the write lock on one of its schemas; false if there is no such
+/// schema of a [`Database`].
+pub fn holds_write_lock(connection: &Connection, schema: &str) -> bool {
+    with_handle(connection, schema, MainHandle::holds_write_lock).unwrap_or(false)
+}
+
+/// Asks the handle of a schema, if it is one of ours.
+fn with_handle<T>(
+    connection: &Connection,
+    schema: &str,
+    ask: impl FnOnce(&MainHandle) -> T,
+) -> Option<T> {
+    let schema = CString::new(schema).ok()?;
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the connection is open and not in use by another thread, since it is not `Sync`. The
+    // operation stores a pointer to the file of the schema.
+    let code = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            schema.as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        )
+    };
+    if code != ffi::SQLITE_OK || file.is_null() {
+        return None;
+    }
+    // SAFETY: SQLite gave a file object, whose first field are its methods (null if closed).
+    let methods = unsafe { (*file).pMethods };
+    if !std::ptr::eq(methods, &raw const MAIN_METHODS) {
+        return None;
+    }
+    // SAFETY: these are the methods of main files, so the file is an open one of ours, and the
+    // connection, which keeps it open, is borrowed.
+    Some(ask(unsafe { handle_of::<MainHandle>(file) }))
+}

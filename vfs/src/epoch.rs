@@ -1,0 +1,54 @@
+//! One epoch: the in-memory WAL as one set of file handles sees it.
+
+use crate::frames::{FrameStore, Frames};
+use crate::header::IndexHeader;
+use crate::locks::LockTable;
+use crate::page::PageSize;
+use crate::wal_index::WalIndex;
+
+/// Frames, index and locks between two roll-backs. Every connection holds the epoch it was opened
+/// in, so the memory that SQLite has mapped outlives a roll-back and goes with the last connection.
+pub(crate) struct Epoch {
+    /// Its number, from 1; the generation in the positions of its commits.
+    pub(crate) generation: u64,
+    /// The wal-index.
+    pub(crate) index: WalIndex,
+    /// The lock slots.
+    pub(crate) locks: LockTable,
+    /// The frames.
+    pub(crate) frames: FrameStore,
+}
+
+impl Epoch {
+    /// The first epoch: an empty WAL above a file of `page_count` pages.
+    pub(crate) fn first(page_size: PageSize, header: &IndexHeader) -> Epoch {
+        Epoch {
+            generation: 1,
+            index: WalIndex::new(header),
+            locks: LockTable::new(),
+            frames: FrameStore::new(page_size, Frames::empty()),
+        }
+    }
+
+    /// The epoch after this one, which ends with the commit of `header`. This one is dead from now
+    /// on.
+    ///
+    /// The regions and the lock table are new ones. An old connection whose transaction has spilled
+    /// cleans hash slots when it says ROLLBACK at last, directly in the memory that it has mapped;
+    /// no refused call would stop it from doing so in the middle of the new life.
+    pub(crate) fn succeed(&self, page_size: PageSize, header: &IndexHeader) -> Epoch {
+        let mut frames = self.frames.poison_and_take();
+        frames.cut(header.max_frame());
+        Epoch {
+            generation: self.generation + 1,
+            index: self.index.copy_up_to(header),
+            locks: LockTable::new(),
+            frames: FrameStore::new(page_size, frames),
+        }
+    }
+
+    /// Whether a roll-back has ended this epoch.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.frames.is_poisoned()
+    }
+}

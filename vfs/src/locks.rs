@@ -1,0 +1,170 @@
+//! The eight lock slots of a wal-index (walformat.html, section 2.3), as atomics.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The number of slots (`SQLITE_SHM_NLOCK`).
+pub(crate) const SLOTS: usize = 8;
+/// The slot that writers hold.
+pub(crate) const WRITE: usize = 0;
+/// The slot that a checkpoint holds.
+pub(crate) const CHECKPOINT: usize = 1;
+/// The slot that recovery holds.
+pub(crate) const RECOVER: usize = 2;
+/// The first of the five slots that readers hold.
+pub(crate) const READ_FIRST: usize = 3;
+
+/// Nobody holds the slot. A positive value counts shared holders.
+const FREE: i32 = 0;
+/// One connection of SQLite holds the slot exclusively.
+const HELD_BY_SQL: i32 = -1;
+/// The VFS itself holds the slot, for a moment.
+const HELD_BY_VFS: i32 = -2;
+
+/// Busy rounds before a waiter gives its core away.
+const SPINS_MAX: u32 = 64;
+
+/// Who holds which slot of one epoch.
+pub(crate) struct LockTable {
+    slots: [AtomicI32; SLOTS],
+}
+
+impl LockTable {
+    /// A table in which every slot is free.
+    pub(crate) fn new() -> LockTable {
+        LockTable {
+            slots: [const { AtomicI32::new(FREE) }; SLOTS],
+        }
+    }
+
+    /// Takes a share of a slot; false if somebody holds it exclusively.
+    pub(crate) fn take_shared(&self, slot: usize) -> bool {
+        let slot = &self.slots[slot];
+        slot.fetch_update(Ordering::Acquire, Ordering::Relaxed, |holders| {
+            (holders >= FREE).then_some(holders + 1)
+        })
+        .is_ok()
+    }
+
+    /// Gives a share back.
+    pub(crate) fn release_shared(&self, slot: usize) {
+        self.slots[slot].fetch_sub(1, Ordering::Release);
+    }
+
+    /// Takes a slot for one connection alone; false if anybody holds it.
+    pub(crate) fn take_exclusive(&self, slot: usize) -> bool {
+        self.take(slot, HELD_BY_SQL).is_ok()
+    }
+
+    /// Gives a slot back that was taken exclusively.
+    pub(crate) fn release_exclusive(&self, slot: usize) {
+        self.slots[slot].store(FREE, Ordering::Release);
+    }
+
+    /// Takes WRITE for one connection; false if another connection has it, or if `writable` says
+    /// no. While the VFS itself has it this waits, and it takes the slot in the same step that
+    /// finds it free: else a lone writer would be told now and then that the database is locked.
+    pub(crate) fn take_write_for_sql(&self, writable: &AtomicBool) -> bool {
+        let mut spins = 0;
+        loop {
+            let found = match writable.load(Ordering::Acquire) {
+                true => match self.take(WRITE, HELD_BY_SQL) {
+                    Ok(()) => return true,
+                    Err(found) => found,
+                },
+                // Whoever only wants to read a header that is being changed comes here too. It
+                // asks again, and by then the change is complete.
+                false => self.slots[WRITE].load(Ordering::Acquire),
+            };
+            if found != HELD_BY_VFS {
+                return false;
+            }
+            back_off(&mut spins);
+        }
+    }
+
+    /// Takes WRITE for the VFS until the guard is dropped. Waits for a connection that holds it
+    /// until `patience` is over, then gives up.
+    pub(crate) fn take_write_for_vfs(&self, patience: Duration) -> Option<WriteGuard<'_>> {
+        let mut spins = 0;
+        let mut deadline = None;
+        while self.take(WRITE, HELD_BY_VFS).is_err() {
+            // The clock is read only if there is something to wait for.
+            let now = Instant::now();
+            if now > *deadline.get_or_insert(now + patience) {
+                return None;
+            }
+            back_off(&mut spins);
+        }
+        Some(WriteGuard { table: self })
+    }
+
+    fn take(&self, slot: usize, holder: i32) -> Result<(), i32> {
+        let slot = &self.slots[slot];
+        slot.compare_exchange(FREE, holder, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+    }
+}
+
+/// WRITE in the hands of the VFS.
+pub(crate) struct WriteGuard<'table> {
+    table: &'table LockTable,
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        self.table.release_exclusive(WRITE);
+    }
+}
+
+fn back_off(spins: &mut u32) {
+    *spins += 1;
+    if *spins < SPINS_MAX {
+        std::hint::spin_loop();
+    } else {
+        // The holder may need this very core.
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_exclusive_holds_exclude_each_other() {
+        let table = LockTable::new();
+        assert!(table.take_shared(READ_FIRST) && table.take_shared(READ_FIRST));
+        assert!(!table.take_exclusive(READ_FIRST));
+        table.release_shared(READ_FIRST);
+        assert!(!table.take_exclusive(READ_FIRST));
+        table.release_shared(READ_FIRST);
+        assert!(table.take_exclusive(READ_FIRST));
+        assert!(!table.take_shared(READ_FIRST) && !table.take_exclusive(READ_FIRST));
+        table.release_exclusive(READ_FIRST);
+        assert!(table.take_shared(READ_FIRST));
+    }
+
+    #[test]
+    fn sql_waits_for_the_vfs_but_not_for_sql() {
+        let table = LockTable::new();
+        let writable = AtomicBool::new(true);
+        let guard = table.take_write_for_vfs(Duration::ZERO).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| table.take_write_for_sql(&writable));
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(!waiter.is_finished());
+            drop(guard);
+            assert!(waiter.join().unwrap());
+        });
+        assert!(!table.take_write_for_sql(&writable));
+        assert!(table.take_write_for_vfs(Duration::from_millis(1)).is_none());
+    }
+
+    #[test]
+    fn sql_never_gets_the_write_lock_of_a_follower() {
+        let table = LockTable::new();
+        assert!(!table.take_write_for_sql(&AtomicBool::new(false)));
+        assert!(table.take_write_for_vfs(Duration::ZERO).is_some());
+    }
+}

@@ -1,0 +1,181 @@
+//! One connection's handle of a main database file: its reads, its shared memory, its locks.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::ffi;
+
+use crate::database::DatabaseInner;
+use crate::epoch::Epoch;
+use crate::header::WalPosition;
+use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE};
+use crate::wal_index::REGION_BYTES;
+
+/// Regions that an index may have: as many as 2^32 frames need.
+const REGIONS_MAX: usize = 1 << 20;
+
+/// A handle belongs to one connection, which one thread uses at a time. It stays in the epoch that
+/// it was opened in.
+pub(crate) struct MainHandle {
+    pub(crate) database: Arc<DatabaseInner>,
+    pub(crate) epoch: Arc<Epoch>,
+    /// The slots that this handle has a share of, and those that it holds alone; one bit each.
+    shared: Cell<u8>,
+    exclusive: Cell<u8>,
+    snapshot: Cell<Option<WalPosition>>,
+}
+
+impl MainHandle {
+    /// A handle in the epoch that lives now.
+    pub(crate) fn new(database: Arc<DatabaseInner>) -> MainHandle {
+        let epoch = database.epoch();
+        MainHandle {
+            database,
+            epoch,
+            shared: Cell::new(0),
+            exclusive: Cell::new(0),
+            snapshot: Cell::new(None),
+        }
+    }
+
+    /// The snapshot that was granted last, if any was.
+    pub(crate) fn snapshot(&self) -> Option<WalPosition> {
+        self.snapshot.get()
+    }
+
+    /// Whether this handle holds WRITE.
+    pub(crate) fn holds_write_lock(&self) -> bool {
+        self.exclusive.get() & 1 << WRITE != 0
+    }
+
+    /// `xRead`.
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> c_int {
+        let found = self.database.file.read(offset, into);
+        // After the read: whatever ends an epoch may from then on change the file too.
+        if self.epoch.is_dead() {
+            return ffi::SQLITE_IOERR_READ;
+        }
+        match found {
+            Ok(count) if count == into.len() => ffi::SQLITE_OK,
+            Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
+            Err(_) => ffi::SQLITE_IOERR_READ,
+        }
+    }
+
+    /// `xShmMap`. An existing region is returned whether or not SQLite asks to extend.
+    pub(crate) fn map(
+        &self,
+        region: c_int,
+        bytes: c_int,
+        extend: bool,
+    ) -> Result<*mut c_void, c_int> {
+        let region = usize::try_from(region).unwrap_or(REGIONS_MAX);
+        if self.epoch.is_dead() || region >= REGIONS_MAX || bytes != REGION_BYTES as c_int {
+            return Err(ffi::SQLITE_IOERR_SHMMAP);
+        }
+        Ok(self.epoch.index.region_address(region, extend))
+    }
+
+    /// `xShmLock`. Giving back always works, also in a dead epoch.
+    pub(crate) fn lock(&self, offset: c_int, count: c_int, flags: c_int) -> c_int {
+        let (Ok(first), Ok(count)) = (usize::try_from(offset), usize::try_from(count)) else {
+            return ffi::SQLITE_IOERR_SHMLOCK;
+        };
+        if count == 0 || first >= SLOTS || count > SLOTS - first {
+            return ffi::SQLITE_IOERR_SHMLOCK;
+        }
+        let shared = flags & ffi::SQLITE_SHM_SHARED != 0;
+        if flags & ffi::SQLITE_SHM_UNLOCK != 0 {
+            let mask = (((1u32 << count) - 1) << first) as u8;
+            match shared {
+                true => self.release_shared(mask),
+                false => self.release_exclusive(mask),
+            }
+            return ffi::SQLITE_OK;
+        }
+        if self.epoch.is_dead() {
+            return ffi::SQLITE_IOERR_SHMLOCK;
+        }
+        match shared {
+            true => self.lock_shared(first),
+            false => self.lock_exclusive(first, count),
+        }
+    }
+
+    fn lock_shared(&self, slot: usize) -> c_int {
+        let bit = 1 << slot;
+        if self.shared.get() & bit == 0 {
+            if !self.epoch.locks.take_shared(slot) {
+                return ffi::SQLITE_BUSY;
+            }
+            self.shared.set(self.shared.get() | bit);
+        }
+        if slot >= READ_FIRST {
+            // SQLite compares the live header with the one it has read before. If they are the
+            // same, it was the live one all the time and so is what is read here; if not, it asks
+            // again.
+            self.snapshot.set(Some(WalPosition {
+                generation: self.epoch.generation,
+                frame: self.epoch.index.live_max_frame(),
+            }));
+        }
+        ffi::SQLITE_OK
+    }
+
+    fn lock_exclusive(&self, first: usize, count: usize) -> c_int {
+        if (first..first + count).contains(&RECOVER) {
+            // There is nothing to recover from. It can only mean that a header was spoilt.
+            self.database
+                .recovery_requests
+                .fetch_add(1, Ordering::Relaxed);
+            return ffi::SQLITE_IOERR_SHMLOCK;
+        }
+        // SQLite's own checkpoint would count frames as written to the file that it never wrote.
+        // Several slots at once are what it takes to restart the WAL, which is ours to do.
+        if count > 1 || first == CHECKPOINT {
+            return ffi::SQLITE_BUSY;
+        }
+        let taken = match first {
+            WRITE => self.epoch.locks.take_write_for_sql(&self.database.writable),
+            _ => self.epoch.locks.take_exclusive(first),
+        };
+        if !taken {
+            return ffi::SQLITE_BUSY;
+        }
+        self.exclusive.set(self.exclusive.get() | 1 << first);
+        ffi::SQLITE_OK
+    }
+
+    fn release_shared(&self, mask: u8) {
+        let held = self.shared.get() & mask;
+        self.shared.set(self.shared.get() & !held);
+        for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
+            self.epoch.locks.release_shared(slot);
+        }
+    }
+
+    fn release_exclusive(&self, mask: u8) {
+        let held = self.exclusive.get() & mask;
+        self.exclusive.set(self.exclusive.get() & !held);
+        if held & 1 << WRITE != 0 {
+            self.database.note_write_released(&self.epoch);
+        }
+        for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
+            self.epoch.locks.release_exclusive(slot);
+        }
+    }
+
+    /// `xShmUnmap`, and a close without it: no slot outlives its handle.
+    pub(crate) fn release_all(&self) {
+        self.release_exclusive(u8::MAX);
+        self.release_shared(u8::MAX);
+    }
+}
+
+impl Drop for MainHandle {
+    fn drop(&mut self) {
+        self.release_all();
+    }
+}

@@ -1,0 +1,436 @@
+//! A leader and a replica under random transactions, roll-backs and changes of role.
+//!
+//! The leader runs ahead: its commits become entries, some of which the replica applies. What the
+//! replica has applied counts as committed for good, and only that is run by plain SQLite. When the
+//! leader steps down, everything after that is rolled back. `VFS_SOAK_SEQUENCES` says how many
+//! sequences are run and `VFS_SOAK_SEED` where they begin; a failure names its seed.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+
+use common::{
+    Node, Random, assert_same_image, assert_sound, content, content_of_image, image, image_at,
+};
+use ringlite_vfs::{Capture, CommitPoint, Database, PageSize, read_position};
+use rusqlite::{Connection, ErrorCode};
+
+const SEQUENCES_DEFAULT: u64 = 36;
+const STEPS: u64 = 220;
+const TABLES: u64 = 3;
+/// Old connections that are kept at most, to die at random.
+const ZOMBIES_MAX: usize = 6;
+
+/// What one sequence did, to see that it did anything.
+#[derive(Default, Debug)]
+struct Tally {
+    transactions: u64,
+    rolled_back_transactions: u64,
+    entries: u64,
+    applies: u64,
+    roll_backs: u64,
+    role_swaps: u64,
+    zombie_writers: u64,
+    reader_checks: u64,
+    image_checks: u64,
+    frames_max: u32,
+}
+
+/// What has committed on the leader and not on the replica.
+struct Entry {
+    capture: Capture,
+    statements: Vec<String>,
+}
+
+/// A read transaction and what it saw at first.
+struct Reader {
+    sql: Connection,
+    seen: String,
+    dead: bool,
+}
+
+struct Sequence {
+    random: Random,
+    leader: Database,
+    replica: Database,
+    sql: Connection,
+    plain: Connection,
+    /// Commits that are not captured yet, then entries that are not applied yet.
+    statements: Vec<String>,
+    entries: VecDeque<Entry>,
+    /// The leader's commit that the replica has reached.
+    committed: CommitPoint,
+    readers: Vec<(bool, Reader)>,
+    zombies: Vec<Connection>,
+    tally: Tally,
+    _node: Node,
+}
+
+fn open(database: &Database, random: &mut Random) -> Connection {
+    let sql = database.connect().unwrap();
+    let cache_pages = [3, 10, 200][random.below(3) as usize];
+    sql.pragma_update(None, "cache_size", cache_pages).unwrap();
+    sql
+}
+
+/// A digest of all rows by SQL, within whatever transaction is open.
+fn digest(sql: &Connection) -> rusqlite::Result<String> {
+    let mut digest = String::new();
+    for table in 0..TABLES {
+        let query = format!(
+            "SELECT count(*), coalesce(sum(a * 31 + length(b)), 0), coalesce(max(b), '')
+             FROM t{table}"
+        );
+        let line: String = sql.query_row(&query, [], |row| {
+            let (count, sum): (i64, i64) = (row.get(0)?, row.get(1)?);
+            Ok(format!("{count} {sum} {};", row.get::<_, String>(2)?))
+        })?;
+        digest.push_str(&line);
+    }
+    Ok(digest)
+}
+
+impl Sequence {
+    fn new(seed: u64) -> Sequence {
+        let mut random = Random(seed);
+        let node = Node::new();
+        let page_bytes = [512, 512, 1024, 4096, 65536][random.below(5) as usize];
+        let page_size = PageSize::new(page_bytes).unwrap();
+        let leader = node.database("one.db", page_size);
+        let replica = node.database("two.db", page_size);
+        leader.set_writable(true);
+        let sql = open(&leader, &mut random);
+        let plain = Connection::open_in_memory().unwrap();
+        let committed = leader.commit_point();
+        let mut sequence = Sequence {
+            random,
+            leader,
+            replica,
+            sql,
+            plain,
+            statements: Vec::new(),
+            entries: VecDeque::new(),
+            committed,
+            readers: Vec::new(),
+            zombies: Vec::new(),
+            tally: Tally::default(),
+            _node: node,
+        };
+        let auto_vacuum = sequence.random.below(3) as i64;
+        sequence
+            .sql
+            .pragma_update(None, "auto_vacuum", auto_vacuum)
+            .unwrap();
+        sequence.commit("VACUUM".to_owned());
+        for table in 0..TABLES {
+            sequence.commit(format!(
+                "CREATE TABLE t{table} (a INTEGER PRIMARY KEY, b TEXT);
+                 CREATE INDEX i{table} ON t{table} (b)"
+            ));
+        }
+        sequence.capture();
+        sequence.apply(u64::MAX);
+        sequence
+    }
+
+    /// Runs statements that commit, and remembers them.
+    fn commit(&mut self, sql: String) {
+        self.sql.execute_batch(&sql).unwrap();
+        self.statements.push(sql);
+        self.tally.transactions += 1;
+        self.tally.frames_max = self.tally.frames_max.max(self.leader.wal_frames());
+    }
+
+    /// One deterministic statement.
+    fn statement(&mut self) -> String {
+        let random = &mut self.random;
+        let table = random.below(TABLES);
+        let (first, modulus) = (random.below(2000), 2 + random.below(12));
+        let (count, length) = (1 + random.below(80), 1 + random.below(300));
+        match random.below(12) {
+            0..=4 => format!(
+                "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n
+                     WHERE i < {first} + {count})
+                 INSERT OR REPLACE INTO t{table}
+                     SELECT i, printf('%0{length}d', i * {modulus}) FROM n"
+            ),
+            5 => format!(
+                "INSERT OR REPLACE INTO t{table} VALUES ({first}, printf('%0{}d', 1))",
+                length * 60
+            ),
+            6 | 7 => format!(
+                "UPDATE t{table} SET b = substr(b || '{first}', 1 + a % 3) WHERE a % {modulus} = 1"
+            ),
+            8 | 9 => format!("DELETE FROM t{table} WHERE a % {modulus} = 0"),
+            10 => format!(
+                "DROP TABLE t{table}; CREATE TABLE t{table} (a INTEGER PRIMARY KEY, b TEXT);
+                 CREATE INDEX i{table} ON t{table} (b)"
+            ),
+            _ => "PRAGMA incremental_vacuum(7)".to_owned(),
+        }
+    }
+
+    fn transaction_body(&mut self) -> String {
+        let mut sql = String::new();
+        for _ in 0..1 + self.random.below(5) {
+            let statement = self.statement();
+            match self.random.below(6) {
+                0 => {
+                    let undone = self.statement();
+                    let end =
+                        ["ROLLBACK TO s; RELEASE s", "RELEASE s"][self.random.below(2) as usize];
+                    write!(sql, "{statement}; SAVEPOINT s; {undone}; {end};").unwrap();
+                }
+                _ => write!(sql, "{statement};").unwrap(),
+            }
+        }
+        sql
+    }
+
+    fn transact(&mut self) {
+        match self.random.below(40) {
+            0 => self.commit("VACUUM".to_owned()),
+            1..=6 => {
+                let body = self.transaction_body();
+                self.sql
+                    .execute_batch(&format!("BEGIN; {body} ROLLBACK"))
+                    .unwrap();
+                self.tally.rolled_back_transactions += 1;
+            }
+            7..=15 => {
+                let statement = self.statement();
+                self.commit(format!("BEGIN; {statement}; COMMIT"));
+            }
+            _ => {
+                let body = self.transaction_body();
+                self.commit(format!("BEGIN IMMEDIATE; {body} COMMIT"));
+            }
+        }
+    }
+
+    fn capture(&mut self) {
+        let Some(capture) = self.leader.take_capture() else {
+            // A transaction that changes nothing commits without a frame.
+            return;
+        };
+        let statements = std::mem::take(&mut self.statements);
+        self.entries.push_back(Entry {
+            capture,
+            statements,
+        });
+        self.tally.entries += 1;
+    }
+
+    /// The replica applies up to `count` entries, which commits them.
+    fn apply(&mut self, count: u64) {
+        for _ in 0..count.min(self.entries.len() as u64) {
+            let Some(Entry {
+                capture,
+                statements,
+            }) = self.entries.pop_front()
+            else {
+                break;
+            };
+            let before = self.replica.commit_point().position;
+            let after = self
+                .replica
+                .apply(&capture.pages, capture.page_count)
+                .unwrap();
+            assert!(after.position > before);
+            self.committed = capture.commit_point;
+            for statement in statements {
+                self.plain.execute_batch(&statement).unwrap();
+            }
+            self.tally.applies += 1;
+        }
+    }
+
+    /// Everything after the committed entry is lost on the leader; perhaps the replica takes over.
+    fn step_down(&mut self) {
+        if self.random.one_in(2) {
+            // A session in the middle of a large transaction, which nobody ends in time.
+            let writer = std::mem::replace(&mut self.sql, open(&self.leader, &mut self.random));
+            writer.pragma_update(None, "cache_size", 3).unwrap();
+            let body = self.transaction_body();
+            writer
+                .execute_batch(&format!("BEGIN IMMEDIATE; {body}"))
+                .unwrap();
+            self.zombies.push(writer);
+            self.tally.zombie_writers += 1;
+        }
+        if self.random.one_in(2) {
+            self.capture();
+        }
+        let before = self.leader.commit_point().position;
+        self.leader.set_writable(false);
+        self.leader.roll_back(&self.committed).unwrap();
+        assert!(self.leader.commit_point().position > before);
+        assert!(self.leader.take_capture().is_none());
+        self.entries.clear();
+        self.statements.clear();
+        for (on_leader, reader) in &mut self.readers {
+            reader.dead |= *on_leader;
+        }
+        if self.random.one_in(2) {
+            std::mem::swap(&mut self.leader, &mut self.replica);
+            for (on_leader, _) in &mut self.readers {
+                *on_leader = !*on_leader;
+            }
+            self.tally.role_swaps += 1;
+        }
+        self.committed = self.leader.commit_point();
+        self.leader.set_writable(true);
+        let old = std::mem::replace(&mut self.sql, open(&self.leader, &mut self.random));
+        self.zombies.push(old);
+        self.tally.roll_backs += 1;
+        self.check();
+    }
+
+    /// An old connection does what it likes, or goes.
+    fn stir_zombies(&mut self) {
+        if self.zombies.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.zombies.len() as u64) as usize;
+        let orders = [
+            "ROLLBACK",
+            "COMMIT",
+            "INSERT INTO t0 VALUES (1, 'late')",
+            "SELECT * FROM t1",
+        ];
+        let _ = self.zombies[index].execute_batch(orders[self.random.below(4) as usize]);
+        if self.zombies.len() > ZOMBIES_MAX || self.random.one_in(3) {
+            self.zombies.swap_remove(index);
+        }
+    }
+
+    fn begin_read(&mut self) {
+        let on_leader = self.random.one_in(2);
+        let database = if on_leader {
+            &self.leader
+        } else {
+            &self.replica
+        };
+        let sql = open(database, &mut self.random);
+        sql.execute_batch("BEGIN").unwrap();
+        let seen = digest(&sql).unwrap();
+        assert_eq!(
+            read_position(&sql, "main"),
+            Some(database.commit_point().position)
+        );
+        self.readers.push((
+            on_leader,
+            Reader {
+                sql,
+                seen,
+                dead: false,
+            },
+        ));
+    }
+
+    /// A reader sees what it saw before, unless it is of an old epoch: then it may also fail.
+    fn check_reader(&mut self) {
+        if self.readers.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.readers.len() as u64) as usize;
+        let reader = &self.readers[index].1;
+        match digest(&reader.sql) {
+            Ok(seen) => assert_eq!(seen, reader.seen),
+            Err(error) => {
+                assert!(reader.dead, "{error}");
+                assert_eq!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure));
+            }
+        }
+        self.tally.reader_checks += 1;
+        if self.readers.len() > 5 || self.random.one_in(3) {
+            self.readers.swap_remove(index);
+        }
+    }
+
+    fn check(&mut self) {
+        let replica = image(&self.replica);
+        assert_same_image(&image_at(&self.leader, &self.committed), &replica);
+        let expected = content(&self.plain);
+        assert_eq!(content_of_image(&replica), expected);
+        let reader = open(&self.replica, &mut self.random);
+        assert_eq!(content(&reader), expected);
+        assert_sound(&reader);
+        assert_sound(&self.sql);
+        assert_eq!(content_of_image(&image(&self.leader)), content(&self.sql));
+        for database in [&self.leader, &self.replica] {
+            let committed = u64::from(database.wal_frames());
+            assert_eq!(
+                database.wal_bytes(),
+                committed * u64::from(database.page_size().bytes())
+            );
+            assert_eq!(database.recovery_requests(), 0);
+        }
+        self.tally.image_checks += 1;
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            match self.random.below(100) {
+                0..=44 => self.transact(),
+                45..=64 => self.capture(),
+                65..=79 => {
+                    let count = 1 + self.random.below(4);
+                    self.apply(count);
+                }
+                80..=81 => self.step_down(),
+                82..=85 => self.stir_zombies(),
+                86..=89 => self.begin_read(),
+                90..=94 => self.check_reader(),
+                95 => {
+                    let _ = self
+                        .sql
+                        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+                }
+                96 => self.sql = open(&self.leader, &mut self.random),
+                97 => self.check(),
+                _ => {
+                    self.capture();
+                    self.apply(u64::MAX);
+                }
+            }
+        }
+        self.capture();
+        self.apply(u64::MAX);
+        self.check();
+        assert_same_image(&image(&self.leader), &image(&self.replica));
+    }
+}
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |value| value.parse().unwrap())
+}
+
+#[test]
+fn a_leader_and_a_replica_stay_the_same() {
+    let sequences = from_environment("VFS_SOAK_SEQUENCES", SEQUENCES_DEFAULT);
+    let first_seed = from_environment("VFS_SOAK_SEED", 1);
+    let mut total = Tally::default();
+    for seed in first_seed..first_seed + sequences {
+        // Printed only when the test fails; the last one is the one that did.
+        println!("VFS_SOAK_SEED={seed} VFS_SOAK_SEQUENCES=1");
+        let mut sequence = Sequence::new(seed);
+        sequence.run();
+        let tally = sequence.tally;
+        total.transactions += tally.transactions;
+        total.rolled_back_transactions += tally.rolled_back_transactions;
+        total.entries += tally.entries;
+        total.applies += tally.applies;
+        total.roll_backs += tally.roll_backs;
+        total.role_swaps += tally.role_swaps;
+        total.zombie_writers += tally.zombie_writers;
+        total.reader_checks += tally.reader_checks;
+        total.image_checks += tally.image_checks;
+        total.frames_max = total.frames_max.max(tally.frames_max);
+    }
+    println!("{sequences} sequences: {total:?}");
+    assert!(sequences < 10 || total.roll_backs > 0 && total.zombie_writers > 0);
+}

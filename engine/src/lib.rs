@@ -18,12 +18,14 @@
 //! ```
 
 pub mod cli;
-mod client;
+pub mod client;
 mod database;
 mod error;
+pub mod local_cluster;
 mod net;
 mod node;
 mod parameters;
+pub mod probe;
 pub mod replica;
 mod rows;
 mod shard;
@@ -32,7 +34,7 @@ mod sql;
 mod storage;
 pub mod wire;
 
-pub use client::*;
+pub use client::{Client, ClientError, ClientOptions};
 pub use database::{Database, Transaction};
 pub use error::{CODE_LEADERSHIP_LOST, CODE_NOT_LEADER, Error, Result};
 pub use node::{Node, NodeBuilder, NodeError};

@@ -50,10 +50,6 @@ impl Io {
         self.durable
     }
 
-    pub(crate) fn issued(&self) -> IoId {
-        self.issued
-    }
-
     /// Saves a hard state. Two in a row become one, because the newer one says more.
     pub(crate) fn save(&mut self, state: HardState) {
         if let Some(Effect::SaveHardState { hard_state, .. }) = self.pending.last_mut() {

@@ -38,6 +38,8 @@
 mod config;
 mod effect;
 mod entry;
+#[cfg(test)]
+mod hex;
 mod io;
 mod log;
 mod message;

@@ -160,9 +160,15 @@ impl Log {
 
     /// Takes what a leader offers behind `prev` (Raft paper, figure 2, AppendEntries 2 to 4).
     ///
-    /// Only a *conflicting* entry truncates. A message that was delayed or repeated, and ends before
-    /// this log does, leaves what follows alone: it may long be acknowledged, even committed.
-    pub(crate) fn offer(&mut self, prev: LogIndex, prev_term: Term, entries: Vec<Entry>) -> Offer {
+    /// Only a *conflicting* entry truncates. A message that was delayed or repeated, and ends
+    /// before this log does, leaves what follows alone: it may long be acknowledged, even
+    /// committed.
+    pub(crate) fn offer(
+        &mut self,
+        prev: LogIndex,
+        prev_term: Term,
+        mut entries: Vec<Entry>,
+    ) -> Offer {
         if self.term(prev) != Some(prev_term) {
             if prev <= self.commit {
                 return Offer::AgainstCommit;
@@ -184,7 +190,7 @@ impl Log {
         if truncate.is_some() {
             self.truncate(from);
         }
-        let new = entries[first_new..].to_vec();
+        let new = entries.split_off(first_new);
         for entry in &new {
             self.push(entry.clone());
         }

@@ -77,7 +77,8 @@ pub enum Message {
     HeartbeatReply {
         /// The term of the follower.
         term: Term,
-        /// The round of the heartbeat.
+        /// The round of the heartbeat; 0, for which no read waits, in the answer to a leader of an
+        /// older term, so that it proves nothing.
         round: u64,
     },
 }

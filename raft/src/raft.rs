@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// pipelined replication, reads without log entries, and a leader that writes its own copy while
 /// the followers write theirs.
 ///
-/// Feed it with [`Raft::step`] and [`Raft::propose`], and call [`Raft::take_effects`] once per turn.
+/// Feed it with [`Raft::step`] and [`Raft::propose`]; call [`Raft::take_effects`] once per turn.
 #[derive(Debug)]
 pub struct Raft {
     config: Config,
@@ -65,7 +65,7 @@ pub struct Raft {
 impl Raft {
     /// A replica that continues from what storage recovered.
     ///
-    /// Its first effects contain [`Effect::Committed`] if anything is known to be committed, and, if
+    /// Its first effects contain [`Effect::Committed`] if anything is known to be committed and, if
     /// it is the sole voter, its campaign.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl Raft {
         self.log.term(index)
     }
 
-    /// Everything up to `up_to` is applied: once durable it may leave memory when the cache is full.
+    /// Everything up to `up_to` is applied: once durable it may leave memory if the cache is full.
     ///
     /// # Panics
     /// If `up_to` is not committed yet.
@@ -253,7 +253,7 @@ impl Raft {
                 commit,
                 entries,
             } => {
-                if self.follow(from, term, &AppendOrHeartbeat::Append { prev_index }) {
+                if self.follow(from, term) {
                     self.append_offered(from, (prev_index, prev_term), commit, entries);
                 }
             }
@@ -262,7 +262,7 @@ impl Raft {
                 commit,
                 round,
             } => {
-                if self.follow(from, term, &AppendOrHeartbeat::Heartbeat { round }) {
+                if self.follow(from, term) {
                     self.heartbeat_heard(from, commit, round);
                 }
             }
@@ -361,10 +361,4 @@ impl Raft {
             self.events.push(Effect::RoleChanged { role, term, leader });
         }
     }
-}
-
-/// What a leader's message needs for the refusal that tells a deposed leader of the newer term.
-enum AppendOrHeartbeat {
-    Append { prev_index: LogIndex },
-    Heartbeat { round: u64 },
 }

@@ -1,8 +1,8 @@
 //! Linearizable reads that wait for a proof of leadership (thesis, 6.4).
 //!
-//! Every turn with reads has a heartbeat round of its own, and a round number is never used twice by
-//! one leader (etcd #20418 reused one over a retry and served stale data). A follower's echo of a
-//! round proves that it still followed this leader after all reads of earlier rounds had arrived.
+//! Every turn with reads has a heartbeat round of its own, and a round number is never used twice
+//! by one leader (etcd #20418 reused one over a retry and served stale data). A follower's echo of
+//! a round proves that it still followed this leader after all reads of earlier rounds had arrived.
 
 use crate::types::{LogIndex, ReadId};
 use std::collections::VecDeque;

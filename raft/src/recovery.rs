@@ -89,8 +89,8 @@ impl std::fmt::Display for Cut {
         } = self;
         write!(
             formatter,
-            "the unfinished write at offset {offset} of segment {segment}, from {index} on, was cut \
-             off with {headers_after} whole record headers ({reason})"
+            "the unfinished write at offset {offset} of segment {segment}, from {index} on, was \
+             cut off with {headers_after} whole record headers ({reason})"
         )
     }
 }

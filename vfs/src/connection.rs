@@ -72,7 +72,9 @@ impl Database {
 /// [`Database`].
 ///
 /// It is exactly what a running read transaction sees, because it is the last commit that was live
-/// when the read lock was granted. A commit of the connection itself does not change it.
+/// when the read lock was granted. A commit of the connection itself does not change it. While
+/// another thread commits it may for a moment be ahead of [`Database::commit_point`], because
+/// SQLite publishes a commit before it gives back the write lock.
 pub fn read_position(connection: &Connection, schema: &str) -> Option<WalPosition> {
     with_handle(connection, schema, MainHandle::snapshot).flatten()
 }

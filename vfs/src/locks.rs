@@ -20,9 +20,21 @@ const FREE: i32 = 0;
 const HELD_BY_SQL: i32 = -1;
 /// The VFS itself holds the slot, for a moment.
 const HELD_BY_VFS: i32 = -2;
+/// A connection that begins to read holds WRITE, for the moment in which it reads the header again.
+const HELD_FOR_HEADER: i32 = -3;
 
 /// Busy rounds before a waiter gives its core away.
 const SPINS_MAX: u32 = 64;
+
+/// What a connection wants WRITE for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WritePurpose {
+    /// A write transaction. It has a read slot already (`sqlite3WalBeginWriteTransaction`).
+    Transaction,
+    /// A second look at a header that was being changed at the first. No read slot is held yet
+    /// (`walIndexReadHdr`).
+    Header,
+}
 
 /// Who holds which slot of one epoch.
 pub(crate) struct LockTable {
@@ -61,22 +73,27 @@ impl LockTable {
         self.slots[slot].store(FREE, Ordering::Release);
     }
 
-    /// Takes WRITE for one connection; false if another connection has it, or if `writable` says
-    /// no. While the VFS itself has it this waits, and it takes the slot in the same step that
+    /// Takes WRITE for one connection; false if a transaction of another one has it, or if
+    /// `writable` says no. While it is held only for a moment, by the VFS itself or by a reader
+    /// that looks at the header again, this waits, and it takes the slot in the same step that
     /// finds it free: else a lone writer would be told now and then that the database is locked.
-    pub(crate) fn take_write_for_sql(&self, writable: &AtomicBool) -> bool {
+    pub(crate) fn take_write_for_sql(&self, writable: &AtomicBool, purpose: WritePurpose) -> bool {
+        let holder = match purpose {
+            WritePurpose::Transaction => HELD_BY_SQL,
+            WritePurpose::Header => HELD_FOR_HEADER,
+        };
         let mut spins = 0;
         loop {
             let found = match writable.load(Ordering::Acquire) {
-                true => match self.take(WRITE, HELD_BY_SQL) {
+                true => match self.take(WRITE, holder) {
                     Ok(()) => return true,
                     Err(found) => found,
                 },
-                // Whoever only wants to read a header that is being changed comes here too. It
-                // asks again, and by then the change is complete.
+                // Whoever only wants to look at the header comes here too. It asks again, and by
+                // then the change is complete.
                 false => self.slots[WRITE].load(Ordering::Acquire),
             };
-            if found != HELD_BY_VFS {
+            if found != HELD_BY_VFS && found != HELD_FOR_HEADER {
                 return false;
             }
             back_off(&mut spins);
@@ -145,26 +162,46 @@ mod tests {
         assert!(table.take_shared(READ_FIRST));
     }
 
-    #[test]
-    fn sql_waits_for_the_vfs_but_not_for_sql() {
-        let table = LockTable::new();
-        let writable = AtomicBool::new(true);
-        let guard = table.take_write_for_vfs(Duration::ZERO).unwrap();
+    /// Whether a transaction waits for WRITE while it is held, and gets it when it is given back.
+    fn waits_until(table: &LockTable, release: impl FnOnce()) {
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| table.take_write_for_sql(&writable));
+            let waiter = scope.spawn(|| {
+                table.take_write_for_sql(&AtomicBool::new(true), WritePurpose::Transaction)
+            });
             std::thread::sleep(Duration::from_millis(5));
             assert!(!waiter.is_finished());
-            drop(guard);
+            release();
             assert!(waiter.join().unwrap());
         });
-        assert!(!table.take_write_for_sql(&writable));
+    }
+
+    #[test]
+    fn a_transaction_waits_for_whoever_holds_write_for_a_moment() {
+        let writable = AtomicBool::new(true);
+        let table = LockTable::new();
+        let guard = table.take_write_for_vfs(Duration::ZERO).unwrap();
+        waits_until(&table, || drop(guard));
+        let table = LockTable::new();
+        assert!(table.take_write_for_sql(&writable, WritePurpose::Header));
+        waits_until(&table, || table.release_exclusive(WRITE));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_transaction() {
+        let writable = AtomicBool::new(true);
+        let table = LockTable::new();
+        assert!(table.take_write_for_sql(&writable, WritePurpose::Transaction));
+        assert!(!table.take_write_for_sql(&writable, WritePurpose::Transaction));
+        assert!(!table.take_write_for_sql(&writable, WritePurpose::Header));
         assert!(table.take_write_for_vfs(Duration::from_millis(1)).is_none());
     }
 
     #[test]
     fn sql_never_gets_the_write_lock_of_a_follower() {
         let table = LockTable::new();
-        assert!(!table.take_write_for_sql(&AtomicBool::new(false)));
+        for purpose in [WritePurpose::Transaction, WritePurpose::Header] {
+            assert!(!table.take_write_for_sql(&AtomicBool::new(false), purpose));
+        }
         assert!(table.take_write_for_vfs(Duration::ZERO).is_some());
     }
 }

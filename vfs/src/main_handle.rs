@@ -10,7 +10,7 @@ use rusqlite::ffi;
 use crate::database::DatabaseInner;
 use crate::epoch::Epoch;
 use crate::header::WalPosition;
-use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE};
+use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
 use crate::wal_index::REGION_BYTES;
 
 /// Regions that an index may have: as many as 2^32 frames need.
@@ -138,7 +138,15 @@ impl MainHandle {
             return ffi::SQLITE_BUSY;
         }
         let taken = match first {
-            WRITE => self.epoch.locks.take_write_for_sql(&self.database.writable),
+            WRITE => {
+                // SQLite begins every write transaction from within a read transaction.
+                let purpose = match self.shared.get() >> READ_FIRST {
+                    0 => WritePurpose::Header,
+                    _ => WritePurpose::Transaction,
+                };
+                let writable = &self.database.writable;
+                self.epoch.locks.take_write_for_sql(writable, purpose)
+            }
             _ => self.epoch.locks.take_exclusive(first),
         };
         if !taken {

@@ -332,6 +332,9 @@ mod tests {
         index.append(1, (1..=9000).map(number_of));
         for cut in [1, 2, 4061, 4062, 4063, 8157, 8158, 8159, 9000] {
             let copy = index.copy_up_to(&header(cut));
+            // Nothing of later frames is left, not even where a snapshot would ignore it.
+            let region_end = FIRST_FRAMES + Place::of(cut).region as u32 * REGION_FRAMES;
+            assert!((1..=998).all(|number| find(&copy, number, region_end) <= cut));
             copy.append(
                 cut + 1,
                 (cut + 1..cut + 400).map(|frame| number_of(frame + 3)),

@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{
-    Node, Random, assert_same_image, assert_sound, code, content, content_of_image, image,
+    Node, Random, Stop, assert_same_image, assert_sound, code, content, content_of_image, image,
     image_at, number,
 };
 use ringlite_vfs::{
@@ -254,6 +254,14 @@ fn a_promoted_replica_writes_on_top_of_what_was_applied() {
     pair.replica.set_writable(true);
     let sql = pair.replica.connect().unwrap();
     sql.pragma_update(None, "cache_size", 5).unwrap();
+    // Its first capture is its own commit and nothing of what it has applied.
+    sql.execute_batch("INSERT INTO t VALUES (9000, 'from the second')")
+        .unwrap();
+    let capture = pair.replica.take_capture().unwrap();
+    assert_eq!(capture.pages.len(), 1);
+    pair.leader
+        .apply(&capture.pages, capture.page_count)
+        .unwrap();
     // Spills and writes checksums anew, the first of them after an applied frame, whose own is
     // none.
     sql.execute_batch(
@@ -268,7 +276,7 @@ fn a_promoted_replica_writes_on_top_of_what_was_applied() {
     pair.leader
         .apply(&capture.pages, capture.page_count)
         .unwrap();
-    assert_eq!(number(&pair.sql, "SELECT count(*) FROM t"), 2000);
+    assert_eq!(number(&pair.sql, "SELECT count(*) FROM t"), 2001);
     pair.check();
 }
 
@@ -324,6 +332,7 @@ fn readers_on_other_threads_see_whole_commits_of_applies() {
     pair.ship();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopping = Stop(&stop);
         let readers: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| read_sums(&pair.replica, &stop, 100_000)))
             .collect();
@@ -332,7 +341,7 @@ fn readers_on_other_threads_see_whole_commits_of_applies() {
             transfer(&pair.sql, &mut random).unwrap();
             pair.ship();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
@@ -346,6 +355,7 @@ fn a_writer_and_readers_on_other_threads() {
     pair.run(BANK);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopping = Stop(&stop);
         let readers: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| read_sums(&pair.leader, &stop, 100_000)))
             .collect();
@@ -360,7 +370,7 @@ fn a_writer_and_readers_on_other_threads() {
             pair.ship();
         }
         writer.join().unwrap();
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
@@ -371,8 +381,8 @@ fn a_writer_and_readers_on_other_threads() {
 
 #[test]
 fn a_lone_writer_is_never_told_that_the_database_is_locked() {
-    // The VFS takes the write lock for a moment at each of these applies. They put page 1 of an
-    // unused part of the file in again and again, so the writer's own pages stay as they are.
+    // The other thread takes the write lock for the VFS again and again, each time for a moment.
+    // Its applies change nothing, so that the writer's own commits stay what they are.
     let node = Node::new();
     let database = node.leader();
     let sql = database.connect().unwrap();
@@ -380,10 +390,10 @@ fn a_lone_writer_is_never_told_that_the_database_is_locked() {
     database.take_capture().unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopping = Stop(&stop);
         let applier = scope.spawn(|| {
             let mut applied = 0;
             while !stop.load(Ordering::Relaxed) {
-                // Nothing changes, but WRITE is taken.
                 let page_count = database.commit_point().page_count();
                 match database.apply(&[], page_count) {
                     Ok(_) => applied += 1,
@@ -394,11 +404,11 @@ fn a_lone_writer_is_never_told_that_the_database_is_locked() {
             applied
         });
         for row in 0..20_000 {
-            // The size stays, so that the empty apply does nothing.
+            // One row over and over: the size stays, and so the applies stay empty.
             sql.execute("REPLACE INTO t (rowid, a) VALUES (1, ?1)", [row])
                 .unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         assert!(applier.join().unwrap() > 100);
     });
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod demo;
 mod serve;
 
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Run a node: alone, or as a member of a fixed cluster
     Serve(serve::ServeArgs),
+    /// Start three nodes here, write, kill the leader, and check that nothing is lost
+    Demo(demo::DemoArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -33,6 +36,7 @@ pub fn main() -> ExitCode {
         .init();
     let result = match arguments.command {
         Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Demo(args) => demo::run(args).map_err(Into::into),
     };
     finish(result)
 }

@@ -32,6 +32,9 @@ pub(crate) struct ServeArgs {
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
+    /// Stop when the process that started this one is gone
+    #[arg(long, hide = true)]
+    stop_with_parent: bool,
 }
 
 /// `ID=HOST:PORT`.
@@ -74,6 +77,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
             what: "say where to listen: --listen HOST:PORT".into(),
         });
     };
+    if args.stop_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .map_err(|error| NodeError::Settings {
+                what: format!("this process cannot be tied to its parent: {error}"),
+            })?;
+    }
     // Before the node starts its thread, so that no signal finds the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| NodeError::Settings {
         what: format!("signals cannot be handled: {error}"),

@@ -41,7 +41,10 @@ impl Connection {
         let resolved = address
             .to_socket_addrs()
             .map_err(|source| error("resolve", source))?;
-        let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+        let mut refused = io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the name has no address, or no time was left",
+        );
         for socket_address in resolved {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

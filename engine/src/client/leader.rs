@@ -31,6 +31,7 @@ pub(super) fn find(
     deadline: Instant,
 ) -> Result<Connection, ClientError> {
     let mut pause = PAUSE_MIN;
+    let mut tried_before = Vec::new();
     loop {
         let mut tried: Vec<TriedAddress> = Vec::new();
         for address in addresses {
@@ -48,9 +49,19 @@ pub(super) fn find(
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || addresses.is_empty() {
+        if addresses.is_empty() {
             return Err(ClientError::NoLeader { tried });
         }
+        if left.is_zero() {
+            // The deadline has cut this round short; the one before it tells more.
+            let tried = if tried_before.is_empty() {
+                tried
+            } else {
+                tried_before
+            };
+            return Err(ClientError::NoLeader { tried });
+        }
+        tried_before = tried;
         thread::sleep(pause.min(left));
         pause = (2 * pause).min(PAUSE_MAX);
     }

@@ -465,15 +465,17 @@ impl Replica {
     }
 
     fn propose_batch(&mut self) {
-        if self.batch.is_empty() || !self.serving {
+        let raft = self.raft.status();
+        // The core may have stepped down in this turn already; its effects will tell, and the
+        // batch is then abandoned.
+        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
             return;
         }
-        let durable = self.raft.status().durable;
         let in_flight = self
             .uncommitted
             .iter()
             .rev()
-            .take_while(|(last, _)| *last > durable)
+            .take_while(|(last, _)| *last > raft.durable)
             .count();
         if in_flight >= self.config.batches_in_flight_max {
             return;
@@ -481,8 +483,7 @@ impl Replica {
         let bytes = self.batch.page_bytes();
         let sealed = self.batch.seal();
         let Some(last) = self.propose_all(sealed.parts) else {
-            // Serving implies leading, and a step-down abandons the batch before this runs.
-            unreachable!("a serving replica proposes");
+            unreachable!("a leader takes proposals");
         };
         for (database, end) in sealed.ends {
             if let Some(state) = self.catalogue.get_mut(database) {

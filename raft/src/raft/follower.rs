@@ -1,9 +1,9 @@
 //! What a follower does with what its leader sends (Raft paper, figure 2).
 
-use super::{AppendOrHeartbeat, Raft};
+use super::Raft;
 use crate::entry::Entry;
 use crate::log::{self, Offer};
-use crate::message::{AppendResult, Conflict, Message};
+use crate::message::{AppendResult, Message};
 use crate::status::Role;
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -11,40 +11,28 @@ impl Raft {
     /// Follows the sender of an append or heartbeat, if it leads the current or a newer term.
     ///
     /// A deposed leader is told of the newer term; else it would go on for as long as its other
-    /// followers are silent.
-    pub(super) fn follow(&mut self, from: NodeId, term: Term, what: &AppendOrHeartbeat) -> bool {
-        if term < self.hard_state.term {
-            self.tell_newer_term(from, what);
+    /// followers are silent. The answer names round 0, for which no read waits. An echo of the
+    /// deposed leader's round under the newer term would be dangerous: if that node restarts,
+    /// counts rounds from zero again and wins the newer term, the late echo would confirm a round
+    /// of the new leadership before anybody has heard of it, and a stale read could be answered.
+    pub(super) fn follow(&mut self, from: NodeId, term: Term) -> bool {
+        let current = self.hard_state.term;
+        if term < current {
+            let message = Message::HeartbeatReply {
+                term: current,
+                round: 0,
+            };
+            self.send_after_hard_state(from, message);
             return false;
         }
         let other = self.leader.filter(|&leader| leader != from);
-        if term == self.hard_state.term && other.is_some() {
+        if term == current && other.is_some() {
             // Two leaders of one term cannot be: this is no message of a correct peer.
             self.dropped += 1;
             return false;
         }
         self.become_follower(term, Some(from));
         true
-    }
-
-    fn tell_newer_term(&mut self, to: NodeId, what: &AppendOrHeartbeat) {
-        let term = self.hard_state.term;
-        let message = match *what {
-            AppendOrHeartbeat::Heartbeat { round } => Message::HeartbeatReply { term, round },
-            AppendOrHeartbeat::Append { prev_index } => {
-                let nowhere = Conflict {
-                    index: LogIndex::ZERO,
-                    term: Term(0),
-                    first: LogIndex::ZERO,
-                };
-                let result = AppendResult::Rejected {
-                    prev_index,
-                    conflict: nowhere,
-                };
-                Message::AppendReply { term, result }
-            }
-        };
-        self.send_after_hard_state(to, message);
     }
 
     pub(super) fn append_offered(

@@ -2,8 +2,8 @@
 //!
 //! Appends are formed once per turn and peer, so that all proposals of the turn travel in one
 //! message. The commit index travels with the next append. When there is none, the next tick tells
-//! it by a heartbeat to those peers that have not been told; there is no extra message per commit on
-//! the hot path, and a follower's view of an idle log lags by at most one tick.
+//! it by a heartbeat to those peers that have not been told; there is no extra message per commit
+//! on the hot path, and a follower's view of an idle log lags by at most one tick.
 
 use super::Raft;
 use crate::effect::Effect;

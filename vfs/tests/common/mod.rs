@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringlite_vfs::{
     Capture, CommitPoint, Database, Page, PageSize, Vfs, VfsOptions, create_database_file,
@@ -209,5 +210,15 @@ impl Random {
 
     pub(crate) fn one_in(&mut self, bound: u64) -> bool {
         self.below(bound) == 0
+    }
+}
+
+/// Tells threads to stop when it is dropped, also by a failed assertion: a test that fails has to
+/// end.
+pub(crate) struct Stop<'flag>(pub(crate) &'flag AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,95 @@
+//! What can go wrong with a measure.
+
+use std::time::Duration;
+
+use ringlite::wire::{Response, WireError};
+use ringlite::{ClientError, NodeError};
+
+/// Why a connection of the load generator failed, or one request on it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The node answered with a failure: the request was not done, the connection goes on.
+    #[error("code {code}: {message}")]
+    Failure {
+        /// SQLite's code, or one of the protocol.
+        code: u64,
+        /// The node's words.
+        message: String,
+    },
+    /// The node answered with something else.
+    #[error("the answer {0} does not belong to the request")]
+    Unexpected(&'static str),
+    /// The node speaks another protocol.
+    #[error(transparent)]
+    Protocol(#[from] WireError),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The node has gone away.
+    #[error("the node closed the connection")]
+    Closed,
+    /// No node leads.
+    #[error("no node said within {waited:?} that it leads")]
+    NoLeader {
+        /// How long they were asked.
+        waited: Duration,
+    },
+}
+
+impl LoadError {
+    /// What an answer means that is not the one that was waited for.
+    pub(crate) fn unexpected(response: Response) -> Self {
+        match response {
+            Response::Failure { code, message } => Self::Failure { code, message },
+            other => Self::Unexpected(other.name()),
+        }
+    }
+
+    /// Whether the connection can still be used.
+    pub(crate) fn leaves_connection(&self) -> bool {
+        matches!(self, Self::Failure { .. })
+    }
+}
+
+/// Why a measure could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MeasureError {
+    /// The directory for the data cannot be made.
+    #[error("the directory for the data cannot be made: {0}")]
+    Directory(std::io::Error),
+    /// The disk cannot be measured.
+    #[error("the raw write cannot be measured: {0}; choose a directory on a disk with --dir")]
+    RawWrite(std::io::Error),
+    /// The loopback interface cannot be measured.
+    #[error("the loopback round trip cannot be measured: {0}")]
+    RoundTrip(std::io::Error),
+    /// The processes of the nodes cannot be started, or looked at.
+    #[error("the nodes cannot be run: {0}")]
+    Processes(std::io::Error),
+    /// A node process ended.
+    #[error("node {id} ended by itself; its last words: {words}")]
+    Died {
+        /// The node.
+        id: usize,
+        /// The last line of its log.
+        words: String,
+    },
+    /// The node in this process does not start.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The node in this process refuses.
+    #[error(transparent)]
+    Embedded(#[from] ringlite::Error),
+    /// The cluster does not serve.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The load generator does not get going.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// There is no executor for it.
+    #[error("an io_uring executor cannot be had: {0}")]
+    Executor(String),
+    /// The results cannot be written.
+    #[error("the results cannot be written: {0}")]
+    Report(std::io::Error),
+}

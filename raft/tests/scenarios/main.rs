@@ -1,0 +1,9 @@
+//! The protocol's known traps, each as a short script against replicas without any disk or network.
+//!
+//! Messages are handed over by hand, so that each test says exactly what arrives when.
+
+mod elections;
+mod reads;
+mod replication;
+mod script;
+mod trust;

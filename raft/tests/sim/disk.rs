@@ -1,0 +1,335 @@
+//! A disk with one write in flight. What has completed survives a crash; of the write in flight
+//! each sector may be new, old or garbage. The log lies in it as real records, and a restart
+//! recovers it with the real recovery.
+
+use super::random::Random;
+use bytes::Bytes;
+use ringlite_raft::{
+    DurableMark, Entry, HardState, IoId, LogIndex, RECORD_HEADER_BYTES, RecordIdentity,
+    RecordPlace, RecoveredLog, RestoredLog, encode_record, record_bytes, recover, scan_segment,
+};
+use std::collections::VecDeque;
+
+const SEGMENT_BYTES: usize = 16 * 4096;
+const SECTOR_BYTES: usize = 512;
+
+enum Operation {
+    Save {
+        io: IoId,
+        hard_state: HardState,
+    },
+    Append {
+        io: IoId,
+        truncate: Option<LogIndex>,
+        entries: Vec<Entry>,
+    },
+}
+
+struct InFlight {
+    /// What is complete with it; none for the first parts of an append over several segments.
+    io: Option<IoId>,
+    done_at: u64,
+    write: Write,
+}
+
+enum Write {
+    HardState(HardState, DurableMark),
+    Records {
+        segment: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+        entries: Vec<Entry>,
+    },
+}
+
+/// Where the next record goes.
+struct Writer {
+    epoch: u64,
+    epoch_first: LogIndex,
+    /// The position of the segment in `segments`; its number is one more. None: start a fresh one.
+    segment: Option<usize>,
+    offset: usize,
+    previous_crc: u32,
+}
+
+pub(crate) struct Disk {
+    identity: RecordIdentity,
+    segments: Vec<Vec<u8>>,
+    hard_state: HardState,
+    mark: DurableMark,
+    writer: Writer,
+    /// The entries of completed writes, less what a truncation that was asked for takes away.
+    pub(crate) durable: Vec<Entry>,
+    /// The epoch in which the newest of them was written.
+    durable_epoch: u64,
+    waiting: VecDeque<Operation>,
+    in_flight: Option<InFlight>,
+    pub(crate) torn: u64,
+    pub(crate) cuts: u64,
+}
+
+impl Disk {
+    pub(crate) fn new(node: u64) -> Disk {
+        Disk {
+            identity: RecordIdentity {
+                cluster: 77,
+                shard: 3,
+                incarnation: node,
+            },
+            segments: Vec::new(),
+            hard_state: HardState::default(),
+            mark: DurableMark::default(),
+            writer: Writer {
+                epoch: 1,
+                epoch_first: LogIndex(1),
+                segment: None,
+                offset: 0,
+                previous_crc: 0,
+            },
+            durable: Vec::new(),
+            durable_epoch: 0,
+            waiting: VecDeque::new(),
+            in_flight: None,
+            torn: 0,
+            cuts: 0,
+        }
+    }
+
+    pub(crate) fn save(&mut self, io: IoId, hard_state: HardState) {
+        self.waiting.push_back(Operation::Save { io, hard_state });
+    }
+
+    pub(crate) fn append(&mut self, io: IoId, truncate: Option<LogIndex>, entries: Vec<Entry>) {
+        if let Some(from) = truncate {
+            self.durable.truncate(from.prev().0 as usize);
+        }
+        self.waiting.push_back(Operation::Append {
+            io,
+            truncate,
+            entries,
+        });
+    }
+
+    /// Starts the next write if none is in flight.
+    pub(crate) fn start(&mut self, now: u64, commit: LogIndex, delay: u64) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let (io, write) = match self.waiting.pop_front() {
+            None => return,
+            Some(Operation::Save { io, hard_state }) => {
+                let index = LogIndex(self.durable.len() as u64);
+                let mark = DurableMark {
+                    epoch: self.durable_epoch,
+                    index,
+                };
+                (Some(io), Write::HardState(hard_state, mark))
+            }
+            Some(Operation::Append {
+                io,
+                truncate,
+                entries,
+            }) => {
+                if let Some(from) = truncate {
+                    self.start_epoch(self.writer.epoch + 1, from);
+                }
+                self.encode(io, entries, commit)
+            }
+        };
+        self.in_flight = Some(InFlight {
+            io,
+            done_at: now + delay,
+            write,
+        });
+    }
+
+    fn start_epoch(&mut self, epoch: u64, epoch_first: LogIndex) {
+        self.writer = Writer {
+            epoch,
+            epoch_first,
+            segment: None,
+            offset: 0,
+            previous_crc: 0,
+        };
+    }
+
+    /// As many records as fit into one segment; the rest goes back to the head of the queue.
+    fn encode(
+        &mut self,
+        io: IoId,
+        mut entries: Vec<Entry>,
+        commit: LogIndex,
+    ) -> (Option<IoId>, Write) {
+        let bytes_of = |entry: &Entry| record_bytes(entry.payload.len());
+        if self.writer.segment.is_none()
+            || self.writer.offset + bytes_of(&entries[0]) > SEGMENT_BYTES
+        {
+            self.segments.push(vec![0; SEGMENT_BYTES]);
+            self.writer.segment = Some(self.segments.len() - 1);
+            (self.writer.offset, self.writer.previous_crc) = (0, 0);
+        }
+        let segment = self.writer.segment.expect("a segment");
+        let offset = self.writer.offset;
+        let mut bytes = Vec::new();
+        let mut count = 0;
+        for entry in &entries {
+            if offset + bytes.len() + bytes_of(entry) > SEGMENT_BYTES {
+                break;
+            }
+            let place = RecordPlace {
+                identity: self.identity,
+                segment: segment as u64 + 1,
+                epoch: self.writer.epoch,
+                epoch_first: self.writer.epoch_first,
+                previous_header_crc: self.writer.previous_crc,
+                durable_upto: LogIndex(self.durable.len() as u64),
+                commit,
+            };
+            let start = bytes.len();
+            bytes.resize(start + bytes_of(entry), 0xee);
+            self.writer.previous_crc = encode_record(&place, entry, &mut bytes[start..]);
+            count += 1;
+        }
+        self.writer.offset += bytes.len();
+        let rest = entries.split_off(count);
+        let io = if rest.is_empty() {
+            Some(io)
+        } else {
+            self.waiting.push_front(Operation::Append {
+                io,
+                truncate: None,
+                entries: rest,
+            });
+            None
+        };
+        (
+            io,
+            Write::Records {
+                segment,
+                offset,
+                bytes,
+                entries,
+            },
+        )
+    }
+
+    /// Completes the write in flight if it is due; returns what is durable with it.
+    pub(crate) fn complete(&mut self, now: u64) -> Option<IoId> {
+        let due = self
+            .in_flight
+            .as_ref()
+            .is_some_and(|write| write.done_at <= now);
+        let InFlight { io, write, .. } = if due {
+            self.in_flight.take()?
+        } else {
+            return None;
+        };
+        match write {
+            Write::HardState(hard_state, mark) => {
+                (self.hard_state, self.mark) = (hard_state, mark);
+            }
+            Write::Records {
+                segment,
+                offset,
+                bytes,
+                entries,
+            } => {
+                self.segments[segment][offset..offset + bytes.len()].copy_from_slice(&bytes);
+                // A truncation that was asked for since then may have made some of them void.
+                let void_from = self.waiting.iter().find_map(|operation| match operation {
+                    Operation::Append { truncate, .. } => *truncate,
+                    Operation::Save { .. } => None,
+                });
+                for entry in entries {
+                    if void_from.is_none_or(|from| entry.index < from)
+                        && entry.index.0 == self.durable.len() as u64 + 1
+                    {
+                        self.durable.push(entry);
+                        self.durable_epoch = self.writer.epoch;
+                    }
+                }
+            }
+        }
+        io
+    }
+
+    /// The power fails: what waits is gone, the write in flight is torn.
+    pub(crate) fn crash(&mut self, random: &mut Random) {
+        self.waiting.clear();
+        let Some(InFlight { write, .. }) = self.in_flight.take() else {
+            return;
+        };
+        self.torn += 1;
+        match write {
+            // Two copies, written one after the other: the old or the new one is found.
+            Write::HardState(hard_state, mark) => {
+                if random.per_mille(500) {
+                    (self.hard_state, self.mark) = (hard_state, mark);
+                }
+            }
+            Write::Records {
+                segment,
+                offset,
+                bytes,
+                ..
+            } => {
+                let unit = [SECTOR_BYTES, 4096, bytes.len()][random.below(3) as usize];
+                for (position, part) in bytes.chunks(unit).enumerate() {
+                    let at = offset + position * unit;
+                    let target = &mut self.segments[segment][at..at + part.len()];
+                    match random.below(5) {
+                        0 | 1 => target.copy_from_slice(part),
+                        2 => target.fill(random.number() as u8 | 1),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the node finds when it starts again.
+    pub(crate) fn restart(&mut self) -> (HardState, RestoredLog, RecoveredLog) {
+        let scans = self.segments.iter().enumerate().map(|(position, bytes)| {
+            scan_segment(bytes, position as u64 + 1, &self.identity).expect("a segment of ours")
+        });
+        let found = recover(scans.collect(), self.mark).expect("a crash is not damage");
+        let kept = found.last.0 as usize;
+        assert!(kept >= self.durable.len(), "recovery lost what was durable");
+        let entries: Vec<Entry> = found
+            .records
+            .iter()
+            .map(|record| {
+                let start = record.offset as usize + RECORD_HEADER_BYTES;
+                let segment = &self.segments[record.segment as usize - 1];
+                let payload = &segment[start..start + record.payload_bytes as usize];
+                let payload = Bytes::copy_from_slice(payload);
+                Entry {
+                    term: record.term,
+                    index: record.index,
+                    kind: record.kind,
+                    payload,
+                }
+            })
+            .collect();
+        for (old, new) in self.durable.iter().zip(&entries) {
+            assert_eq!(old, new, "recovery changed what was durable");
+        }
+        self.cuts += u64::from(found.cut.is_some());
+        self.durable_epoch = found.epoch;
+        self.start_epoch(found.epoch + 1, found.last.next());
+        assert!(found.highest_segment as usize <= self.segments.len());
+        let tail = entries[found.commit.0 as usize..].to_vec();
+        self.durable = entries;
+        let (runs, last, commit) = (found.runs.clone(), found.last, found.commit);
+        (
+            self.hard_state,
+            RestoredLog {
+                runs,
+                last,
+                commit,
+                tail,
+            },
+            found,
+        )
+    }
+}

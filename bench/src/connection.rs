@@ -69,7 +69,9 @@ impl Connection {
     }
 
     async fn dial(address: SocketAddr) -> Result<Self, LoadError> {
-        let mut stream = TcpStream::connect(address).await.map_err(std::io::Error::from)?;
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(std::io::Error::from)?;
         stream.set_nodelay(true).map_err(std::io::Error::from)?;
         stream.write_all(&PROTOCOL_VERSION.to_le_bytes()).await?;
         Ok(Self {
@@ -156,14 +158,17 @@ impl Connection {
         let header = FrameHeader::parse(*header);
         let frame_bytes = FRAME_HEADER_BYTES + header.body_bytes(FRAME_BYTES_MAX)?;
         if frame_bytes > self.received.len() {
-            self.received = [received, &vec![0; frame_bytes - received.len()]].concat().into();
+            self.received = [received, &vec![0; frame_bytes - received.len()]]
+                .concat()
+                .into();
             return Ok(None);
         }
         let Some(body) = received.get(FRAME_HEADER_BYTES..frame_bytes) else {
             return Ok(None);
         };
         let response = Response::decode(header.kind, header.schema, body)?;
-        self.received.copy_within(frame_bytes..self.received_bytes, 0);
+        self.received
+            .copy_within(frame_bytes..self.received_bytes, 0);
         self.received_bytes -= frame_bytes;
         Ok(Some(response))
     }

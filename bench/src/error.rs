@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringlite::wire::{Response, WireError};
+use ringlite::wire::{FailureCode, Response, WireError};
 use ringlite::{ClientError, NodeError};
 
 /// Why a connection of the load generator failed, or one request on it.
@@ -45,9 +45,44 @@ impl LoadError {
         }
     }
 
-    /// Whether the connection can still be used.
+    /// Whether the next request can go the same way: the node still leads and still answers.
     pub(crate) fn leaves_connection(&self) -> bool {
-        matches!(self, Self::Failure { .. })
+        let elsewhere = [FailureCode::NotLeader, FailureCode::LeadershipLost];
+        matches!(self, Self::Failure { code, .. }
+            if !elsewhere.iter().any(|moved| *moved as u64 == *code))
+    }
+}
+
+/// A request that failed, as it is counted.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What failures of the same kind have in common.
+    pub(crate) kind: String,
+    /// What was said about this one.
+    pub(crate) words: String,
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let kind = match &error {
+            LoadError::Failure { code, .. } => format!("code {code}"),
+            LoadError::Unexpected(_) | LoadError::Protocol(_) => "protocol".to_owned(),
+            LoadError::Io(_) | LoadError::Closed => "connection".to_owned(),
+            LoadError::NoLeader { .. } => "no leader".to_owned(),
+        };
+        Self {
+            kind,
+            words: error.to_string(),
+        }
+    }
+}
+
+impl From<ringlite::Error> for Failure {
+    fn from(error: ringlite::Error) -> Self {
+        Self {
+            kind: format!("code {}", error.code()),
+            words: error.to_string(),
+        }
     }
 }
 
@@ -76,7 +111,7 @@ pub(crate) enum MeasureError {
     },
     /// The node in this process does not start.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(Box<NodeError>),
     /// The node in this process refuses.
     #[error(transparent)]
     Embedded(#[from] ringlite::Error),
@@ -92,4 +127,10 @@ pub(crate) enum MeasureError {
     /// The results cannot be written.
     #[error("the results cannot be written: {0}")]
     Report(std::io::Error),
+}
+
+impl From<NodeError> for MeasureError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use glommio::{LocalExecutorBuilder, Placement, Task};
 
 use crate::connection::Connection;
-use crate::error::{LoadError, MeasureError};
+use crate::error::{Failure, MeasureError};
 use crate::measure::{Outcome, Window};
 use crate::workload::Bodies;
 
@@ -20,9 +20,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const IO_MEMORY_BYTES: usize = 2 << 20;
 
 /// Runs a future on an executor of this thread.
-pub(crate) fn run_on_executor<T>(
-    future: impl Future<Output = T>,
-) -> Result<T, MeasureError> {
+pub(crate) fn run_on_executor<T>(future: impl Future<Output = T>) -> Result<T, MeasureError> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(IO_MEMORY_BYTES)
         .make()
@@ -48,7 +46,11 @@ pub(crate) fn over_tcp(
             });
         }
         let window = Window::after_warm_up(length);
-        Ok(gather(window, writers.into_iter().map(|writer| writer.run_task(window))).await)
+        Ok(gather(
+            window,
+            writers.into_iter().map(|writer| writer.run_task(window)),
+        )
+        .await)
     })?
 }
 
@@ -64,7 +66,7 @@ impl Shared {
         &self,
         window: &Window,
         times: (Instant, Instant),
-        answer: Result<(), impl ToString>,
+        answer: Result<(), Failure>,
     ) {
         self.outcome.borrow_mut().count(window, times, answer);
     }
@@ -104,7 +106,11 @@ where
     futures_lite::future::or(all, glommio::timer::sleep(too_late)).await;
     let mut outcome = shared.outcome.replace(Outcome::new());
     if shared.running.get() > 0 {
-        outcome.fail("no answer", shared.running.get());
+        let failure = Failure {
+            kind: "no answer".to_owned(),
+            words: format!("none within {ANSWER_PATIENCE:?}"),
+        };
+        outcome.fail(failure, shared.running.get());
     }
     outcome
 }
@@ -127,7 +133,7 @@ impl Writer {
             let answer = self.connection.insert(self.bodies.next_body()).await;
             let end = Instant::now();
             let lost = matches!(&answer, Err(error) if !error.leaves_connection());
-            shared.count(&window, (start, end), answer);
+            shared.count(&window, (start, end), answer.map_err(Failure::from));
             if lost {
                 self.reconnect(&window, &shared).await;
             }
@@ -141,8 +147,7 @@ impl Writer {
         match Connection::to_leader(&self.addresses, LEADER_PATIENCE).await {
             Ok(connection) => self.connection = connection,
             Err(error) => {
-                let answer: Result<(), LoadError> = Err(error);
-                shared.count(window, (start, Instant::now()), answer);
+                shared.count(window, (start, Instant::now()), Err(error.into()));
             }
         }
     }

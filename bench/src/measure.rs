@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::error::Failure;
+
 /// The longest latency that is told from longer ones: one minute, in nanoseconds.
 const LATENCY_MAX: u64 = 60_000_000_000;
 /// Significant decimal digits of a latency.
@@ -90,7 +92,11 @@ impl Measure {
             subject,
             seconds,
             commits: latencies.len(),
-            errors: outcome.failures.values().sum(),
+            errors: outcome
+                .failures
+                .values()
+                .map(|failures| failures.count)
+                .sum(),
             rate: round(latencies.len() as f64 / seconds),
             p50_us: at(0.5),
             p90_us: at(0.9),
@@ -144,13 +150,22 @@ impl Window {
     }
 }
 
+/// Requests that failed in the same way.
+#[derive(Clone, Debug)]
+pub(crate) struct Failures {
+    /// How many.
+    pub(crate) count: u64,
+    /// What was said about the first one.
+    pub(crate) words: String,
+}
+
 /// What came of the requests of a measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     /// From before the request until its answer, in nanoseconds.
     pub(crate) latencies: Histogram<u64>,
-    /// How many requests failed, by reason.
-    pub(crate) failures: BTreeMap<String, u64>,
+    /// The requests that failed, by kind.
+    pub(crate) failures: BTreeMap<String, Failures>,
 }
 
 impl Outcome {
@@ -176,7 +191,7 @@ impl Outcome {
         &mut self,
         window: &Window,
         (start, end): (Instant, Instant),
-        answer: Result<(), impl ToString>,
+        answer: Result<(), Failure>,
     ) {
         if !window.contains(end) {
             return;
@@ -186,22 +201,27 @@ impl Outcome {
                 let nanoseconds = u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX);
                 self.latencies.saturating_record(nanoseconds);
             }
-            Err(reason) => self.fail(reason, 1),
+            Err(failure) => self.fail(failure, 1),
         }
     }
 
-    /// Counts failures that have no moment.
-    pub(crate) fn fail(&mut self, reason: impl ToString, count: u64) {
-        *self.failures.entry(reason.to_string()).or_default() += count;
+    /// Counts failures, whenever they happened.
+    pub(crate) fn fail(&mut self, failure: Failure, count: u64) {
+        let known = self.failures.entry(failure.kind);
+        let known = known.or_insert(Failures {
+            count: 0,
+            words: failure.words,
+        });
+        known.count += count;
     }
 
     /// Adds what another thread has counted.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.latencies
             .add(&other.latencies)
             .expect("all histograms have the same bounds");
-        for (reason, count) in &other.failures {
-            self.fail(reason, *count);
+        for (kind, Failures { count, words }) in other.failures {
+            self.fail(Failure { kind, words }, count);
         }
     }
 }
@@ -227,11 +247,17 @@ mod tests {
             Limits::default(),
         );
         let json = serde_json::to_value(&measure).unwrap();
-        let mut found: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut expected = "system nodes transport workload connections seconds commits errors rate \
+        let mut found: Vec<&str> = json
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut expected =
+            "system nodes transport workload connections seconds commits errors rate \
                             p50_us p90_us p99_us p999_us max_us raw_write_p50_us round_trip_p50_us"
-            .split_whitespace()
-            .collect::<Vec<_>>();
+                .split_whitespace()
+                .collect::<Vec<_>>();
         found.sort_unstable();
         expected.sort_unstable();
         assert_eq!(found, expected);
@@ -247,16 +273,26 @@ mod tests {
             closes: opens + 4 * second,
         };
         let mut outcome = Outcome::new();
-        for (end, answer) in [(0, Ok(())), (1, Ok(())), (2, Err("code 5")), (4, Err("code 5"))] {
+        for (end, succeeds) in [(0, true), (1, true), (2, false), (4, false)] {
             let end = opens + end * second;
+            let failure = || Failure {
+                kind: "code 5".to_owned(),
+                words: "busy".to_owned(),
+            };
+            let answer = succeeds.then_some(()).ok_or_else(failure);
             outcome.count(&window, (end - second, end), answer);
         }
         let mut total = Outcome::new();
-        total.merge(&outcome);
-        total.merge(&outcome);
+        total.merge(outcome.clone());
+        total.merge(outcome);
         let limits = Limits::default();
         let measure = Measure::new(SUBJECT, 4 * second, &total, limits);
-        assert_eq!((measure.commits, measure.errors, measure.rate), (4, 2, 1.0));
+        let counts = (measure.commits, measure.errors, measure.rate);
+        assert_eq!(
+            counts,
+            (4, 2, 1.0),
+            "what ends as the window closes is too late"
+        );
         assert!((measure.p50_us - 1e6).abs() < 1e3, "{}", measure.p50_us);
     }
 }

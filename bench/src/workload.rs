@@ -15,7 +15,7 @@ const BODY_BYTES: usize = 100;
 
 /// The bytes of the rows, one after the other: no two of a writer are the same, and they do not
 /// compress to nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bodies {
     random: u64,
 }

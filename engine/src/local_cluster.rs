@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// How the nodes of a [`LocalCluster`] are run.
 #[derive(Clone, Debug)]
@@ -194,14 +195,29 @@ impl Drop for LocalCluster {
     }
 }
 
+/// Ports below those that the system gives to outgoing connections: such a connection could take
+/// a node's port while the node is down, and then it could not come back.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// Free ports of the loopback interface, all different.
 fn free_addresses(count: usize) -> io::Result<Vec<String>> {
-    // All are reserved before any is given back.
-    let reserved = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<io::Result<Vec<_>>>()?;
-    reserved
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.to_string()))
-        .collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that look at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(997);
+    let mut addresses = Vec::new();
+    for _ in PORTS {
+        if addresses.len() == count {
+            return Ok(addresses);
+        }
+        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let offset = start.wrapping_add(step) % u32::from(PORTS.end - PORTS.start);
+        let address = format!("127.0.0.1:{}", u32::from(PORTS.start) + offset);
+        if TcpListener::bind(&address).is_ok() {
+            addresses.push(address);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "there are no free ports",
+    ))
 }

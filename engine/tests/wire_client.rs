@@ -10,8 +10,8 @@ use std::{
 };
 
 use ringlite::{
+    Column, ColumnKind, RowBatch, Value,
     client::{Client, ClientError, ClientOptions},
-    rows::{Column, ColumnKind, RowBatch, Value},
     wire::{
         BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request, Response, Role,
         ServerEntry,

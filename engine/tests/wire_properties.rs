@@ -8,7 +8,7 @@ use std::{
 
 use proptest::{collection::vec, prelude::*};
 use ringlite::{
-    rows::{Column, ColumnKind, RowBatch, Value},
+    Column, ColumnKind, RowBatch, Value,
     wire::{
         BODY_BYTES_MAX, ClusterFormat, DumpFile, FRAME_HEADER_BYTES, FrameHeader, Request,
         Response, Role, ServerEntry, decode_servers,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ringlite::{
-    rows::{Column, ColumnKind, RowBatch, Value},
+    Column, ColumnKind, RowBatch, Value,
     wire::{
         ClusterFormat, DumpFile, FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request,
         Response, Role, ServerEntry, VFS_NAME, WireError, decode_servers,

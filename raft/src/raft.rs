@@ -224,7 +224,8 @@ impl Raft {
     }
 
     fn receive(&mut self, from: NodeId, message: Message) {
-        if from == self.config.id || !self.config.voters.contains(&from) {
+        let stranger = from == self.config.id || !self.config.voters.contains(&from);
+        if stranger || message.term() > Term::MAX {
             self.dropped += 1;
             return;
         }

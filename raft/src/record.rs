@@ -262,7 +262,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
     }
     let place = place_of(header);
     let index = LogIndex(u64_at(header, INDEX_AT));
-    if index < place.epoch_first || index == LogIndex::ZERO || index.0 > u64::MAX / 2 {
+    if index < place.epoch_first || index == LogIndex::ZERO || index > LogIndex::MAX {
         return Err(RecordError::Field {
             field: "index",
             found: index.0,
@@ -275,6 +275,12 @@ pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
         });
     }
     let term = Term(u64_at(header, TERM_AT));
+    if term > Term::MAX {
+        return Err(RecordError::Field {
+            field: "term",
+            found: term.0,
+        });
+    }
     let payload_crc = u32_at(header, PAYLOAD_CRC_AT);
     Ok(RecordHeader {
         place,

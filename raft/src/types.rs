@@ -48,6 +48,10 @@ number! {
 }
 
 impl Term {
+    /// No node ever gets here. A greater term, from a peer or a disk, is refused, so that counting
+    /// up never overflows.
+    pub const MAX: Term = Term(u64::MAX / 2);
+
     /// The following term.
     pub const fn next(self) -> Term {
         Term(self.0 + 1)
@@ -57,6 +61,10 @@ impl Term {
 impl LogIndex {
     /// Before the first entry.
     pub const ZERO: LogIndex = LogIndex(0);
+
+    /// No log ever gets here. A greater index, from a peer or a disk, is refused, so that counting
+    /// up never overflows.
+    pub const MAX: LogIndex = LogIndex(u64::MAX / 2);
 
     /// The following index.
     pub const fn next(self) -> LogIndex {

@@ -61,8 +61,9 @@ impl Oracle {
             let writers: Vec<_> = (first..first + count)
                 .map(|writer| scope.spawn(move || write(addresses, writer, pause, stop)))
                 .collect();
+            let stop_anyway = StopOnDrop(stop);
             let result = meanwhile();
-            stop.store(true, Ordering::Relaxed);
+            drop(stop_anyway);
             let written: Vec<Self> = writers
                 .into_iter()
                 .map(|writer| writer.join().expect("a writer does not panic"))
@@ -100,6 +101,15 @@ impl Oracle {
             .filter(|row| !self.unknown.contains(row))
             .collect();
         assert!(phantom.is_empty(), "rows that nobody sent: {phantom:?}");
+    }
+}
+
+/// Stops the writers also when a check panics meanwhile.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

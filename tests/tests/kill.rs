@@ -54,7 +54,8 @@ fn of_one_node() {
 #[test]
 fn of_the_leader() {
     kill_again_and_again("the leader", |cluster, _| {
-        let leader = cluster.id_at(scene::connect(cluster).address()).unwrap();
+        let address = scene::connect(cluster).address().to_owned();
+        let leader = cluster.id_at(&address).unwrap();
         cluster.kill(leader);
         thread::sleep(Duration::from_millis(500));
         cluster.start_node(leader).unwrap();

@@ -10,18 +10,18 @@ use crate::client::{Client, ClientError, DatabaseDigest};
 /// The node that is named answers, whether it leads or not. On a terminal the answer is a table,
 /// otherwise JSON.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     /// The address of the node
     #[arg(value_name = "ADDR")]
-    pub address: String,
+    pub(crate) address: String,
     /// What to ask
     #[command(subcommand)]
-    pub command: ClusterCommand,
+    pub(crate) command: ClusterCommand,
 }
 
 /// A question to a node.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum ClusterCommand {
+pub(crate) enum ClusterCommand {
     /// The digest of the node's copy of a database; equal copies have equal digests
     Digest {
         /// The name of the database
@@ -44,8 +44,7 @@ pub enum ClusterCommand {
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClusterError {
+pub(crate) enum ClusterError {
     /// The node does not answer, or not with what was asked for.
     #[error("{0}")]
     Client(#[from] ClientError),
@@ -58,7 +57,7 @@ pub enum ClusterError {
 ///
 /// # Errors
 /// Those of the connection and of the output. The caller prints it.
-pub fn run(args: ClusterArgs) -> Result<(), ClusterError> {
+pub(crate) fn run(args: ClusterArgs) -> Result<(), ClusterError> {
     let ClusterArgs { address, command } = args;
     let mut client = Client::connect_to(&address)?;
     let (answer, json) = match command {

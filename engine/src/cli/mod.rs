@@ -1,7 +1,10 @@
 //! The command line.
 
+mod cluster;
 mod demo;
+mod output;
 mod serve;
+mod shell;
 
 use std::process::ExitCode;
 
@@ -19,6 +22,10 @@ struct Arguments {
 enum Command {
     /// Run a node: alone, or as a member of a fixed cluster
     Serve(serve::ServeArgs),
+    /// Type SQL at a cluster, or run it from an argument or a file
+    Shell(shell::ShellArgs),
+    /// Look at a cluster: its state, and the digests of its databases
+    Cluster(cluster::ClusterArgs),
     /// Start three nodes here, write, kill the leader, and check that nothing is lost
     Demo(demo::DemoArgs),
 }
@@ -36,6 +43,8 @@ pub fn main() -> ExitCode {
         .init();
     let result = match arguments.command {
         Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Shell(args) => shell::run(args).map_err(Into::into),
+        Command::Cluster(args) => cluster::run(args).map_err(Into::into),
         Command::Demo(args) => demo::run(args).map_err(Into::into),
     };
     finish(result)

@@ -22,11 +22,14 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_
 use crate::rows::{Column, RowBatch, Value};
 
 /// The most rows of one drawn table.
-pub const TABLE_ROWS_MAX: usize = 10_000;
+pub(crate) const TABLE_ROWS_MAX: usize = 10_000;
+
+/// The narrowest terminal that a table is wrapped for, in columns.
+const TERMINAL_COLUMNS_MIN: u16 = 20;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people: drawn columns
     Table,
     /// One array of objects per result; a BLOB is a string x'HEX'
@@ -37,7 +40,7 @@ pub enum Format {
 
 impl Format {
     /// A table for a terminal, JSON for whatever else reads the standard output.
-    pub fn of_stdout() -> Self {
+    pub(crate) fn of_stdout() -> Self {
         if io::stdout().is_terminal() {
             Self::Table
         } else {
@@ -47,7 +50,7 @@ impl Format {
 }
 
 /// Prints one result, batch by batch.
-pub struct ResultPrinter<W: Write> {
+pub(crate) struct ResultPrinter<W: Write> {
     out: W,
     format: Format,
     /// Empty until the first batch has come.
@@ -58,7 +61,7 @@ pub struct ResultPrinter<W: Write> {
 
 impl<W: Write> ResultPrinter<W> {
     /// A printer of one result to `out`.
-    pub fn new(out: W, format: Format) -> Self {
+    pub(crate) fn new(out: W, format: Format) -> Self {
         Self {
             out,
             format,
@@ -69,12 +72,12 @@ impl<W: Write> ResultPrinter<W> {
     }
 
     /// How many rows it has printed.
-    pub fn row_count(&self) -> u64 {
+    pub(crate) fn row_count(&self) -> u64 {
         self.row_count
     }
 
     /// Whether anything was printed, or will be by the next call.
-    pub fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         !self.names.is_empty()
     }
 
@@ -83,7 +86,7 @@ impl<W: Write> ResultPrinter<W> {
     ///
     /// # Errors
     /// Those of the output.
-    pub fn print(&mut self, batch: &RowBatch) -> io::Result<()> {
+    pub(crate) fn print(&mut self, batch: &RowBatch) -> io::Result<()> {
         if batch.columns.is_empty() {
             return Ok(());
         }
@@ -176,7 +179,10 @@ impl<W: Write> ResultPrinter<W> {
 ///
 /// # Errors
 /// Those of the output.
-pub fn print_object_table(out: &mut impl Write, object: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn print_object_table(
+    out: &mut impl Write,
+    object: &serde_json::Value,
+) -> io::Result<()> {
     let mut fields = Vec::new();
     flatten("", object, &mut fields);
     print_table(
@@ -190,7 +196,7 @@ pub fn print_object_table(out: &mut impl Write, object: &serde_json::Value) -> i
 ///
 /// # Errors
 /// Those of the output.
-pub fn print_table(
+pub(crate) fn print_table(
     out: &mut impl Write,
     header: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
@@ -205,7 +211,7 @@ pub fn print_table(
 ///
 /// # Errors
 /// Those of the output.
-pub fn print_json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn print_json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     out.write_all(b"\n")
 }
@@ -213,7 +219,13 @@ pub fn print_json(out: &mut impl Write, value: &serde_json::Value) -> io::Result
 fn new_table() -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    // A terminal that does not tell its width, or none worth fitting, gets the table as it is.
+    if table
+        .width()
+        .is_some_and(|width| width >= TERMINAL_COLUMNS_MIN)
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table
 }
 

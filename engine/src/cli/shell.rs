@@ -13,8 +13,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use rustyline::error::ReadlineError;
 
-pub use command::CommandError;
-pub use session::StatementError;
+pub(crate) use command::CommandError;
+pub(crate) use session::StatementError;
 
 use super::output::Format;
 use crate::client::{Client, ClientError, ClientOptions};
@@ -33,29 +33,23 @@ const QUOTED_CHARACTERS_MAX: usize = 80;
 /// JSON and CSV a BLOB is written as in SQL, x'0a0b', a second column of the same name gets the
 /// suffix _2, and in CSV a NULL is an empty field.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ShellArgs {
+pub(crate) struct ShellArgs {
     /// Addresses of one or more nodes, separated by commas; the leader is found through them
-    #[arg(
-        value_name = "ADDR[,ADDR...]",
-        value_delimiter = ',',
-        required = true,
-        num_args = 1
-    )]
-    pub addresses: Vec<String>,
+    #[arg(value_name = "ADDR[,ADDR...]")]
+    pub(crate) addresses: String,
     /// The database; it is created on its first use
     #[arg(long, value_name = "NAME", default_value = "main.db")]
-    pub db: String,
+    pub(crate) db: String,
     /// How to print results; a table on a terminal and JSON otherwise
     #[arg(long, value_enum)]
-    pub format: Option<Format>,
+    pub(crate) format: Option<Format>,
     /// SQL statements, or one command of the shell (such as .tables)
-    pub sql: Option<String>,
+    pub(crate) sql: Option<String>,
 }
 
 /// Why the shell has ended with an error.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ShellError {
+pub(crate) enum ShellError {
     /// No leader, or the database cannot be opened.
     #[error("{0}")]
     Connect(#[source] ClientError),
@@ -98,13 +92,19 @@ impl ShellError {
 /// # Errors
 /// Those of the connection, and, unless a person types, the first one of a statement or command.
 /// The caller prints it.
-pub fn run(args: ShellArgs) -> Result<(), ShellError> {
+pub(crate) fn run(args: ShellArgs) -> Result<(), ShellError> {
     let ShellArgs {
         addresses,
         db,
         format,
         sql,
     } = args;
+    let addresses: Vec<String> = addresses
+        .split(',')
+        .map(str::trim)
+        .filter(|a| !a.is_empty())
+        .map(str::to_owned)
+        .collect();
     let mut client =
         Client::connect(&addresses, ClientOptions::default()).map_err(ShellError::Connect)?;
     client.open(&db).map_err(ShellError::Connect)?;
@@ -173,5 +173,49 @@ fn shortened(sql: &str) -> String {
     match line.char_indices().nth(QUOTED_CHARACTERS_MAX) {
         Some((end, _)) => format!("{} ...", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        shell: ShellArgs,
+    }
+
+    #[test]
+    fn the_arguments_can_be_given_in_any_order() {
+        let line = [
+            "shell", "a:1,b:2", "--format", "csv", "SELECT 1", "--db", "x",
+        ];
+        let ShellArgs {
+            addresses,
+            db,
+            format,
+            sql,
+        } = Arguments::parse_from(line).shell;
+        assert_eq!((addresses.as_str(), db.as_str()), ("a:1,b:2", "x"));
+        assert_eq!(
+            (format, sql.as_deref()),
+            (Some(Format::Csv), Some("SELECT 1"))
+        );
+        let defaults = Arguments::parse_from(["shell", "a:1"]).shell;
+        assert_eq!(
+            (defaults.db.as_str(), defaults.format, defaults.sql),
+            ("main.db", None, None)
+        );
+        assert!(Arguments::try_parse_from(["shell"]).is_err());
+    }
+
+    #[test]
+    fn a_long_statement_is_quoted_in_short() {
+        assert_eq!(shortened("SELECT\n  1;"), "SELECT 1;");
+        let quoted = shortened(&"ä".repeat(200));
+        assert_eq!(quoted, format!("{} ...", "ä".repeat(QUOTED_CHARACTERS_MAX)));
     }
 }

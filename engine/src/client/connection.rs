@@ -41,10 +41,8 @@ impl Connection {
         let resolved = address
             .to_socket_addrs()
             .map_err(|source| error("resolve", source))?;
-        let mut refused = io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the name has no address, or no time was left",
-        );
+        let nowhere = "the name has no address, or no time was left";
+        let mut refused = io::Error::new(io::ErrorKind::TimedOut, nowhere);
         for socket_address in resolved {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -14,6 +14,7 @@ use std::{ops::ControlFlow, time::Instant};
 pub use error::{ClientError, TriedAddress};
 pub use options::ClientOptions;
 
+pub use crate::replica::request::Executed;
 use crate::{
     rows::{RowBatch, Value},
     wire::{self, ClusterFormat, Request, Response, ServerEntry, VFS_NAME, WireError},
@@ -22,15 +23,6 @@ use connection::Connection;
 
 /// The one database of a connection has this id.
 const DATABASE_ID: u32 = 0;
-
-/// What statements without rows have done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Executed {
-    /// The rowid that was inserted last on this connection.
-    pub last_insert_rowid: i64,
-    /// How many rows the last INSERT, UPDATE or DELETE on this connection has changed.
-    pub changes: u64,
-}
 
 /// The leader of a cluster, as a node names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +66,9 @@ impl PreparedStatement {
 /// A connection to a cluster, or to one node. See the module's documentation.
 ///
 /// ```no_run
-/// use ringlite::client::{Client, ClientOptions};
-/// use ringlite::rows::Value;
+/// use ringlite::{Client, ClientOptions, Value};
 ///
-/// # fn main() -> Result<(), ringlite::client::ClientError> {
+/// # fn main() -> Result<(), ringlite::ClientError> {
 /// let addresses = ["127.0.0.1:9001".to_owned(), "127.0.0.1:9002".to_owned()];
 /// let mut client = Client::connect(&addresses, ClientOptions::default())?;
 /// client.open("main.db")?;

@@ -12,6 +12,7 @@
 //! Two request and response codes of our own (from 0x80) carry what dqlite has no message for.
 
 mod body;
+mod cluster;
 mod error;
 mod frame;
 mod request;
@@ -19,13 +20,13 @@ mod response;
 mod tuple;
 mod value;
 
+pub use cluster::{ClusterFormat, Role, ServerEntry};
 pub use error::{FailureCode, WireError};
 pub use frame::{BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader};
 pub use request::{
-    ClusterFormat, Request, Role, VFS_NAME, encode_execute, encode_execute_sql, encode_query,
-    encode_query_sql,
+    Request, VFS_NAME, encode_execute, encode_execute_sql, encode_query, encode_query_sql,
 };
-pub use response::{DumpFile, Response, ServerEntry, decode_servers, encode_rows};
+pub use response::{DumpFile, Response, decode_servers, encode_rows};
 pub use tuple::PARAMETERS_MAX;
 pub use value::TypeCode;
 

@@ -2,6 +2,7 @@
 
 use super::{
     body::{BodyReader, put_text, put_u32, put_u64},
+    cluster::{ClusterFormat, Role},
     error::WireError,
     frame::{BODY_BYTES_MAX, put_message},
     tuple::{parameters, put_parameters},
@@ -34,50 +35,6 @@ pub(super) mod kind {
     pub(crate) const WEIGHT: u8 = 19;
     pub(crate) const DIGEST: u8 = 0x80;
     pub(crate) const STATUS: u8 = 0x81;
-}
-
-/// What a member of the cluster does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Role {
-    /// Replicates and votes.
-    #[default]
-    Voter = 0,
-    /// Replicates, does not vote.
-    Standby = 1,
-    /// Neither.
-    Spare = 2,
-}
-
-impl Role {
-    /// The role as it is called, in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Voter => "voter",
-            Self::Standby => "standby",
-            Self::Spare => "spare",
-        }
-    }
-
-    pub(super) fn from_word(role: u64) -> Result<Self, WireError> {
-        match role {
-            0 => Ok(Self::Voter),
-            1 => Ok(Self::Standby),
-            2 => Ok(Self::Spare),
-            _ => Err(WireError::UnknownRole { role }),
-        }
-    }
-}
-
-/// How the answer to CLUSTER is laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u64)]
-pub enum ClusterFormat {
-    /// Ids and addresses.
-    WithoutRoles = 0,
-    /// Ids, addresses and roles. What every current client asks for.
-    #[default]
-    WithRoles = 1,
 }
 
 /// A request. The numbers are the types of the frames.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     WORD_BYTES,
     body::{BodyReader, put_i64, put_text, put_u32, put_u64},
+    cluster::{ClusterFormat, Role, ServerEntry},
     error::{FailureCode, WireError},
     frame::{FRAME_BYTES_MAX, put_message},
-    request::{ClusterFormat, Role},
     tuple::{put_row, row},
 };
 use crate::rows::{Column, ColumnKind, RowBatch};
@@ -33,17 +33,6 @@ mod kind {
 const ROWS_COMPLETE: [u8; WORD_BYTES] = [0xff; WORD_BYTES];
 /// Ends a ROWS message that another follows. Neither mark can be a row: 14 and 15 are no types.
 const ROWS_FOLLOW: [u8; WORD_BYTES] = [0xee; WORD_BYTES];
-
-/// A member of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerEntry {
-    /// Its id.
-    pub id: u64,
-    /// The address that clients dial.
-    pub address: String,
-    /// What it does. A voter, if the format has no roles.
-    pub role: Role,
-}
 
 /// One file of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]

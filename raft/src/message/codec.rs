@@ -300,10 +300,10 @@ impl Reader {
                 found: self.message_type,
             });
         }
-        let term = Term(self.number()?);
+        let term = self.term()?;
         Ok(match self.message_type {
             PRE_VOTE => {
-                let (last_index, last_term) = (self.index()?, Term(self.number()?));
+                let (last_index, last_term) = (self.index()?, self.term()?);
                 Message::PreVote {
                     term,
                     last_index,
@@ -315,7 +315,7 @@ impl Reader {
                 granted: self.flag()?,
             },
             VOTE => {
-                let (last_index, last_term) = (self.index()?, Term(self.number()?));
+                let (last_index, last_term) = (self.index()?, self.term()?);
                 Message::Vote {
                     term,
                     last_index,
@@ -345,7 +345,7 @@ impl Reader {
 
     fn append(&mut self, term: Term) -> Result<Message, DecodeError> {
         let prev_index = self.index()?;
-        let prev_term = Term(self.number()?);
+        let prev_term = self.term()?;
         let commit = self.index()?;
         let count = self.number()?;
         // Each entry takes at least its header, so the bytes at hand bound the count.
@@ -405,20 +405,33 @@ impl Reader {
         }
         self.require("verdict", verdict, u64::from(REJECTED))?;
         let prev_index = self.index()?;
-        let (index, term, first) = (self.index()?, Term(self.number()?), self.index()?);
+        let (index, term, first) = (self.index()?, self.term()?, self.index()?);
         Ok(AppendResult::Rejected {
             prev_index,
             conflict: Conflict { index, term, first },
         })
     }
 
-    /// An index. Those near the end of the number range could overflow later and are refused here.
+    /// An index that can be counted up from.
     fn index(&mut self) -> Result<LogIndex, DecodeError> {
         let number = self.number()?;
-        if number > u64::MAX / 2 {
-            return Err(self.field("index", number));
+        let index = LogIndex(number);
+        if index > LogIndex::MAX {
+            Err(self.field("index", number))
+        } else {
+            Ok(index)
         }
-        Ok(LogIndex(number))
+    }
+
+    /// A term that can be counted up from.
+    fn term(&mut self) -> Result<Term, DecodeError> {
+        let number = self.number()?;
+        let term = Term(number);
+        if term > Term::MAX {
+            Err(self.field("term", number))
+        } else {
+            Ok(term)
+        }
     }
 
     fn flag(&mut self) -> Result<bool, DecodeError> {

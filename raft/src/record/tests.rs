@@ -101,6 +101,7 @@ fn what_this_version_never_writes_is_named() {
     check(|record| record[PAYLOAD_BYTES_AT + 1] = 0xff, "does not fit");
     check(|record| record[INDEX_AT] = 1, "\"index\"");
     check(|record| record[INDEX_AT + 7] = 0xff, "\"index\"");
+    check(|record| record[TERM_AT + 7] = 0xff, "\"term\"");
     check(|record| record[EPOCH_AT] = 0, "\"epoch\"");
     check(|record| record[EPOCH_FIRST_AT] = 0, "\"epoch\"");
     check(
@@ -123,7 +124,8 @@ proptest! {
     #[test]
     fn records_survive(
         payload in prop::collection::vec(any::<u8>(), 0..9000),
-        index in 0x51u64..1 << 60, term: u64, durable: u64, commit: u64, crc: u32, kind in 1u8..4,
+        index in 0x51u64..1 << 60, term in 0u64..1 << 60,
+        durable: u64, commit: u64, crc: u32, kind in 1u8..4,
     ) {
         let place = RecordPlace {
             previous_header_crc: crc,

@@ -124,6 +124,16 @@ fn check_log(outcome: Result<RecoveredLog, RecoveryError>, last: u64, cut: Optio
     assert_eq!(indexes, (1..=last).collect::<Vec<_>>());
 }
 
+/// The place of the damage that the operator is told.
+fn place_of(outcome: Result<RecoveredLog, RecoveryError>) -> (u64, u64) {
+    match outcome {
+        Err(RecoveryError::Corrupt {
+            segment, offset, ..
+        }) => (segment, offset),
+        other => panic!("not called corrupt: {other:?}"),
+    }
+}
+
 const NO_MARK: LogIndex = LogIndex(0);
 
 #[test]
@@ -272,7 +282,10 @@ fn row_5_corrupt_a_later_segment_of_the_epoch_starts_beyond() {
     // Row 5 alone: records that say nothing about durability.
     let mut log = Writer::new().write(2).segment();
     (log.next, log.durable) = (4, 0);
-    let said = evidence(log.write(1).recover(NO_MARK), 3);
+    let log = log.write(1);
+    // The damage is where the record is missing, not where the log goes on.
+    assert_eq!(place_of(log.recover(NO_MARK)), (1, 2 * RECORD_ALIGN as u64));
+    let said = evidence(log.recover(NO_MARK), 3);
     assert_eq!(
         said,
         Evidence::LaterSegment {
@@ -286,7 +299,9 @@ fn row_5_corrupt_a_later_segment_of_the_epoch_starts_beyond() {
 fn row_6_corrupt_a_later_epoch_starts_beyond() {
     let mut log = Writer::new().write(2).write(1).damage(1, 2).epoch(4);
     log.durable = 0;
-    let said = evidence(log.write(1).recover(NO_MARK), 3);
+    let log = log.write(1);
+    assert_eq!(place_of(log.recover(NO_MARK)), (1, 2 * RECORD_ALIGN as u64));
+    let said = evidence(log.recover(NO_MARK), 3);
     assert_eq!(
         said,
         Evidence::LaterEpoch {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 1 | a later epoch starts at or below i | superseded: cut or truncated before, void |
 //! | 2 | a later segment of the same epoch starts with i | continued: the segment was full |
-//! | 3 | a later record that is not void was written when i was durable | corrupt |
+//! | 3 | a later record was written when i was durable | corrupt |
 //! | 4 | the durable mark covers i, or an epoch of which nothing is left | corrupt |
 //! | 5 | a later segment of the same epoch starts beyond i | corrupt |
 //! | 6 | a later epoch starts beyond i | corrupt |
@@ -125,6 +125,8 @@ impl Case<'_> {
             .then_some(Verdict::Continued)
     }
 
+    /// Row 1 has excluded that a later epoch replaced i. So what a later record says is about this i,
+    /// and it stays true even if that record itself is void by now.
     fn later_record_durable(&self) -> Option<Verdict> {
         let here = self
             .scan
@@ -135,9 +137,9 @@ impl Case<'_> {
             .later
             .iter()
             .flat_map(|scan| scan.headers().map(|header| (scan.segment, header)));
-        let (segment, header) = here.chain(later).find(|(_, header)| {
-            header.place.durable_upto >= self.end.index && !self.is_void(header)
-        })?;
+        let (segment, header) = here
+            .chain(later)
+            .find(|(_, header)| header.place.durable_upto >= self.end.index)?;
         let (index, durable_upto) = (header.index, header.place.durable_upto);
         Some(Verdict::Corrupt(Evidence::LaterRecord {
             segment,
@@ -197,15 +199,5 @@ impl Case<'_> {
                 .map(|(_, header)| (scan.segment, header))
         });
         firsts.filter(|(_, header)| header.place.epoch == self.end.epoch)
-    }
-
-    /// Whether a later epoch has replaced the record: then it is no evidence.
-    fn is_void(&self, header: &RecordHeader) -> bool {
-        self.later
-            .iter()
-            .filter_map(SegmentScan::any_header)
-            .any(|later| {
-                later.place.epoch > header.place.epoch && later.place.epoch_first <= header.index
-            })
     }
 }

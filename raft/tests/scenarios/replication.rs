@@ -230,3 +230,80 @@ fn a_lost_append_is_found_by_the_next_heartbeat_and_sent_again() {
     assert!(matches!(again.as_slice(),
         [Message::Append { prev_index: LogIndex(2), entries, .. }] if entries.len() == 1));
 }
+
+#[test]
+fn what_is_under_way_to_a_peer_is_bounded_by_the_window() {
+    let mut config = Config::new(A, vec![A, B, C], 5);
+    (config.append_bytes_max, config.window_bytes_max) = (200, 400);
+    let mut a = started_with(config, &[1], 1);
+    elect(&mut a, B);
+    accept(&mut a, B, 2);
+    turn(&mut a);
+    for _ in 0..20 {
+        a.propose(EntryKind::Data, Bytes::from_static(&[0; 36]))
+            .expect("a leader");
+    }
+    // Each entry counts for 100 bytes: two in a message, four under way.
+    let last_sent = |effects: &[Effect]| {
+        let sent = messages(effects, B)
+            .into_iter()
+            .filter_map(|message| match message {
+                Message::Append { entries, .. } => entries.last().map(|entry| entry.index.0),
+                _ => None,
+            });
+        sent.collect::<Vec<_>>()
+    };
+    assert_eq!(last_sent(&turn(&mut a)), [4, 6]);
+    accept(&mut a, B, 4);
+    assert_eq!(last_sent(&turn(&mut a)), [8]);
+    accept(&mut a, B, 8);
+    assert_eq!(last_sent(&turn(&mut a)), [10, 12]);
+}
+
+#[test]
+fn a_leader_whose_peer_is_gone_probes_it_without_entries() {
+    let mut a = restarted(A, &[1], 1);
+    elect(&mut a, B);
+    accept(&mut a, C, 2);
+    turn(&mut a);
+    a.step(Input::PeerLost { peer: C });
+    for _ in 0..3 {
+        a.propose(EntryKind::Data, Bytes::new()).expect("a leader");
+    }
+    let probes = messages(&turn(&mut a), C);
+    assert!(matches!(probes.as_slice(), [Message::Append { entries, .. }] if entries.is_empty()));
+    // It comes back, and its answer starts the stream again.
+    accept(&mut a, C, 2);
+    assert!(matches!(messages(&turn(&mut a), C).as_slice(),
+        [Message::Append { entries, .. }] if entries.len() == 3));
+}
+
+#[test]
+fn a_late_rejection_does_not_interrupt_the_stream() {
+    let mut a = restarted(A, &[1, 1, 1], 3);
+    elect(&mut a, B);
+    reject(&mut a, B, 3, (1, 1, 1));
+    turn(&mut a);
+    accept(&mut a, B, 4);
+    turn(&mut a);
+    // The same rejection again, and one of something that was never sent.
+    reject(&mut a, B, 3, (1, 1, 1));
+    reject(&mut a, B, 9, (1, 1, 1));
+    assert!(
+        messages(&turn(&mut a), B).is_empty(),
+        "a probe would have been sent"
+    );
+    a.propose(EntryKind::Data, Bytes::new()).expect("a leader");
+    assert!(matches!(
+        messages(&turn(&mut a), B).as_slice(),
+        [Message::Append {
+            prev_index: LogIndex(4),
+            ..
+        }]
+    ));
+    // Also while probing: only the current probe's rejection counts.
+    reject(&mut a, C, 3, (2, 1, 1));
+    assert_eq!(messages(&turn(&mut a), C).len(), 1);
+    reject(&mut a, C, 3, (1, 1, 1));
+    assert!(messages(&turn(&mut a), C).is_empty());
+}

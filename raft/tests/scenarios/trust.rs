@@ -25,6 +25,11 @@ fn strangers_and_nonsense_are_dropped_and_counted() {
         round: 1,
     };
     receive(&mut a, NodeId(9), heartbeat.clone());
+    let endless = Message::PreVoteReply {
+        term: Term(u64::MAX),
+        granted: false,
+    };
+    receive(&mut a, B, endless);
     receive(&mut a, A, heartbeat);
     accept(&mut a, B, 99);
     receive(&mut a, B, append(2, (1, 1), 1, &[2]));
@@ -36,7 +41,7 @@ fn strangers_and_nonsense_are_dropped_and_counted() {
             round: 99,
         },
     );
-    assert_eq!((a.status().dropped, a.status().role), (5, Role::Leader));
+    assert_eq!((a.status().dropped, a.status().role), (6, Role::Leader));
     let mut b = restarted(B, &[1], 1);
     let mut gap = append(2, (1, 1), 1, &[2, 2]);
     if let Message::Append { entries, .. } = &mut gap {

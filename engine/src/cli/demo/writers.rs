@@ -54,7 +54,8 @@ fn empty() -> Written {
     Written {
         acknowledged: BTreeSet::new(),
         unknown: BTreeSet::new(),
-        latency: crate::probe::new_histogram(),
+        // From nanoseconds to a minute, to three digits: bounds that the type allows.
+        latency: Histogram::new_with_max(60_000_000_000, 3).unwrap_or_else(|_| unreachable!()),
         commits: Vec::new(),
         seconds: 0.0,
     }

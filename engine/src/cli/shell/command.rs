@@ -33,8 +33,7 @@ const SCHEMA: &str = "SELECT sql FROM sqlite_schema \
 
 /// Why a command has not done what it should.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// There is no such command.
     #[error("there is no command {name}; .help lists them")]
     Unknown {

@@ -16,8 +16,7 @@ const ATTEMPTS_MAX: usize = 4;
 
 /// Why a statement has not done what it should.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StatementError {
+pub(crate) enum StatementError {
     /// The statement failed. It has changed nothing.
     #[error(transparent)]
     Failed(ClientError),
@@ -162,7 +161,7 @@ impl Session {
     /// |---|---|---|
     /// | of SQLite | it failed | it failed |
     /// | not leader | rolled back | run again |
-    /// | connection lost, outcome unknown | rolled back; unknown for a COMMIT | read: run again; else unknown |
+    /// | lost, or outcome unknown | rolled back; a COMMIT: unknown | unknown; a read: run again |
     ///
     /// Nothing is run again once rows were printed.
     fn judge(
@@ -194,5 +193,228 @@ impl Session {
             (false, true) if may_repeat => reconnected.map_err(StatementError::Failed),
             (false, true) => Err(StatementError::Failed(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+        sync::{Arc, Mutex},
+        thread,
+    };
+
+    use super::*;
+    use crate::{
+        client::ClientOptions,
+        rows::{Column, ColumnKind, RowBatch, Value},
+        wire::{FrameHeader, Request, Response},
+    };
+
+    /// What the server does with the next statement.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Step {
+        Rows,
+        FirstBatch,
+        NotLeader,
+        LeadershipLost,
+        Fails,
+        Closes,
+    }
+
+    /// What the server has seen and is going to do.
+    #[derive(Default)]
+    struct Server {
+        steps: Mutex<Vec<Step>>,
+        statements: Mutex<Vec<String>>,
+    }
+
+    impl Server {
+        fn respond(&self, request: &Request, address: &str) -> Vec<Response> {
+            let failure = |code, message: &str| {
+                vec![Response::Failure {
+                    code,
+                    message: message.into(),
+                }]
+            };
+            match request {
+                Request::Leader => vec![Response::Server {
+                    id: 1,
+                    address: address.into(),
+                }],
+                Request::Client { .. } => vec![Response::Welcome {
+                    heartbeat_timeout_ms: 1,
+                }],
+                Request::Open { .. } => vec![Response::Database { id: 0 }],
+                Request::QuerySql { sql, .. } => {
+                    self.statements.lock().unwrap().push(sql.clone());
+                    match self.steps.lock().unwrap().remove(0) {
+                        Step::Rows => vec![rows(true)],
+                        Step::FirstBatch => vec![rows(false)],
+                        Step::NotLeader => failure(10_250, "not leader"),
+                        Step::LeadershipLost => failure(10_506, "leadership lost"),
+                        Step::Fails => failure(1, "no such table: t"),
+                        Step::Closes => vec![],
+                    }
+                }
+                _ => vec![],
+            }
+        }
+
+        fn serve(&self, mut stream: TcpStream, address: &str) {
+            let mut word = [0; 8];
+            let mut closes = stream.read_exact(&mut word).is_err();
+            while !closes && stream.read_exact(&mut word).is_ok() {
+                let header = FrameHeader::parse(word);
+                let mut body = vec![0; header.body_bytes(1 << 20).unwrap()];
+                stream.read_exact(&mut body).unwrap();
+                let request = Request::decode(header.kind, header.schema, &body).unwrap();
+                let responses = self.respond(&request, address);
+                // A first batch is followed by nothing but the end.
+                closes = matches!(
+                    responses.as_slice(),
+                    [] | [Response::Rows(RowBatch {
+                        complete: false,
+                        ..
+                    })]
+                );
+                let mut out = Vec::new();
+                for response in responses {
+                    response.encode(&mut out).unwrap();
+                }
+                stream.write_all(&out).unwrap();
+            }
+        }
+    }
+
+    fn rows(complete: bool) -> Response {
+        let columns = [Column {
+            name: "a".into(),
+            kind: ColumnKind::Plain,
+        }]
+        .into_iter()
+        .collect();
+        Response::Rows(RowBatch {
+            columns,
+            rows: vec![vec![Value::Integer(1)]],
+            complete,
+        })
+    }
+
+    /// Runs `statements` one after the other; the last one's result, and all that the server saw.
+    fn run(steps: &[Step], statements: &[&str]) -> (Result<Printed, StatementError>, Vec<String>) {
+        let server = Arc::new(Server::default());
+        server.steps.lock().unwrap().extend(steps);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (acceptor, own_address) = (Arc::clone(&server), address.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (server, address) = (Arc::clone(&acceptor), own_address.clone());
+                thread::spawn(move || server.serve(stream.unwrap(), &address));
+            }
+        });
+        let mut client = Client::connect(&[address], ClientOptions::default()).unwrap();
+        client.open("main.db").unwrap();
+        let mut session = Session::new(client, Format::Csv);
+        let mut result = None;
+        for statement in statements {
+            result = Some(session.run(statement, &mut Vec::new()));
+        }
+        assert!(
+            server.steps.lock().unwrap().is_empty(),
+            "all steps were used"
+        );
+        let seen = server.statements.lock().unwrap().clone();
+        (result.unwrap(), seen)
+    }
+
+    const INSERT: &str = "INSERT INTO t VALUES (1)";
+    const SELECT: &str = "SELECT a FROM t";
+
+    #[test]
+    fn what_surely_did_not_run_goes_to_the_next_leader() {
+        let (result, seen) = run(&[Step::NotLeader, Step::NotLeader, Step::Rows], &[INSERT]);
+        assert_eq!(
+            result.unwrap(),
+            Printed {
+                has_columns: true,
+                row_count: 1
+            }
+        );
+        assert_eq!(seen, [INSERT; 3]);
+        let (result, seen) = run(&[Step::NotLeader; ATTEMPTS_MAX], &[INSERT]);
+        assert!(matches!(result, Err(StatementError::Failed(_))));
+        assert_eq!(seen.len(), ATTEMPTS_MAX);
+    }
+
+    #[test]
+    fn a_read_is_run_again_and_a_write_is_in_doubt() {
+        for step in [Step::Closes, Step::LeadershipLost] {
+            let (result, seen) = run(&[step, Step::Rows], &[SELECT]);
+            assert!(result.is_ok());
+            assert_eq!(seen, [SELECT; 2]);
+            let (result, seen) = run(&[step], &[INSERT]);
+            assert!(
+                matches!(result, Err(StatementError::OutcomeUnknown(_))),
+                "{result:?}"
+            );
+            assert_eq!(seen, [INSERT]);
+        }
+    }
+
+    #[test]
+    fn rows_are_not_printed_twice() {
+        let (result, _) = run(&[Step::FirstBatch], &[SELECT]);
+        assert!(
+            matches!(result, Err(StatementError::Incomplete(_))),
+            "{result:?}"
+        );
+    }
+
+    #[test]
+    fn a_transaction_is_rolled_back_and_only_its_commit_is_in_doubt() {
+        for step in [Step::NotLeader, Step::Closes] {
+            for statement in [INSERT, SELECT] {
+                let (result, _) = run(&[Step::Rows, step], &["BEGIN", statement]);
+                assert!(
+                    matches!(result, Err(StatementError::RolledBack(_))),
+                    "{result:?}"
+                );
+            }
+        }
+        let (result, _) = run(&[Step::Rows, Step::NotLeader], &["BEGIN", "COMMIT"]);
+        assert!(
+            matches!(result, Err(StatementError::RolledBack(_))),
+            "{result:?}"
+        );
+        for step in [Step::LeadershipLost, Step::Closes] {
+            let (result, _) = run(&[Step::Rows, step], &["BEGIN", "COMMIT"]);
+            assert!(
+                matches!(result, Err(StatementError::OutcomeUnknown(_))),
+                "{result:?}"
+            );
+        }
+        let steps = [Step::Rows, Step::Closes, Step::Rows];
+        let (result, seen) = run(&steps, &["BEGIN", INSERT, INSERT]);
+        assert!(
+            result.is_ok(),
+            "the next statement is on its own: {result:?}"
+        );
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn an_error_of_sqlite_is_final_and_leaves_the_transaction_open() {
+        let (result, seen) = run(&[Step::Fails], &[SELECT]);
+        assert!(matches!(result, Err(StatementError::Failed(_))));
+        assert_eq!(seen, [SELECT]);
+        let steps = [Step::Rows, Step::Fails, Step::Closes];
+        let (result, _) = run(&steps, &["BEGIN", INSERT, INSERT]);
+        assert!(
+            matches!(result, Err(StatementError::RolledBack(_))),
+            "{result:?}"
+        );
     }
 }

@@ -163,6 +163,7 @@ fn what_no_correct_peer_sends_is_named() {
         |frame| frame[FRAME_HEADER_BYTES + 15] = 0x80,
         "\"index\"",
     );
+    check(0, |frame| frame[FRAME_HEADER_BYTES + 7] = 0x80, "\"term\"");
     check(1, |frame| frame[FRAME_HEADER_BYTES + 8] = 2, "\"granted\"");
     check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 3, "\"verdict\"");
     const ENTRIES: usize = FRAME_HEADER_BYTES + 40;

@@ -26,6 +26,8 @@ use crate::storage::{self, DataDirectory, StorageError};
 const IO_MEMORY_BYTES: usize = 4 << 20;
 /// A segment holds at least one record of the largest size.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// How long a port that is in use is waited for.
+const PORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions of callers in this process; those of connections count from 1.
 const EMBEDDED_SESSION_BIT: u64 = 1 << 63;
 
@@ -214,6 +216,31 @@ impl NodeBuilder {
             None => Err(NodeError::Settings {
                 what: format!("node {} is not in the list of members", id.0),
             }),
+        }
+    }
+}
+
+/// Listens on `address`.
+///
+/// The kernel takes an io_uring apart behind a process's end, and only then closes the sockets
+/// that it waited for: a node that is started right after it was killed finds its own port taken
+/// for some milliseconds.
+fn bind(address: &str) -> std::result::Result<TcpListener, NodeError> {
+    let deadline = Instant::now() + PORT_TIMEOUT;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(source) => {
+                return Err(NodeError::Listen {
+                    address: address.to_owned(),
+                    source,
+                });
+            }
         }
     }
 }

@@ -125,8 +125,8 @@ impl Case<'_> {
             .then_some(Verdict::Continued)
     }
 
-    /// Row 1 has excluded that a later epoch replaced i. So what a later record says is about this i,
-    /// and it stays true even if that record itself is void by now.
+    /// Row 1 has excluded that a later epoch replaced i. So what a later record says is about
+    /// this i, and it stays true even if that record itself is void by now.
     fn later_record_durable(&self) -> Option<Verdict> {
         let here = self
             .scan

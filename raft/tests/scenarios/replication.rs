@@ -305,5 +305,6 @@ fn a_late_rejection_does_not_interrupt_the_stream() {
     reject(&mut a, C, 3, (2, 1, 1));
     assert_eq!(messages(&turn(&mut a), C).len(), 1);
     reject(&mut a, C, 3, (1, 1, 1));
+    reject(&mut a, C, 1, (0, 0, 0));
     assert!(messages(&turn(&mut a), C).is_empty());
 }

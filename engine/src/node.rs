@@ -153,17 +153,7 @@ impl NodeBuilder {
             });
         }
         let own_address = self.own_address(id)?;
-        let listener = match &self.listen {
-            Some(address) => {
-                Some(
-                    TcpListener::bind(address).map_err(|source| NodeError::Listen {
-                        address: address.clone(),
-                        source,
-                    })?,
-                )
-            }
-            None => None,
-        };
+        let listener = self.listen.as_deref().map(bind).transpose()?;
         if self.members.is_empty() {
             self.members = vec![NodeAddress {
                 id,

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
@@ -19,8 +19,11 @@ use crate::signal::Signal;
 use crate::sql::Sql;
 use crate::storage::{Log, LogWriter, WriteDone};
 
-/// The runtime's one timer.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// The replica's unit of time.
+const TICK: Duration = Duration::from_millis(10);
+/// While nothing happens the timer fires only once in so many ticks, which are then given to the
+/// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
+const QUIET_TICKS: u32 = 5;
 
 /// Receives the answer to one request.
 enum Waiter {
@@ -64,6 +67,10 @@ pub(crate) struct Shard {
     waiters: RefCell<HashMap<RequestId, Waiter>>,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
+    /// Whether the timer is set to fire once in several ticks.
+    is_quiet: Cell<bool>,
+    /// Ends that.
+    disturbed: Signal,
     /// Why the shard can go on no longer.
     halted: RefCell<Option<String>>,
     halt: Signal,
@@ -89,6 +96,8 @@ impl Shard {
             waiters: RefCell::default(),
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
+            is_quiet: Cell::new(false),
+            disturbed: Signal::default(),
             halted: RefCell::default(),
             halt: Signal::default(),
         })
@@ -111,15 +120,7 @@ impl Shard {
             }
         })
         .detach();
-        let shard = Rc::clone(self);
-        glommio::spawn_local(async move {
-            loop {
-                glommio::timer::sleep(TICK).await;
-                shard.writer.tick();
-                shard.push(Input::Tick);
-            }
-        })
-        .detach();
+        glommio::spawn_local(Rc::clone(self).tick_for_ever()).detach();
         let shard = Rc::clone(self);
         self.writer.on_done(move |done| match done {
             WriteDone::Persisted(io) => shard.persisted(io),
@@ -128,6 +129,40 @@ impl Shard {
                  on disk: {error}"
             )),
         });
+    }
+
+    async fn tick_for_ever(self: Rc<Self>) {
+        let mut given = Instant::now();
+        let mut before = None;
+        loop {
+            // What a follower lacks is told to it with the next tick, so that one tick without
+            // any change has to pass first.
+            let status = self.replica.borrow().status();
+            let now = (status.term, status.last, status.commit, status.leader);
+            let is_quiet =
+                now.3.is_some() && before == Some(now.clone()) && self.waiters.borrow().is_empty();
+            before = Some(now);
+            let ticks = if is_quiet { QUIET_TICKS } else { 1 };
+            self.is_quiet.set(is_quiet);
+            let sleep = glommio::timer::sleep((TICK * ticks).saturating_sub(given.elapsed()));
+            futures_lite::future::or(sleep, self.disturbed.wait()).await;
+            let passed = given.elapsed().as_nanos() / TICK.as_nanos();
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+            if passed < ticks {
+                // What has disturbed the quiet may not show in the status yet.
+                before = None;
+            }
+            for _ in 0..passed.min(QUIET_TICKS) {
+                self.writer.tick();
+                self.inbox.push(Input::Tick);
+            }
+            // After a stall the lost time is not made up for: the others' messages come first.
+            given = if passed > QUIET_TICKS {
+                Instant::now()
+            } else {
+                given + TICK * passed
+            };
+        }
     }
 
     /// Waits until the shard cannot go on, and tells why.
@@ -142,6 +177,11 @@ impl Shard {
 
     /// Gives the replica an input in the next turn.
     pub(crate) fn push(&self, input: Input) {
+        // Messages between idle nodes, which are heartbeats, need no finer ticks.
+        if self.is_quiet.get() && !matches!(input, Input::Receive { .. }) {
+            self.is_quiet.set(false);
+            self.disturbed.raise();
+        }
         self.inbox.push(input);
     }
 

@@ -408,6 +408,8 @@ impl Replica {
     /// Ends a turn: the batch becomes an entry if the log is ready for one, the turn's reads get
     /// their round, and the core's effects join the queue. Call it until it returns false.
     pub fn end_turn(&mut self) -> bool {
+        // Not before the effects that apply what was committed have been performed.
+        self.answer_digests();
         self.propose_batch();
         self.ask_read_index();
         for effect in self.raft.take_effects() {
@@ -571,7 +573,6 @@ impl Replica {
             }
         }
         self.raft.applied(self.applied);
-        self.answer_digests();
     }
 
     /// Commits entries that this node has proposed: their pages are in its WAL already.

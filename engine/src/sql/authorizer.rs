@@ -28,7 +28,10 @@ const PRAGMAS_REFUSED: [&str; 7] = [
 /// Decides on one action of a statement while it is compiled.
 pub(super) fn authorize(context: AuthContext<'_>) -> Authorization {
     match context.action {
-        AuthAction::Attach { .. } | AuthAction::Detach { .. } => Authorization::Deny,
+        // VACUUM attaches a nameless temporary database, and detaches it again.
+        AuthAction::Attach { filename: "" } | AuthAction::Detach { .. } => Authorization::Allow,
+        // A file name that is no literal is not told, so that the action is unknown.
+        AuthAction::Attach { .. } | AuthAction::Unknown { .. } => Authorization::Deny,
         AuthAction::Function { function_name } => {
             if function_name.eq_ignore_ascii_case("load_extension") {
                 Authorization::Deny

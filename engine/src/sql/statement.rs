@@ -259,6 +259,9 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
              since, so that it cannot write any more: roll back and run it again, or begin it \
              with BEGIN IMMEDIATE"
             .into(),
+        ffi::SQLITE_AUTH => {
+            format!("{message}: it would leave the replicated database, or change how it is stored")
+        }
         _ => message,
     };
     Error::Sqlite { code, message }

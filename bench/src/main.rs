@@ -5,10 +5,12 @@
 
 mod cluster;
 mod connection;
+mod directory;
 mod embedded;
 mod error;
 mod goals;
 mod load;
+mod machine;
 mod measure;
 mod plan;
 mod report;
@@ -19,12 +21,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use tempfile::TempDir;
 
 use cluster::Cluster;
+use directory::RunDirectory;
 use error::MeasureError;
 use measure::{Limits, Measure, Outcome, Subject};
 use report::Report;
+
+/// The allocator of the `ringlite` binary, so that its nodes are measured as they run.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The idle nodes are watched for at least so long: their CPU time is counted in hundredths of a
 /// second.
@@ -87,15 +93,19 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), MeasureError> {
     let parent = arguments.dir.as_deref().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(MeasureError::Directory)?;
+    let directory = RunDirectory::new(parent).map_err(MeasureError::Directory)?;
+    let warning = machine::warning_if_busy();
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    }
     let mut report = Report::new(arguments.json);
-    let limits = measure_limits(&mut report, parent, arguments.length())?;
+    let limits = measure_limits(&mut report, &directory.path(), arguments.length())?;
     for subject in plan::MEASURES
         .iter()
         .filter(|subject| arguments.wants(subject))
     {
         let outcome = Report::while_working(&subject.name(), || {
-            let directory = new_directory(parent)?;
+            let directory = directory.new_part().map_err(MeasureError::Directory)?;
             plan::measure(subject, directory.path(), arguments.length())
         })?;
         add(&mut report, *subject, arguments.length(), &outcome, limits)?;
@@ -104,7 +114,7 @@ fn run(arguments: &Arguments) -> Result<(), MeasureError> {
     if arguments.wants(&plan::IDLE) {
         let length = arguments.length().max(IDLE_TIME_MIN);
         idle_cpu_percent = Report::while_working(&plan::IDLE.name(), || {
-            let directory = new_directory(parent)?;
+            let directory = directory.new_part().map_err(MeasureError::Directory)?;
             Cluster::start(directory.path(), plan::IDLE.nodes)?.idle_cpu_percent(length)
         })?;
         let measure = Measure::new(plan::IDLE, length, &Outcome::new(), limits);
@@ -113,7 +123,9 @@ fn run(arguments: &Arguments) -> Result<(), MeasureError> {
             .map_err(MeasureError::Report)?;
     }
     let verdicts = goals::judge(report.measures(), &idle_cpu_percent);
-    report.finish(&verdicts).map_err(MeasureError::Report)
+    report
+        .finish(&verdicts, warning.as_deref())
+        .map_err(MeasureError::Report)
 }
 
 /// Measures what the machine can do.
@@ -148,12 +160,4 @@ fn add(
 ) -> Result<(), MeasureError> {
     let measure = Measure::new(subject, length, outcome, limits);
     report.add(measure, outcome).map_err(MeasureError::Report)
-}
-
-/// A directory for the nodes of one measure, removed with all that is in it after it.
-fn new_directory(parent: &Path) -> Result<TempDir, MeasureError> {
-    tempfile::Builder::new()
-        .prefix("ringlite-bench-")
-        .tempdir_in(parent)
-        .map_err(MeasureError::Directory)
 }

@@ -81,14 +81,18 @@ impl Report {
         &self.measures
     }
 
-    /// Ends with the table, unless the results went out as JSON, and the verdicts.
-    pub(crate) fn finish(self, verdicts: &[Verdict]) -> io::Result<()> {
+    /// Ends with the table, unless the results went out as JSON, and the verdicts, which are worth
+    /// little after a warning.
+    pub(crate) fn finish(self, verdicts: &[Verdict], warning: Option<&str>) -> io::Result<()> {
         if !self.json {
             writeln!(io::stdout(), "{}", table(&self.measures))?;
         }
         for Verdict { reached, text } in verdicts {
             let mark = if *reached { '\u{2713}' } else { '\u{2717}' };
             eprintln!("{mark} {text}");
+        }
+        if let Some(warning) = warning {
+            eprintln!("These verdicts prove nothing: when the run began, {warning}");
         }
         Ok(())
     }

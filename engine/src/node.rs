@@ -51,7 +51,7 @@ pub enum NodeError {
     },
     /// The data directory cannot be used.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Storage(Box<StorageError>),
     /// No executor with io_uring can be had.
     #[error(
         "cannot start an io_uring executor on core {core}: {reason}; it needs Linux 5.8 or newer, \
@@ -75,6 +75,12 @@ pub enum NodeError {
         /// How long it was waited for.
         waited: Duration,
     },
+}
+
+impl From<StorageError> for NodeError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(Box::new(error))
+    }
 }
 
 /// Settings of a node, for [`Node::builder`].
@@ -144,7 +150,7 @@ impl NodeBuilder {
                 what: "a node's id is a number from 1".into(),
             });
         }
-        if self.segment_bytes < SEGMENT_BYTES_MIN || self.segment_bytes % SEGMENT_BYTES_MIN != 0 {
+        if self.segment_bytes < SEGMENT_BYTES_MIN || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN) {
             return Err(NodeError::Settings {
                 what: format!(
                     "a segment of {} bytes is not a multiple of {SEGMENT_BYTES_MIN} bytes",
@@ -152,6 +158,7 @@ impl NodeBuilder {
                 ),
             });
         }
+        self.check_members()?;
         let own_address = self.own_address(id)?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
         if self.members.is_empty() {
@@ -179,7 +186,7 @@ impl NodeBuilder {
                 reason: error.to_string(),
             })?;
         let node = Node {
-            commands: commands.clone(),
+            commands,
             sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
             thread: Some(thread),
         };
@@ -191,6 +198,19 @@ impl NodeBuilder {
             node.wait_for_leader(Duration::from_secs(10))?;
         }
         Ok(node)
+    }
+
+    /// No two members have one id or one address.
+    fn check_members(&self) -> std::result::Result<(), NodeError> {
+        for (position, member) in self.members.iter().enumerate() {
+            let mut before = self.members[..position].iter();
+            if before.any(|other| other.id == member.id || other.address == member.address) {
+                return Err(NodeError::Settings {
+                    what: format!("{member} is in the list of members twice"),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The address by which clients and other nodes know this one.

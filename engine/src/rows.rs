@@ -129,7 +129,7 @@ impl Row<'_> {
 }
 
 /// What names a column: its position or its name.
-pub trait ColumnIndex: std::fmt::Debug {
+pub trait ColumnIndex: std::fmt::Debug + Copy {
     /// Its position among `columns`.
     fn position(&self, columns: &[Column]) -> Option<usize>;
 }

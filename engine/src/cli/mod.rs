@@ -6,6 +6,7 @@ mod output;
 mod serve;
 mod shell;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,7 @@ pub fn main() -> ExitCode {
                 .unwrap_or_else(|_| "ringlite=info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     let result = match arguments.command {

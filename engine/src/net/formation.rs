@@ -29,8 +29,8 @@ pub(crate) enum FormationError {
     /// The others know this node with another directory.
     #[error(
         "this data directory is empty, but {peer} says that the cluster has started before with \
-         node {node}: its old directory may have voted, so it must not start anew under the same \
-         id (restore the old directory, or remove the member and let a new one join)"
+         node {}: its old directory may have voted, so it must not start anew under the same \
+         id (restore the old directory, or remove the member and let a new one join)", node.0
     )]
     Amnesia { peer: NodeAddress, node: NodeId },
     /// A member is configured differently.

@@ -34,6 +34,10 @@ impl DataDirectory {
             std::fs::create_dir_all(path).map_err(|source| StorageError::io("make", path, source))
         };
         make(root)?;
+        // The ring opens files without a current directory, so that only whole paths will do.
+        let root = &root
+            .canonicalize()
+            .map_err(|source| StorageError::io("find", root, source))?;
         let lock = lock(root)?;
         probe_direct_io(root)?;
         let shard = root.join(format!("shard-{SHARD}"));

@@ -30,7 +30,8 @@ pub mod replica;
 mod rows;
 mod shard;
 mod signal;
-mod sql;
+#[doc(hidden)] // For the simulated cluster of the tests.
+pub mod sql;
 mod storage;
 pub mod wire;
 

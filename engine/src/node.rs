@@ -150,7 +150,9 @@ impl NodeBuilder {
                 what: "a node's id is a number from 1".into(),
             });
         }
-        if self.segment_bytes < SEGMENT_BYTES_MIN || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN) {
+        if self.segment_bytes < SEGMENT_BYTES_MIN
+            || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN)
+        {
             return Err(NodeError::Settings {
                 what: format!(
                     "a segment of {} bytes is not a multiple of {SEGMENT_BYTES_MIN} bytes",

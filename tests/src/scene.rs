@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringlite::client::DatabaseDigest;
 use ringlite::local_cluster::{Launch, LocalCluster};
-use ringlite::{Client, ClientOptions};
+use ringlite::{Client, ClientOptions, Value};
 
 /// Small segments, so that a test does not write zeros most of its time.
 pub const SMALL_SEGMENTS: [&str; 2] = ["--segment-mib", "8"];
@@ -20,10 +20,52 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// If they do not start or elect no leader.
 pub fn start(program: &str, directory: &Path, count: usize) -> LocalCluster {
     let launch = Launch::program(program).with_arguments(SMALL_SEGMENTS);
+    launch_nodes(directory, count, launch)
+}
+
+/// Starts `count` nodes as `launch` says, and waits for a leader.
+///
+/// # Panics
+/// If they do not start or elect no leader.
+pub fn launch_nodes(directory: &Path, count: usize, launch: Launch) -> LocalCluster {
     let mut cluster =
         LocalCluster::start(directory, count, launch).expect("the nodes can be started");
     connect(&mut cluster);
     cluster
+}
+
+/// The id of the leader.
+///
+/// # Panics
+/// If there is none.
+pub fn leader_of(cluster: &mut LocalCluster) -> usize {
+    let address = connect(cluster).address().to_owned();
+    cluster.id_at(&address).expect("the leader is a member")
+}
+
+/// A client of the leader with a database open.
+///
+/// # Panics
+/// If there is no leader or it does not open the database.
+pub fn open(cluster: &mut LocalCluster, database: &str) -> Client {
+    let mut client = connect(cluster);
+    client.open(database).expect("the database opens");
+    client
+}
+
+/// The integer that a query gives.
+///
+/// # Panics
+/// If it fails or gives anything else than one integer.
+pub fn integer(client: &mut Client, sql: &str) -> i64 {
+    let rows = client.query(sql, &[]).expect("the query succeeds").rows;
+    match rows.as_slice() {
+        [row] if row.len() == 1 => match row[0] {
+            Value::Integer(integer) => integer,
+            ref other => panic!("not an integer, but {other:?}"),
+        },
+        other => panic!("not one value, but {other:?}"),
+    }
 }
 
 /// A client of the leader.

@@ -1,6 +1,6 @@
 //! The batch: what committed locally and is not in an entry yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ringlite_raft::EntryKind;
@@ -42,6 +42,11 @@ impl Batch {
         self.changes.is_empty()
     }
 
+    /// Whether it changes this database.
+    pub(super) fn changes(&self, database: DatabaseId) -> bool {
+        self.changes.contains_key(&database)
+    }
+
     /// Bytes of page images in it.
     pub(super) fn page_bytes(&self) -> usize {
         self.page_bytes
@@ -60,7 +65,7 @@ impl Batch {
             .or_insert_with(|| PendingChange {
                 pages: BTreeMap::new(),
                 page_count,
-                end: commit_point.clone(),
+                end: commit_point,
             });
         if page_count < change.page_count {
             let gone = change.pages.split_off(&PageNumber(page_count + 1));
@@ -81,8 +86,8 @@ impl Batch {
         self.held.push(held);
     }
 
-    /// Takes the batch out as the payloads of its entries.
-    pub(super) fn seal(&mut self) -> SealedBatch {
+    /// Takes the batch out as the payloads of its entries, each about `part_bytes` at the most.
+    pub(super) fn seal(&mut self, part_bytes: usize) -> SealedBatch {
         let Self { changes, held, .. } = std::mem::take(self);
         let mut ends = Vec::with_capacity(changes.len());
         let changes: Vec<_> = changes
@@ -97,7 +102,7 @@ impl Batch {
             })
             .collect();
         SealedBatch {
-            parts: encode_changes(&changes),
+            parts: encode_changes(&changes, part_bytes),
             ends,
             held,
         }
@@ -105,7 +110,7 @@ impl Batch {
 
     /// Leadership is lost before the batch became an entry: the databases that it changed, and
     /// the replies that waited for it.
-    pub(super) fn abandon(&mut self) -> (Vec<DatabaseId>, Vec<Held>) {
+    pub(super) fn abandon(&mut self) -> (BTreeSet<DatabaseId>, Vec<Held>) {
         let Self { changes, held, .. } = std::mem::take(self);
         (changes.into_keys().collect(), held)
     }

@@ -39,19 +39,24 @@ pub(super) enum SnapshotContent {
 }
 
 impl DatabaseState {
-    /// Which entries a snapshot at `position` contains.
-    pub(super) fn content_of(&self, position: WalPosition) -> SnapshotContent {
+    /// Which entries a snapshot at `position` contains. `is_in_batch` says whether the batch
+    /// changes the database.
+    ///
+    /// A roll-back gives the live state a position of a new generation, above `committed`, with
+    /// nothing in between: so what is above all that is known is not for that in the batch.
+    pub(super) fn content_of(&self, position: WalPosition, is_in_batch: bool) -> SnapshotContent {
         let committed = self.committed.as_ref().map(|point| point.position);
         if committed.is_some_and(|committed| position <= committed) {
             return SnapshotContent::Committed;
         }
-        match self
-            .in_flight
-            .iter()
-            .find(|(_, end)| position <= end.position)
-        {
+        let mut ends = self.in_flight.iter();
+        match ends.find(|(_, end)| position <= end.position) {
             Some((index, _)) => SnapshotContent::UpTo(*index),
-            None => SnapshotContent::Batch,
+            None if is_in_batch => SnapshotContent::Batch,
+            None => match self.in_flight.back() {
+                Some((index, _)) => SnapshotContent::UpTo(*index),
+                None => SnapshotContent::Committed,
+            },
         }
     }
 

@@ -16,6 +16,8 @@ pub mod payload;
 pub mod request;
 mod serving;
 mod session;
+#[cfg(test)]
+mod tests;
 mod write_queue;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -72,6 +74,8 @@ pub struct Config {
     pub batches_in_flight_max: usize,
     /// Bytes of pages that committed locally and not yet in Raft; beyond it writes wait.
     pub uncommitted_bytes_max: usize,
+    /// An entry that has become this long is followed by another one of the same run.
+    pub part_bytes: usize,
 }
 
 impl Config {
@@ -85,6 +89,7 @@ impl Config {
             write_queue_max: 4_096,
             batches_in_flight_max: 1,
             uncommitted_bytes_max: 64 << 20,
+            part_bytes: payload::PART_BYTES,
         }
     }
 }
@@ -182,7 +187,8 @@ pub enum Effect {
     },
     /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
     Apply(DatabaseChange),
-    /// Undo what did not commit.
+    /// Undo what did not commit. Nothing has to answer it; [`Input::Applied`] with the new commit
+    /// point may.
     RollBack {
         /// In which database.
         database: DatabaseId,
@@ -231,7 +237,7 @@ pub enum Effect {
         truncate_from: Option<LogIndex>,
         /// The entries.
         entries: Vec<Entry>,
-        /// The commit index that is known now.
+        /// What its records may say of the commit index.
         commit: LogIndex,
     },
     /// Read entries from the log for a peer; answered by [`Input::EntriesRead`].
@@ -285,6 +291,14 @@ struct WaitingDigest {
     deadline: u64,
 }
 
+/// A batch in the log: a run of entries, mostly of one.
+#[derive(Debug)]
+struct Uncommitted {
+    first: LogIndex,
+    last: LogIndex,
+    bytes: usize,
+}
+
 /// A replica of a shard.
 pub struct Replica {
     config: Config,
@@ -297,12 +311,14 @@ pub struct Replica {
     leading: bool,
     catalogue: Catalogue,
     sessions: BTreeMap<SessionId, Session>,
+    /// What sessions that ended with an earlier leadership have still to be told.
+    last_words: BTreeMap<SessionId, Error>,
     /// Sessions that wait for the creation of a database, by its name.
     opening: BTreeMap<String, Vec<(RequestId, SessionOptions)>>,
     queues: BTreeMap<DatabaseId, WriteQueue>,
     batch: Batch,
-    /// Batches in the log: the last index of each and its bytes, until it is committed.
-    uncommitted: VecDeque<(LogIndex, usize)>,
+    /// Batches in the log until they are committed.
+    uncommitted: VecDeque<Uncommitted>,
     /// The sum of the bytes in `uncommitted`.
     uncommitted_bytes: usize,
     gate: Gate,
@@ -336,6 +352,7 @@ impl Replica {
             leading: false,
             catalogue: Catalogue::default(),
             sessions: BTreeMap::new(),
+            last_words: BTreeMap::new(),
             opening: BTreeMap::new(),
             queues: BTreeMap::new(),
             batch: Batch::default(),
@@ -412,8 +429,10 @@ impl Replica {
         self.answer_digests();
         self.propose_batch();
         self.ask_read_index();
-        for effect in self.raft.take_effects() {
-            self.raft_effect(effect);
+        let effects = self.raft.take_effects();
+        let mut commits = commits_to_record(&effects, self.raft.status().commit);
+        for effect in effects {
+            self.raft_effect(effect, &mut commits);
         }
         !self.effects.is_empty()
     }
@@ -477,13 +496,13 @@ impl Replica {
             .uncommitted
             .iter()
             .rev()
-            .take_while(|(last, _)| *last > raft.durable)
+            .take_while(|run| run.last > raft.durable)
             .count();
         if in_flight >= self.config.batches_in_flight_max {
             return;
         }
         let bytes = self.batch.page_bytes();
-        let sealed = self.batch.seal();
+        let sealed = self.batch.seal(self.config.part_bytes);
         let Some(last) = self.propose_all(sealed.parts) else {
             unreachable!("a leader takes proposals");
         };
@@ -492,7 +511,11 @@ impl Replica {
                 state.proposed(last, end);
             }
         }
-        self.uncommitted.push_back((last, bytes));
+        self.uncommitted.push_back(Uncommitted {
+            first: raft.last.next(),
+            last,
+            bytes,
+        });
         self.uncommitted_bytes += bytes;
         for held in sealed.held {
             self.gate.until_committed(last, held);
@@ -520,7 +543,7 @@ impl Replica {
             .step(ringlite_raft::Input::ReadIndex { id: self.last_read });
     }
 
-    fn raft_effect(&mut self, effect: ringlite_raft::Effect) {
+    fn raft_effect(&mut self, effect: ringlite_raft::Effect, commits: &mut Vec<LogIndex>) {
         use ringlite_raft::Effect as Raft;
         match effect {
             Raft::SaveHardState { io, hard_state } => {
@@ -535,7 +558,7 @@ impl Replica {
                 io,
                 truncate_from,
                 entries,
-                commit: self.raft.status().commit,
+                commit: commits.pop().unwrap_or(LogIndex::ZERO),
             }),
             Raft::Send { to, message, after } => {
                 self.effects.push_back(Effect::Send { to, message, after });
@@ -577,18 +600,23 @@ impl Replica {
 
     /// Commits entries that this node has proposed: their pages are in its WAL already.
     fn commit_own(&mut self, up_to: LogIndex) {
-        self.applied = up_to;
         for (_, state) in self.catalogue.iter_mut() {
             state.commit(up_to);
         }
-        while let Some((last, bytes)) = self.uncommitted.front()
-            && *last <= up_to
+        while let Some(run) = self.uncommitted.front()
+            && run.last <= up_to
         {
-            self.uncommitted_bytes -= bytes;
+            self.uncommitted_bytes -= run.bytes;
             self.uncommitted.pop_front();
         }
+        // A run counts as applied as a whole: should leadership be lost in the middle of it, it is
+        // rolled back, and applied from its first part on if the next leader commits the rest.
+        self.applied = match self.uncommitted.front() {
+            Some(run) if run.first <= up_to => run.first.prev(),
+            _ => up_to,
+        };
         for (index, name, page_size) in self.catalogue.take_created(up_to) {
-            self.create_database(DatabaseId(index), name, page_size);
+            self.create_database(DatabaseId(index), &name, page_size);
         }
         for held in self.gate.committed(up_to) {
             self.release(held);
@@ -629,7 +657,7 @@ impl Replica {
         for section in sections {
             match section {
                 Section::CreateDatabase { name, page_size } => {
-                    self.create_database(DatabaseId(index), name, page_size);
+                    self.create_database(DatabaseId(index), &name, page_size);
                 }
                 Section::Pages(change) => self.add_part(change),
             }
@@ -652,16 +680,16 @@ impl Replica {
         }
     }
 
-    fn create_database(&mut self, id: DatabaseId, name: String, page_size: PageSize) {
-        if self.catalogue.insert(id, &name) {
+    fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
+        if self.catalogue.insert(id, name) {
             self.effects.push_back(Effect::CreateDatabase {
                 id,
-                name: name.clone(),
+                name: name.to_owned(),
                 page_size,
             });
         }
-        for (request, options) in self.opening.remove(&name).unwrap_or_default() {
-            self.open(request, options, name.clone());
+        for (request, options) in self.opening.remove(name).unwrap_or_default() {
+            self.open(request, options, name.to_owned());
         }
     }
 
@@ -673,12 +701,12 @@ impl Replica {
         self.digests = waiting;
         for digest in ready {
             let id = self.catalogue.find(&digest.database);
-            let state = id.and_then(|id| Some((id, self.catalogue.get(id)?)));
-            let effect = match state {
-                Some((database, state)) if state.committed.is_some() => Effect::Digest {
+            let found = id.and_then(|id| Some((id, self.catalogue.get(id)?.committed?)));
+            let effect = match found {
+                Some((database, at)) => Effect::Digest {
                     request: digest.request,
                     database,
-                    at: state.committed.clone().unwrap_or_else(|| unreachable!()),
+                    at,
                     applied,
                 },
                 _ => Effect::Reply {
@@ -713,4 +741,21 @@ impl Replica {
             reply: Err(error),
         });
     }
+}
+
+/// What the records of each append of a turn may say of the commit index, the last append first.
+///
+/// The commit index is that of the turn's end. Records that a later append of the turn voids are
+/// not what is committed at their indexes: a crash between the two writes would leave them, and a
+/// restart would apply them.
+fn commits_to_record(effects: &[ringlite_raft::Effect], commit: LogIndex) -> Vec<LogIndex> {
+    let mut commit = commit;
+    let mut commits = Vec::new();
+    for effect in effects.iter().rev() {
+        if let ringlite_raft::Effect::Append { truncate_from, .. } = effect {
+            commits.push(commit);
+            commit = truncate_from.map_or(commit, |from| commit.min(from.prev()));
+        }
+    }
+    commits
 }

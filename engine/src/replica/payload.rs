@@ -10,8 +10,8 @@ use ringlite_vfs::{Page, PageNumber, PageSize};
 
 use super::catalogue::DatabaseId;
 
-/// A payload is closed and the next part begun once it is this long; a part can exceed it by one
-/// page. It bounds what one entry, and one message between nodes, holds.
+/// By default a payload is closed and the next part begun once it is this long; a part can exceed
+/// it by one page. It bounds what one entry, and one message between nodes, holds.
 pub const PART_BYTES: usize = 1 << 20;
 
 const TAG_CREATE_DATABASE: u8 = 1;
@@ -74,14 +74,15 @@ pub fn encode_create(name: &str, page_size: PageSize) -> Bytes {
 
 /// Encodes changes as the payloads of one entry or, when they are long, of a run of entries.
 ///
-/// All but the last are [`EntryKind::DataPart`]; a part is readable by itself.
-pub fn encode_changes(changes: &[DatabaseChange]) -> Vec<(EntryKind, Bytes)> {
+/// All but the last are [`EntryKind::DataPart`]; a part is readable by itself. A part is closed
+/// once it is `part_bytes` long.
+pub fn encode_changes(changes: &[DatabaseChange], part_bytes: usize) -> Vec<(EntryKind, Bytes)> {
     let mut parts = Vec::new();
-    let mut out = BytesMut::with_capacity(first_part_capacity(changes));
+    let mut out = BytesMut::with_capacity(first_part_capacity(changes, part_bytes));
     for change in changes {
         let mut section = open_pages(&mut out, change);
         for (number, page) in &change.pages {
-            if out.len() >= PART_BYTES {
+            if out.len() >= part_bytes {
                 close_pages(&mut out, &section);
                 parts.push((EntryKind::DataPart, out.split().freeze()));
                 section = open_pages(&mut out, change);
@@ -95,13 +96,13 @@ pub fn encode_changes(changes: &[DatabaseChange]) -> Vec<(EntryKind, Bytes)> {
     parts
 }
 
-fn first_part_capacity(changes: &[DatabaseChange]) -> usize {
+fn first_part_capacity(changes: &[DatabaseChange], part_bytes: usize) -> usize {
     let pages: usize = changes
         .iter()
         .flat_map(|change| &change.pages)
         .map(|(_, page)| page.len() + 16)
         .sum();
-    (pages + changes.len() * 32).min(PART_BYTES + (128 << 10))
+    (pages + changes.len() * 32).min(part_bytes + (128 << 10))
 }
 
 struct OpenSection {
@@ -284,7 +285,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(changes in prop::collection::vec(change(), 1..3)) {
-            let parts = encode_changes(&changes);
+            let parts = encode_changes(&changes, PART_BYTES);
             prop_assert_eq!(parts.len(), 1);
             let decoded = decode(&parts[0].1).unwrap();
             let expected: Vec<_> = changes.into_iter().map(Section::Pages).collect();
@@ -298,7 +299,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_never_panics(change in change(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
-            let mut bytes = encode_changes(&[change])[0].1.to_vec();
+            let mut bytes = encode_changes(&[change], PART_BYTES)[0].1.to_vec();
             let at = at.index(bytes.len());
             bytes[at] = to;
             let _ = decode(&bytes);
@@ -313,7 +314,7 @@ mod tests {
             page_count: 600,
             pages: (1..=600).map(|n| (PageNumber(n), page.clone())).collect(),
         };
-        let parts = encode_changes(std::slice::from_ref(&change));
+        let parts = encode_changes(std::slice::from_ref(&change), PART_BYTES);
         assert_eq!(parts.len(), 3);
         let kinds: Vec<_> = parts.iter().map(|part| part.0).collect();
         assert_eq!(
@@ -355,6 +356,6 @@ mod tests {
             page_count: 2,
             pages: vec![(PageNumber(2), Page::from(page.as_slice()))],
         };
-        assert!(encode_changes(&[change])[0].1.len() < 500);
+        assert!(encode_changes(&[change], PART_BYTES)[0].1.len() < 500);
     }
 }

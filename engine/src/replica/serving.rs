@@ -1,5 +1,7 @@
 //! Serving clients: requests, runs, the write queue, and what becomes of them with leadership.
 
+use std::collections::BTreeSet;
+
 use ringlite_raft::{LogIndex, Role};
 use ringlite_vfs::PageSize;
 
@@ -17,6 +19,10 @@ const INTERNAL_SERIAL: u64 = u64::MAX;
 
 impl Replica {
     pub(super) fn asked(&mut self, id: RequestId, options: SessionOptions, request: Request) {
+        if let Some(error) = self.last_words.remove(&id.session) {
+            self.refuse(id, error);
+            return;
+        }
         if !self.serving {
             self.refuse(id, self.not_leader());
             return;
@@ -66,15 +72,11 @@ impl Replica {
             return;
         };
         session.last_active_tick = now;
-        if std::mem::take(&mut session.aborted) {
-            let error = Error::misuse(
-                rusqlite::ffi::SQLITE_ABORT_ROLLBACK,
-                "the transaction idled too long while it held the write lock, and was rolled \
-                 back so that other writers could go on; run it again",
-            );
+        if let Some(error) = session.aborted.take() {
             self.refuse(id, error);
             return;
         }
+        session.runs(&work);
         let database = session.database;
         let may_write = self.may_write(database, id.session);
         self.effects.push_back(Effect::Run {
@@ -117,6 +119,9 @@ impl Replica {
         if let Some(capture) = capture {
             self.batch.add(database, capture);
         }
+        if request.serial == INTERNAL_SERIAL {
+            self.ran_internally(request.session, wrote);
+        }
         match outcome {
             Outcome::NeedsWriteLock(work) => self.park(request, work, database),
             Outcome::Reply(reply) => self.answer(request, Ok(reply), wrote, needs_confirmation),
@@ -125,6 +130,35 @@ impl Replica {
         if !standing.has_write_lock {
             self.resume_writer(database);
         }
+    }
+
+    fn ran_internally(&mut self, id: SessionId, wrote: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if wrote && session.aborted.is_some() {
+            // Outside of a transaction SQLite commits a statement that is ended between two of its
+            // rows: it was not rolled back, and must not be run again without a look at the data.
+            session.aborted = Some(Error::OutcomeUnknown);
+        }
+        if session.is_closing {
+            self.end_session(id);
+        }
+    }
+
+    /// Runs what no client has asked for.
+    fn run_internally(&mut self, session: SessionId, work: Work) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.runs(&work);
+        }
+        self.effects.push_back(Effect::Run {
+            request: RequestId {
+                session,
+                serial: INTERNAL_SERIAL,
+            },
+            work,
+            may_write: true,
+        });
     }
 
     /// Sends an answer through the gate.
@@ -151,12 +185,13 @@ impl Replica {
         let content = match (wrote, session.standing.snapshot) {
             (true, _) => SnapshotContent::Batch,
             (false, None) => SnapshotContent::Committed,
-            (false, Some(position)) => self
-                .catalogue
-                .get(session.database)
-                .map_or(SnapshotContent::Committed, |state| {
-                    state.content_of(position)
-                }),
+            (false, Some(position)) => {
+                let is_in_batch = self.batch.changes(session.database);
+                let state = self.catalogue.get(session.database);
+                state.map_or(SnapshotContent::Committed, |state| {
+                    state.content_of(position, is_in_batch)
+                })
+            }
         };
         match content {
             SnapshotContent::Batch => {
@@ -211,6 +246,9 @@ impl Replica {
             .get_mut(&database)
             .and_then(super::write_queue::WriteQueue::next);
         if let Some(parked) = next {
+            if let Some(session) = self.sessions.get_mut(&parked.request.session) {
+                session.runs(&parked.work);
+            }
             self.effects.push_back(Effect::Run {
                 request: parked.request,
                 work: parked.work,
@@ -219,16 +257,42 @@ impl Replica {
         }
     }
 
-    pub(super) fn close_session(&mut self, session: SessionId) {
+    pub(super) fn close_session(&mut self, id: SessionId) {
+        // Whoever asked is most likely gone, but each request has one answer.
+        let mut unanswered = Vec::new();
         for waiting in self.opening.values_mut() {
-            waiting.retain(|(request, _)| request.session != session);
+            let of_session = waiting.extract_if(.., |(request, _)| request.session == id);
+            unanswered.extend(of_session.map(|(request, _)| request));
         }
-        let Some(closed) = self.sessions.remove(&session) else {
+        for request in unanswered {
+            self.refuse(request, Error::NoDatabaseOpened);
+        }
+        self.last_words.remove(&id);
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        self.effects.push_back(Effect::CloseSession { session });
+        if session.standing.has_write_lock && !session.standing.in_transaction {
+            // It is between two rows of a statement that writes, which SQLite commits when the
+            // connection ends. That commit has to get into the batch like every other one.
+            session.is_closing = true;
+            self.run_internally(id, Work::Interrupt);
+        } else {
+            self.end_session(id);
+        }
+    }
+
+    fn end_session(&mut self, id: SessionId) {
+        let Some(closed) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.effects.push_back(Effect::CloseSession { session: id });
         if let Some(queue) = self.queues.get_mut(&closed.database) {
-            queue.forget(session);
+            for request in queue.forget(id) {
+                self.effects.push_back(Effect::Reply {
+                    request,
+                    reply: Err(Error::NoDatabaseOpened),
+                });
+            }
         }
         self.resume_writer(closed.database);
     }
@@ -260,16 +324,13 @@ impl Replica {
         }
         for id in idle {
             if let Some(session) = self.sessions.get_mut(&id) {
-                session.aborted = true;
+                session.aborted = Some(Error::misuse(
+                    rusqlite::ffi::SQLITE_ABORT_ROLLBACK,
+                    "the transaction idled too long while it held the write lock, and was rolled \
+                     back so that other writers could go on; run it again",
+                ));
             }
-            self.effects.push_back(Effect::Run {
-                request: RequestId {
-                    session: id,
-                    serial: INTERNAL_SERIAL,
-                },
-                work: Work::Abort,
-                may_write: true,
-            });
+            self.run_internally(id, Work::Abort);
         }
         let (late, waiting) = std::mem::take(&mut self.digests)
             .into_iter()
@@ -300,11 +361,37 @@ impl Replica {
 
     /// Leadership is lost: nothing of this node's speculative state may be told, and it is undone.
     fn step_down(&mut self) {
-        let not_leader = self.not_leader();
         self.serving = false;
+        let mut changed = self.forget_clients();
         self.effects.push_back(Effect::SetWritable(false));
-        let (mut changed, abandoned) = self.batch.abandon();
+        for (id, session) in std::mem::take(&mut self.sessions) {
+            self.effects.push_back(Effect::CloseSession { session: id });
+            if let Some(Error::OutcomeUnknown) = session.aborted {
+                // Its next request must not be told that nothing was committed.
+                self.last_words.insert(id, Error::OutcomeUnknown);
+            }
+        }
+        self.uncommitted.clear();
+        self.uncommitted_bytes = 0;
+        self.catalogue.abandon_creations();
+        for (id, state) in self.catalogue.iter_mut() {
+            if state.abandon_in_flight() {
+                changed.insert(id);
+            }
+        }
+        for database in changed {
+            let state = self.catalogue.get(database);
+            if let Some(to) = state.and_then(|state| state.committed) {
+                self.effects.push_back(Effect::RollBack { database, to });
+            }
+        }
+    }
+
+    /// Answers every request; returns the databases that are changed by more than the entries in
+    /// flight.
+    fn forget_clients(&mut self) -> BTreeSet<DatabaseId> {
         // No entry of the batch exists, so that nothing of it can ever commit.
+        let (mut changed, abandoned) = self.batch.abandon();
         let mut refused: Vec<RequestId> = abandoned.iter().map(|held| held.request).collect();
         refused.extend(self.unconfirmed.drain(..).map(|(_, held)| held.request));
         for held in self.gate.drain() {
@@ -314,30 +401,31 @@ impl Replica {
                 refused.push(held.request);
             }
         }
-        for queue in self.queues.values_mut() {
+        for (database, queue) in &mut self.queues {
+            // A statement between two of its rows is committed by SQLite when its connection is
+            // closed: too late for the batch, so that only a roll-back takes it away.
+            if queue.holder.is_some() {
+                changed.insert(*database);
+            }
             refused.extend(queue.drain().map(|parked| parked.request));
         }
         let opening = std::mem::take(&mut self.opening);
         refused.extend(opening.into_values().flatten().map(|(request, _)| request));
+        // What this turn has let go on has not begun yet. It must not: what it committed would
+        // find no batch, and stay.
+        self.effects.retain(|effect| match effect {
+            Effect::Run { request, .. } => {
+                refused.push(*request);
+                false
+            }
+            _ => true,
+        });
+        let not_leader = self.not_leader();
         for request in refused {
-            self.refuse(request, not_leader.clone());
-        }
-        for session in std::mem::take(&mut self.sessions).into_keys() {
-            self.effects.push_back(Effect::CloseSession { session });
-        }
-        self.uncommitted.clear();
-        self.uncommitted_bytes = 0;
-        self.catalogue.abandon_creations();
-        for (id, state) in self.catalogue.iter_mut() {
-            if state.abandon_in_flight() && !changed.contains(&id) {
-                changed.push(id);
+            if request.serial != INTERNAL_SERIAL {
+                self.refuse(request, not_leader.clone());
             }
         }
-        for database in changed {
-            let state = self.catalogue.get(database);
-            if let Some(to) = state.and_then(|state| state.committed.clone()) {
-                self.effects.push_back(Effect::RollBack { database, to });
-            }
-        }
+        changed
     }
 }

@@ -2,7 +2,8 @@
 
 use super::catalogue::DatabaseId;
 use super::gate::Held;
-use super::request::Standing;
+use super::request::{Source, Standing, Work};
+use crate::error::Error;
 
 /// A session with an open database.
 #[derive(Debug)]
@@ -16,8 +17,12 @@ pub(super) struct Session {
     /// Replies that wait at the gate.
     pub(super) held: u32,
     pub(super) last_active_tick: u64,
-    /// Why the open transaction was rolled back without being asked; told once.
-    pub(super) aborted: bool,
+    /// Why the open transaction was ended without being asked; told once.
+    pub(super) aborted: Option<Error>,
+    /// Its end waits for that of the statement it was in.
+    pub(super) is_closing: bool,
+    /// Whether what runs may be more than one statement.
+    is_script: bool,
 }
 
 impl Session {
@@ -29,15 +34,24 @@ impl Session {
             confirmed: false,
             held: 0,
             last_active_tick: now,
-            aborted: false,
+            aborted: None,
+            is_closing: false,
+            is_script: false,
         }
+    }
+
+    /// Takes note of what is about to run.
+    pub(super) fn runs(&mut self, work: &Work) {
+        self.is_script = may_be_script(work);
     }
 
     /// Takes note of where its connection stands after a run; returns whether the run's snapshot
     /// needs a confirmation of leadership.
     pub(super) fn ran(&mut self, standing: Standing) -> bool {
-        let was_confirmed = self.standing.in_transaction && self.confirmed;
-        if self.standing.in_transaction && !standing.in_transaction {
+        // A script can end the transaction and begin another one, which has a snapshot of its own.
+        let goes_on = self.standing.in_transaction && standing.in_transaction && !self.is_script;
+        let was_confirmed = self.standing.in_transaction && self.confirmed && !self.is_script;
+        if self.standing.in_transaction && !goes_on {
             self.transaction += 1;
             self.confirmed = false;
         }
@@ -57,5 +71,17 @@ impl Session {
         if held.confirms_transaction == Some(self.transaction) {
             self.confirmed = true;
         }
+    }
+}
+
+/// Whether `work` may be several statements. A semicolon in a literal or a comment counts as one
+/// between statements, which costs a confirmation and no more.
+fn may_be_script(work: &Work) -> bool {
+    match work {
+        Work::Execute(Source::Text { sql, from, .. }) => sql.get(*from..).is_none_or(|text| {
+            text.trim_end_matches(|c: char| c.is_ascii_whitespace() || c == ';')
+                .contains(';')
+        }),
+        _ => false,
     }
 }

@@ -58,13 +58,17 @@ impl WriteQueue {
         expired
     }
 
-    /// Takes out everything that `session` waits for.
-    pub(super) fn forget(&mut self, session: SessionId) {
-        self.waiting
-            .retain(|parked| parked.request.session != session);
+    /// `session` has ended: it holds nothing, and these are the requests that it waited with.
+    pub(super) fn forget(&mut self, session: SessionId) -> Vec<RequestId> {
         if self.holder == Some(session) {
             self.holder = None;
         }
+        let (gone, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|parked| parked.request.session == session);
+        self.waiting = waiting;
+        let gone: VecDeque<Parked> = gone;
+        gone.into_iter().map(|parked| parked.request).collect()
     }
 
     /// Leadership is lost: nobody holds the lock, and these have waited in vain.

@@ -21,7 +21,7 @@ use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId,
 use session::Session;
 
 /// The databases of a shard and the sessions on them.
-pub(crate) struct Sql {
+pub struct Sql {
     vfs: Vfs,
     directory: PathBuf,
     databases: HashMap<DatabaseId, Database>,
@@ -31,7 +31,7 @@ pub(crate) struct Sql {
 
 impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
-    pub(crate) fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
+    pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
         let vfs = Vfs::register(VfsOptions::new(directory.clone(), temporary_directory))?;
         Ok(Self {
             vfs,
@@ -43,7 +43,7 @@ impl Sql {
     }
 
     /// Runs SQL for a session.
-    pub(crate) fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
+    pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
         if let Work::Connect { database, options } = work {
             let connected = match self.databases.get(&database) {
                 Some(database) => Session::connect(database, options),
@@ -84,12 +84,12 @@ impl Sql {
     }
 
     /// Drops a session's connection, which rolls its transaction back.
-    pub(crate) fn close_session(&mut self, session: SessionId) {
+    pub fn close_session(&mut self, session: SessionId) {
         self.sessions.remove(&session);
     }
 
     /// Whether SQL may write in any database.
-    pub(crate) fn set_writable(&mut self, writable: bool) {
+    pub fn set_writable(&mut self, writable: bool) {
         self.writable = writable;
         for database in self.databases.values() {
             database.set_writable(writable);
@@ -97,7 +97,7 @@ impl Sql {
     }
 
     /// Creates a database's file, unless it is there from an earlier life, and opens it.
-    pub(crate) fn create_database(
+    pub fn create_database(
         &mut self,
         id: DatabaseId,
         name: &str,
@@ -113,7 +113,7 @@ impl Sql {
     }
 
     /// Applies committed pages; `None` if the database does not exist (any more).
-    pub(crate) fn apply(&self, change: &DatabaseChange) -> Result<Option<CommitPoint>, VfsError> {
+    pub fn apply(&self, change: &DatabaseChange) -> Result<Option<CommitPoint>, VfsError> {
         self.databases
             .get(&change.database)
             .map(|database| database.apply(&change.pages, change.page_count))
@@ -121,15 +121,21 @@ impl Sql {
     }
 
     /// Undoes what came after `to`.
-    pub(crate) fn roll_back(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
+    pub fn roll_back(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
         match self.databases.get(&id) {
             Some(database) => database.roll_back(to),
             None => Ok(()),
         }
     }
 
+    /// How often SQLite asked for recovery of an in-memory WAL; more than 0 is a defect.
+    pub fn recovery_requests(&self) -> u64 {
+        let databases = self.databases.values();
+        databases.map(Database::recovery_requests).sum()
+    }
+
     /// Hashes the pages of a database as of `at`.
-    pub(crate) fn digest(
+    pub fn digest(
         &self,
         id: DatabaseId,
         at: &CommitPoint,

@@ -4,6 +4,7 @@
 //! anything that depends on it leave the node. At start the valid copy with the higher sequence
 //! holds. Alternating copies would forget a vote when the newer one rots (design, section 6).
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ringlite_raft::{LogIndex, NodeId, Term};
@@ -94,21 +95,23 @@ pub(super) fn path_in(shard: &Path) -> PathBuf {
     shard.join("hard-state")
 }
 
-/// Chooses between the two copies.
+/// Chooses between the two copies; also tells which one has to be written anew, if one has.
 ///
 /// # Errors
 /// If neither is valid: then the node cannot know whom it has voted for.
-fn choose(file: &[u8], path: &Path) -> Result<HardStateRecord, StorageError> {
+fn choose(file: &[u8], path: &Path) -> Result<(HardStateRecord, Option<usize>), StorageError> {
     let a = HardStateRecord::decode(file.get(..COPY_BYTES).unwrap_or_default());
     let b = HardStateRecord::decode(file.get(COPY_BYTES..).unwrap_or_default());
     match (a, b) {
-        (Some(a), Some(b)) => Ok(if a.sequence >= b.sequence { a } else { b }),
+        (Some(a), Some(b)) if a.sequence == b.sequence => Ok((a, None)),
+        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, Some(1))),
+        (Some(_), Some(b)) => Ok((b, Some(0))),
         (Some(one), None) | (None, Some(one)) => {
             tracing::warn!(
-                "one of the two copies in {} is bad; it will be written anew",
+                "one of the two copies in {} is bad; it is written anew",
                 path.display()
             );
-            Ok(one)
+            Ok((one, Some(usize::from(a.is_some()))))
         }
         (None, None) => Err(StorageError::HardStateLost {
             path: path.to_owned(),
@@ -116,14 +119,30 @@ fn choose(file: &[u8], path: &Path) -> Result<HardStateRecord, StorageError> {
     }
 }
 
-/// Reads the hard state; `None` if the shard has never started.
+/// Reads the hard state; `None` if the shard has never started. On return both copies are it,
+/// durably: a single one could rot, and one that a crash has cut short must not be all there is.
 pub(super) fn load(shard: &Path) -> Result<Option<HardStateRecord>, StorageError> {
     let path = path_in(shard);
-    match std::fs::read(&path) {
-        Ok(file) => choose(&file, &path).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StorageError::io("read", &path, source)),
+    let file = match std::fs::read(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StorageError::io("read", &path, source)),
+    };
+    let (record, stale) = choose(&file, &path)?;
+    if let Some(copy) = stale {
+        rewrite(&path, copy, &record).map_err(|source| StorageError::io("write", &path, source))?;
     }
+    Ok(Some(record))
+}
+
+/// Writes one copy; the other one is made durable before, so that there always is a good one.
+fn rewrite(path: &Path, copy: usize, record: &HardStateRecord) -> std::io::Result<()> {
+    let mut block = vec![0; COPY_BYTES];
+    record.encode(&mut block);
+    let file = std::fs::File::options().write(true).open(path)?;
+    file.sync_all()?;
+    file.write_all_at(&block, (copy * COPY_BYTES) as u64)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -154,11 +173,15 @@ mod tests {
         let path = Path::new("hard-state");
         assert_eq!(
             choose(&file(&record(5), &record(4)), path).unwrap(),
-            record(5)
+            (record(5), Some(1))
         );
         assert_eq!(
             choose(&file(&record(5), &record(6)), path).unwrap(),
-            record(6)
+            (record(6), Some(0))
+        );
+        assert_eq!(
+            choose(&file(&record(7), &record(7)), path).unwrap(),
+            (record(7), None)
         );
     }
 
@@ -170,14 +193,14 @@ mod tests {
             bytes[at] ^= 0x10;
             assert_eq!(
                 choose(&bytes, path).unwrap(),
-                record(4),
+                (record(4), Some(0)),
                 "byte {at} of copy A"
             );
             let mut bytes = file(&record(4), &record(5));
             bytes[COPY_BYTES + at] ^= 0x10;
             assert_eq!(
                 choose(&bytes, path).unwrap(),
-                record(4),
+                (record(4), Some(1)),
                 "byte {at} of copy B"
             );
         }
@@ -190,5 +213,24 @@ mod tests {
         bytes[COPY_BYTES + AT_TERM] ^= 1;
         let error = choose(&bytes, Path::new("d/hard-state")).unwrap_err();
         assert!(error.to_string().contains("d/hard-state"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_or_older_copy_is_written_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path_in(directory.path());
+        let good = file(&record(5), &record(5));
+        let mut damaged = good.clone();
+        damaged[AT_VOTE] ^= 1;
+        for found in [
+            damaged,
+            good[..COPY_BYTES].to_vec(),
+            file(&record(4), &record(5)),
+            file(&record(5), &record(4)),
+        ] {
+            std::fs::write(&path, found).unwrap();
+            assert_eq!(load(directory.path()).unwrap(), Some(record(5)));
+            assert_eq!(std::fs::read(&path).unwrap(), good);
+        }
     }
 }

@@ -14,7 +14,10 @@ mod hard_state;
 mod identity;
 mod log;
 mod recovered;
+mod ring;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -96,7 +99,10 @@ pub enum StorageError {
         source: RecoveryError,
     },
     /// A write was cut short.
-    #[error("{} took {written} of {expected} bytes", path.display())]
+    #[error(
+        "{} took {written} of {expected} bytes; is there no space left on its file system?",
+        path.display()
+    )]
     ShortWrite {
         /// The file.
         path: PathBuf,

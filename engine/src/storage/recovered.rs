@@ -26,7 +26,6 @@ pub(crate) struct Recovered {
     pub(crate) hard_state: HardStateRecord,
     log: RecoveredLog,
     segments: Vec<MappedSegment>,
-    newest_segment: u64,
     directory: PathBuf,
 }
 
@@ -56,9 +55,15 @@ impl Recovered {
         if let Some(cut) = &log.cut {
             tracing::info!("the log's unfinished end was cut: {cut}");
         }
+        // The reserve of an earlier life, never written to. A life makes its own, so that without
+        // this each start would leave some behind.
+        for unused in segments.extract_if(.., |segment| segment.number > log.highest_segment) {
+            let path = segment::path_in(directory, unused.number);
+            std::fs::remove_file(&path)
+                .map_err(|source| StorageError::io("remove", &path, source))?;
+        }
         Ok(Self {
             hard_state,
-            newest_segment: segments.last().map_or(0, |segment| segment.number),
             log,
             segments,
             directory: directory.to_owned(),
@@ -136,8 +141,14 @@ impl Recovered {
         self.log.epoch.max(self.hard_state.log_epoch)
     }
 
+    /// The newest epoch of which a record was found.
+    pub(super) fn durable_epoch(&self) -> u64 {
+        self.log.epoch
+    }
+
+    /// The newest segment that was written to; there is none with a higher number any more.
     pub(super) fn newest_segment(&self) -> u64 {
-        self.newest_segment
+        self.log.highest_segment
     }
 }
 
@@ -148,6 +159,9 @@ fn map(directory: &Path, number: u64) -> Result<MappedSegment, StorageError> {
         if file.metadata()?.len() == 0 {
             return Ok(None);
         }
+        // The last write of a killed process may have got into the drive's cache and no further.
+        // What is found in the log counts as durable from now on, so that it has to be.
+        file.sync_data()?;
         // SAFETY: the directory is locked, so that no other node writes or cuts the file while it
         // is mapped, and this node writes only to segments that it makes later.
         Ok(Some(unsafe { Mmap::map(&file)? }))

@@ -10,17 +10,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::rc::Rc;
 
-use glommio::io::DmaFile;
 use ringlite_raft::{
     Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
 };
 
 use super::hard_state::{COPY_BYTES, HardStateRecord};
 use super::log::{Log, Place};
-use super::segment::{self, FreshSegment, SegmentReserve};
+use super::ring::{DurableFile, WriteRing};
+use super::segment::{FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
 
@@ -144,17 +143,17 @@ pub(crate) async fn start(
         marked: Cell::new(recovered.hard_state.durable_mark),
         idle_ticks: Cell::new(0),
     });
-    let hard_state_path = directory.hard_state_path();
     let task = Task {
         identity: directory.record_identity(),
         hard_state: recovered.hard_state,
-        hard_state_file: segment::open_durable(&hard_state_path).await?,
-        hard_state_path,
+        hard_state_file: DurableFile::open(&directory.hard_state_path())?,
+        ring: WriteRing::new()?,
         segment: reserve.take().await?,
         segment_bytes: directory.segment_bytes(),
         reserve,
         log: Rc::clone(&log),
         epoch: recovered.newest_epoch() + 1,
+        durable_epoch: recovered.durable_epoch(),
         epoch_first: recovered.last().next(),
         offset: 0,
         previous_header_crc: 0,
@@ -169,13 +168,16 @@ pub(crate) async fn start(
 struct Task {
     identity: RecordIdentity,
     hard_state: HardStateRecord,
-    hard_state_file: DmaFile,
-    hard_state_path: PathBuf,
+    hard_state_file: DurableFile,
+    ring: WriteRing,
     segment: FreshSegment,
     segment_bytes: u64,
     reserve: SegmentReserve,
     log: Rc<Log>,
     epoch: u64,
+    /// The newest epoch of which a record is durable. Only such a one may be in a mark: recovery
+    /// takes a mark of an epoch that it finds nothing of for the loss of that epoch.
+    durable_epoch: u64,
     /// The first index of the epoch.
     epoch_first: LogIndex,
     /// Where in the segment the next record begins.
@@ -227,16 +229,14 @@ impl Task {
 
     async fn save_hard_state(&mut self) -> Result<(), StorageError> {
         self.hard_state.sequence += 1;
-        self.hard_state.log_epoch = self.epoch;
+        self.hard_state.log_epoch = self.durable_epoch;
         self.hard_state.durable_mark = self.shared.durable.get();
         for copy in 0..2 {
-            let mut block = self.hard_state_file.alloc_dma_buffer(COPY_BYTES);
-            block.as_bytes_mut().fill(0);
-            self.hard_state.encode(block.as_bytes_mut());
+            let block = self.ring.buffer(COPY_BYTES);
+            block.fill(0);
+            self.hard_state.encode(block);
             let at = copy * COPY_BYTES as u64;
-            let path = &self.hard_state_path;
-            let written = self.hard_state_file.write_at(block, at).await;
-            check_written(written, COPY_BYTES, path)?;
+            self.ring.write(&self.hard_state_file, at).await?;
         }
         self.shared.marked.set(self.hard_state.durable_mark);
         Ok(())
@@ -313,31 +313,32 @@ impl Task {
             bytes = with;
             count += 1;
         }
-        let mut buffer = self.segment.file.alloc_dma_buffer(bytes);
-        let mut rest = buffer.as_bytes_mut();
-        let mut offset = self.offset;
+        self.ring.buffer(bytes);
+        let mut at = 0;
         for entry in entries.drain(..count) {
             assert_eq!(entry.index, self.last.next(), "the log has no gaps");
-            let (record, after) = rest.split_at_mut(bytes_of(&entry));
-            rest = after;
-            self.encode(&entry, commit, record);
+            let place = self.next_place(commit);
+            let end = at + bytes_of(&entry);
+            self.previous_header_crc =
+                encode_record(&place, &entry, &mut self.ring.content_mut()[at..end]);
             self.log.push(Place::new(
                 self.segment.number,
-                offset,
+                self.offset + at as u64,
                 entry.payload.len() as u32,
             ));
-            offset += record.len() as u64;
+            at = end;
             self.last = entry.index;
         }
-        let written = self.segment.file.write_at(buffer, self.offset).await;
-        check_written(written, bytes, &self.segment.path)?;
-        self.offset = offset;
+        self.ring.write(&self.segment.file, self.offset).await?;
+        self.offset += bytes as u64;
+        self.durable_epoch = self.epoch;
         self.shared.durable.set(self.last);
         Ok(())
     }
 
-    fn encode(&mut self, entry: &Entry, commit: LogIndex, record: &mut [u8]) {
-        let place = RecordPlace {
+    /// What the header of the next record tells besides its entry.
+    fn next_place(&self, commit: LogIndex) -> RecordPlace {
+        RecordPlace {
             identity: self.identity,
             segment: self.segment.number,
             epoch: self.epoch,
@@ -345,8 +346,7 @@ impl Task {
             previous_header_crc: self.previous_header_crc,
             durable_upto: self.shared.durable.get(),
             commit,
-        };
-        self.previous_header_crc = encode_record(&place, entry, record);
+        }
     }
 
     /// Voids everything from `from` on: by a fresh segment of a new epoch, so that no offset is
@@ -378,20 +378,4 @@ impl Task {
 
 fn bytes_of(entry: &Entry) -> usize {
     record_bytes(entry.payload.len())
-}
-
-fn check_written(
-    written: Result<usize, glommio::GlommioError<()>>,
-    expected: usize,
-    path: &std::path::Path,
-) -> Result<(), StorageError> {
-    match written {
-        Ok(written) if written == expected => Ok(()),
-        Ok(written) => Err(StorageError::ShortWrite {
-            path: path.to_owned(),
-            written,
-            expected,
-        }),
-        Err(source) => Err(StorageError::glommio("write", path, source)),
-    }
 }

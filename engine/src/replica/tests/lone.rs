@@ -1,0 +1,306 @@
+//! One replica of three with real SQL; its peers are what a test makes them say.
+
+use std::collections::BTreeMap;
+
+use ringlite_raft::{
+    AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
+};
+
+use crate::error::Result;
+use crate::replica::request::{
+    Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Work,
+};
+use crate::replica::{Config, Effect, Input, NodeAddress, Replica};
+use crate::sql::Sql;
+
+/// An append that the replica has asked for.
+pub(super) struct Appended {
+    pub(super) entries: Vec<Entry>,
+    pub(super) commit: LogIndex,
+}
+
+pub(super) struct Lone {
+    pub(super) replica: Replica,
+    sql: Sql,
+    _data: tempfile::TempDir,
+    pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
+    pub(super) appends: Vec<Appended>,
+    sent: Vec<Message>,
+    newest_io: IoId,
+    serial: u64,
+}
+
+impl Lone {
+    /// Node 1 of 1, 2 and 3, which knows of no leader.
+    pub(super) fn new(change: impl FnOnce(&mut Config)) -> Lone {
+        let voters: Vec<_> = (1..=3).map(NodeId).collect();
+        let members = voters.iter().map(|id| NodeAddress {
+            id: *id,
+            address: format!("node{id}"),
+        });
+        let mut raft = ringlite_raft::Config::new(NodeId(1), voters.clone(), 1);
+        raft.election_timeout_ticks_min = 10;
+        raft.election_timeout_ticks_max = 20;
+        raft.heartbeat_ticks = 2;
+        let mut config = Config::new(raft, members.collect());
+        change(&mut config);
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().to_owned();
+        Lone {
+            replica: Replica::new(config, HardState::default(), RestoredLog::default()).unwrap(),
+            sql: Sql::new(path.clone(), path).unwrap(),
+            _data: data,
+            replies: BTreeMap::new(),
+            appends: Vec::new(),
+            sent: Vec::new(),
+            newest_io: IoId(0),
+            serial: 0,
+        }
+    }
+
+    /// A leader with a database `app` in which there is an empty table `t`, and a session on it.
+    pub(super) fn leading(change: impl FnOnce(&mut Config)) -> (Lone, SessionId) {
+        let mut lone = Lone::new(change);
+        lone.win();
+        let session = lone.open(1);
+        let created = lone.execute(
+            session,
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, data TEXT)",
+        );
+        lone.commit_all();
+        lone.reply(created).unwrap();
+        (lone, session)
+    }
+
+    /// One turn of several inputs.
+    pub(super) fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        for input in inputs {
+            self.replica.step(input);
+            self.perform_effects();
+        }
+        while self.replica.end_turn() {
+            self.perform_effects();
+        }
+    }
+
+    fn perform_effects(&mut self) {
+        while let Some(effect) = self.replica.next_effect() {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let applied = match effect {
+            Effect::Run {
+                request,
+                work,
+                may_write,
+            } => {
+                let ran = self.sql.run(request, work, may_write);
+                self.replica.step(Input::Ran(ran));
+                None
+            }
+            Effect::Reply { request, reply } => {
+                let before = self.replies.insert(request, reply);
+                assert!(before.is_none(), "a second answer");
+                None
+            }
+            Effect::Send { message, .. } => {
+                self.sent.push(message);
+                None
+            }
+            Effect::SaveHardState { io, .. } => {
+                self.newest_io = io;
+                None
+            }
+            Effect::Append {
+                io,
+                entries,
+                commit,
+                ..
+            } => {
+                self.newest_io = io;
+                self.appends.push(Appended { entries, commit });
+                None
+            }
+            Effect::CloseSession { session } => {
+                self.sql.close_session(session);
+                None
+            }
+            Effect::SetWritable(writable) => {
+                self.sql.set_writable(writable);
+                None
+            }
+            Effect::CreateDatabase {
+                id,
+                name,
+                page_size,
+            } => Some((id, self.sql.create_database(id, &name, page_size).unwrap())),
+            Effect::Apply(change) => {
+                let point = self.sql.apply(&change).unwrap();
+                Some((change.database, point.expect("a database")))
+            }
+            Effect::RollBack { database, to } => {
+                self.sql.roll_back(database, &to).unwrap();
+                None
+            }
+            other => panic!("{other:?}"),
+        };
+        if let Some((database, commit_point)) = applied {
+            self.replica.step(Input::Applied {
+                database,
+                commit_point,
+            });
+        }
+    }
+
+    fn term(&self) -> Term {
+        Term(self.replica.status().term)
+    }
+
+    pub(super) fn last(&self) -> LogIndex {
+        self.replica.status().last
+    }
+
+    pub(super) fn persisted(&self) -> Input {
+        Input::Persisted { io: self.newest_io }
+    }
+
+    /// Node 2 holds the log up to `match_index`.
+    pub(super) fn accepted(&self, match_index: LogIndex) -> Input {
+        let result = AppendResult::Accepted { match_index };
+        let term = self.term();
+        receive(2, Message::AppendReply { term, result })
+    }
+
+    /// Node 3 leads in the next term.
+    pub(super) fn deposed(&self) -> Input {
+        let term = self.term().next();
+        let commit = LogIndex::ZERO;
+        let round = 1;
+        receive(
+            3,
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            },
+        )
+    }
+
+    pub(super) fn commit_all(&mut self) {
+        let inputs = [self.persisted(), self.accepted(self.last())];
+        self.turn(inputs);
+    }
+
+    /// Node 2 hears the newest heartbeat.
+    pub(super) fn confirm(&mut self) {
+        let rounds = self.sent.iter().filter_map(|message| match message {
+            Message::Heartbeat { round, .. } => Some(*round),
+            _ => None,
+        });
+        let round = rounds.max().expect("a heartbeat");
+        let term = self.term();
+        self.turn([receive(2, Message::HeartbeatReply { term, round })]);
+    }
+
+    /// Wins an election with the voice of node 2.
+    pub(super) fn win(&mut self) {
+        let granted = true;
+        let term = self.term().next();
+        self.sent.clear();
+        while !self
+            .sent
+            .iter()
+            .any(|message| matches!(message, Message::PreVote { .. }))
+        {
+            self.turn([Input::Tick]);
+        }
+        self.turn([receive(2, Message::PreVoteReply { term, granted })]);
+        self.turn([self.persisted()]);
+        self.turn([receive(2, Message::VoteReply { term, granted })]);
+        self.commit_all();
+        assert!(self.replica.leader().is_some_and(|leader| leader.id.0 == 1));
+    }
+
+    pub(super) fn ask(&mut self, session: SessionId, request: Request) -> (RequestId, Input) {
+        self.serial += 1;
+        let serial = self.serial;
+        let id = RequestId { session, serial };
+        let options = SessionOptions::default();
+        (
+            id,
+            Input::Asked {
+                id,
+                options,
+                request,
+            },
+        )
+    }
+
+    /// A session on the database `app`.
+    pub(super) fn open(&mut self, session: u64) -> SessionId {
+        let session = SessionId(session);
+        let (id, asked) = self.ask(
+            session,
+            Request::Open {
+                database: "app".into(),
+            },
+        );
+        self.turn([asked]);
+        if !self.replies.contains_key(&id) && self.last() > self.replica.status().commit {
+            self.commit_all();
+        }
+        self.confirm();
+        self.reply(id).unwrap();
+        session
+    }
+
+    pub(super) fn execute(&mut self, session: SessionId, sql: &str) -> RequestId {
+        let (id, asked) = self.ask(session, sql_request(sql));
+        self.turn([asked]);
+        id
+    }
+
+    pub(super) fn query(&mut self, session: SessionId, sql: &str, limit: RowLimit) -> RequestId {
+        let source = Source::text(sql, Vec::new());
+        let (id, asked) = self.ask(session, Request::Sql(Work::Query { source, limit }));
+        self.turn([asked]);
+        id
+    }
+
+    pub(super) fn answer(&self, id: RequestId) -> Option<&Result<Reply>> {
+        self.replies.get(&id)
+    }
+
+    pub(super) fn reply(&mut self, id: RequestId) -> Result<Reply> {
+        self.replies.remove(&id).expect("an answer")
+    }
+
+    /// The rows of `t` in what this node holds, committed or not.
+    pub(super) fn rows(&mut self) -> usize {
+        let session = SessionId(u64::MAX);
+        let id = RequestId { session, serial: 1 };
+        let database = self.replica.catalogue.find("app").expect("the database");
+        let options = SessionOptions::default();
+        let mut run = |work| self.sql.run(id, work, false).outcome;
+        run(Work::Connect { database, options });
+        let limit = RowLimit::Whole { bytes_max: 1 << 20 };
+        let source = Source::text("SELECT id FROM t", Vec::new());
+        let outcome = run(Work::Query { source, limit });
+        self.sql.close_session(session);
+        match outcome {
+            crate::replica::request::Outcome::Reply(Reply::Rows(batch)) => batch.rows.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(super) fn sql_request(sql: &str) -> Request {
+    Request::Sql(Work::Execute(Source::text(sql, Vec::new())))
+}
+
+pub(super) fn receive(from: u64, message: Message) -> Input {
+    let from = NodeId(from);
+    Input::Receive { from, message }
+}

@@ -1,0 +1,246 @@
+//! What must hold at the end: everybody is answered, everything acknowledged is there, nothing
+//! refused is, all nodes hold the same bytes, and the cluster works again.
+
+use std::collections::BTreeSet;
+
+use ringlite::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use ringlite::replica::{Input, Status};
+use ringlite::{Error, Result, Value};
+use ringlite_raft::LogIndex;
+
+use super::network::Weather;
+use super::operation::{ALL_TOKENS, CENTS, DATABASES, REGISTERS, SCHEMA, query, rows_of, text};
+use super::{Cluster, DIGEST_SESSION, ELECTION_TICKS_MAX, TICK};
+
+/// How long anything may take once all is well.
+const PATIENCE: u64 = 20 * ELECTION_TICKS_MAX as u64 * TICK;
+
+impl Cluster {
+    /// Everything is repaired: all nodes run, all links work, nothing is lost any more.
+    pub(crate) fn heal(&mut self) {
+        self.is_stormy = false;
+        self.network.cut.clear();
+        self.network.weather = Weather::CALM;
+        self.bounds.slow_disk = 0;
+        for at in 0..self.nodes.len() {
+            self.nodes[at].stands_still_until = 0;
+            self.nodes[at].crashes_at = None;
+            if self.nodes[at].process.is_none() {
+                self.start(at);
+            }
+        }
+    }
+
+    /// Steps until `done`, which has to be soon.
+    fn settle(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
+        let deadline = self.now + PATIENCE;
+        while !done(self) {
+            assert!(
+                self.now < deadline,
+                "{what}: not in time; {}",
+                self.describe()
+            );
+            self.step();
+        }
+    }
+
+    fn describe(&self) -> String {
+        let states = self.nodes.iter().map(|node| {
+            let process = node.process.as_ref();
+            process.map_or("down".into(), |process| {
+                let status = process.replica.status();
+                format!("{status:?} waiting: {:?}", process.pending)
+            })
+        });
+        states.collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn create_schema(&mut self) {
+        for database in 0..DATABASES {
+            let work = ringlite::replica::request::Work::Execute(text(SCHEMA));
+            self.ask_until_answered(&format!("db{database}"), &Request::Sql(work));
+        }
+    }
+
+    /// Asks whoever leads, and asks again if it says that it does not.
+    fn ask_until_answered(&mut self, database: &str, request: &Request) -> Reply {
+        let open = Request::Open {
+            database: database.to_owned(),
+        };
+        let deadline = self.now + PATIENCE;
+        loop {
+            assert!(self.now < deadline, "no answer from {database}");
+            self.settle("an election", |cluster| cluster.leader().is_some());
+            let Some(leader) = self.leader() else {
+                continue;
+            };
+            self.sessions += 1;
+            let session = SessionId(self.sessions);
+            let mut reply = self.ask_in(leader, session, 1, open.clone());
+            if reply.is_ok() {
+                reply = self.ask_in(leader, session, 2, request.clone());
+            }
+            let process = self.nodes[leader].running();
+            process.inbox.push_back(Input::SessionClosed { session });
+            match reply {
+                Ok(reply) => return reply,
+                Err(Error::NotLeader { .. } | Error::OutcomeUnknown | Error::NoDatabaseOpened) => {}
+                Err(error) => panic!("{request:?} failed: {error:?}"),
+            }
+        }
+    }
+
+    fn ask_in(
+        &mut self,
+        at: usize,
+        session: SessionId,
+        serial: u64,
+        request: Request,
+    ) -> Result<Reply> {
+        let id = RequestId { session, serial };
+        let process = self.nodes[at].running();
+        process.pending.insert(id);
+        process.inbox.push_back(Input::Asked {
+            id,
+            options: SessionOptions::default(),
+            request,
+        });
+        self.overheard = None;
+        self.listens_to = Some(id);
+        self.settle("an answer", |cluster| cluster.overheard.is_some());
+        self.listens_to = None;
+        self.overheard.take().expect("an answer")
+    }
+
+    pub(super) fn digest_answered(&mut self, id: RequestId, reply: Result<Reply>) {
+        let database = format!("db{}", id.session.0 - DIGEST_SESSION);
+        match reply {
+            Ok(Reply::Digest(digest)) => {
+                self.oracle
+                    .digest(&database, digest.applied.0, &digest.digest);
+            }
+            Err(Error::Busy { .. } | Error::Misuse { .. }) => {}
+            other => panic!("a digest was expected, and this came: {other:?}"),
+        }
+    }
+
+    /// Once all is well everything ends, works and agrees.
+    pub(crate) fn check(&mut self) {
+        self.settle("the operations", |cluster| {
+            cluster.clients.iter().all(super::Client::is_idle)
+        });
+        let mut tokens = BTreeSet::new();
+        for database in 0..DATABASES {
+            self.check_database(database, &mut tokens);
+        }
+        for extra in 0..=self.oracle.extra_databases {
+            let name = format!("extra{extra}");
+            let schema = "SELECT name FROM sqlite_schema WHERE name = 'item'";
+            if !self.rows(&name, schema).is_empty() {
+                tokens.extend(self.tokens(&name, "SELECT token FROM item"));
+            }
+            self.check_soundness(&name);
+        }
+        self.check_replicas();
+        self.oracle.check_all(&tokens);
+    }
+
+    fn rows(&mut self, database: &str, sql: &str) -> Vec<Vec<Value>> {
+        rows_of(self.ask_until_answered(database, &query(sql))).rows
+    }
+
+    fn tokens(&mut self, database: &str, sql: &str) -> Vec<u64> {
+        let rows = self.rows(database, sql);
+        rows.iter()
+            .map(|row| match row.as_slice() {
+                [Value::Integer(token)] => *token as u64,
+                other => panic!("a token was expected: {other:?}"),
+            })
+            .collect()
+    }
+
+    fn check_soundness(&mut self, database: &str) {
+        let verdict = self.rows(database, "PRAGMA integrity_check");
+        assert_eq!(verdict, [[Value::Text("ok".into())]]);
+    }
+
+    fn check_database(&mut self, database: usize, tokens: &mut BTreeSet<u64>) {
+        let name = format!("db{database}");
+        let fresh = self.oracle.token();
+        let sql = format!("INSERT INTO item VALUES ({fresh}, {fresh}) ON CONFLICT DO NOTHING");
+        let work = ringlite::replica::request::Work::Execute(text(sql));
+        self.ask_until_answered(&name, &Request::Sql(work));
+        self.oracle.acknowledge(fresh);
+        self.check_soundness(&name);
+        let found = self.tokens(&name, ALL_TOKENS);
+        let distinct: BTreeSet<u64> = found.iter().copied().collect();
+        assert_eq!(distinct.len(), found.len(), "a write was made twice");
+        tokens.extend(distinct);
+        let sum = self.rows(&name, "SELECT sum(cents) FROM account");
+        assert_eq!(sum, [[Value::Integer(CENTS)]]);
+        let items = self.tokens(&name, "SELECT id FROM item");
+        for (of, row) in self.oracle.rows_that_exist().collect::<Vec<_>>() {
+            assert!(of != database || items.contains(&row), "row {row} is lost");
+        }
+        for key in 0..REGISTERS {
+            let sql = format!("SELECT version, token FROM history WHERE key = {key}");
+            for row in self.rows(&name, &sql) {
+                if let [Value::Integer(version), Value::Integer(token)] = row.as_slice() {
+                    let register = (database, key);
+                    self.oracle.observe(register, 0, *version, *token as u64);
+                }
+            }
+        }
+    }
+
+    /// Every node has applied the same, holds the same bytes, and owes nobody an answer.
+    fn check_replicas(&mut self) {
+        let status = |cluster: &mut Cluster, at: usize| -> Status {
+            cluster.nodes[at].running().replica.status()
+        };
+        self.settle("agreement", |cluster| {
+            let first = status(cluster, 0).commit;
+            (0..cluster.nodes.len()).all(|at| {
+                let status = status(cluster, at);
+                (status.commit, status.applied, status.last) == (first, first, first)
+            })
+        });
+        let applied = status(self, 0).applied;
+        let names = status(self, 0).databases;
+        for name in names {
+            let mut digests = BTreeSet::new();
+            for at in 0..self.nodes.len() {
+                digests.insert(self.digest_of(at, &name, applied));
+            }
+            assert_eq!(digests.len(), 1, "replicas of {name} differ: {digests:?}");
+        }
+        for at in 0..self.nodes.len() {
+            assert_eq!(self.nodes[at].recovery_requests(), 0);
+            let process = self.nodes[at].running();
+            assert!(process.pending.is_empty(), "{:?}", process.pending);
+        }
+    }
+
+    fn digest_of(&mut self, at: usize, name: &str, index_min: LogIndex) -> String {
+        self.digest_serial += 1;
+        let id = RequestId {
+            session: SessionId(0),
+            serial: self.digest_serial,
+        };
+        let process = self.nodes[at].running();
+        process.pending.insert(id);
+        process.inbox.push_back(Input::DigestAsked {
+            id,
+            database: name.to_owned(),
+            index_min,
+        });
+        self.overheard = None;
+        self.listens_to = Some(id);
+        self.settle("a digest", |cluster| cluster.overheard.is_some());
+        self.listens_to = None;
+        match self.overheard.take() {
+            Some(Ok(Reply::Digest(digest))) => format!("{} {}", digest.applied, digest.digest),
+            other => panic!("a digest was expected, and this came: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A disk that completes writes in order, each after a while. A crash drops what is not complete;
+//! of the first such write a beginning may have reached the medium.
+
+use std::collections::VecDeque;
+
+use ringlite_raft::{Entry, HardState, IoId, LogIndex, RestoredLog, Term, TermRun};
+
+use super::random::Random;
+
+enum Write {
+    HardState(HardState),
+    Append {
+        truncate_from: Option<LogIndex>,
+        entries: VecDeque<Entry>,
+        commit: LogIndex,
+    },
+}
+
+struct Waiting {
+    io: IoId,
+    done_at: u64,
+    write: Write,
+}
+
+#[derive(Default)]
+pub(crate) struct Disk {
+    hard_state: HardState,
+    /// The log, from index 1.
+    entries: Vec<Entry>,
+    /// The highest commit index that any record ever named: records that are void by now stay on
+    /// the medium, and recovery reads their headers too.
+    commit: LogIndex,
+    waiting: VecDeque<Waiting>,
+    pub(crate) torn: u64,
+}
+
+impl Disk {
+    pub(crate) fn save(&mut self, io: IoId, hard_state: HardState, now: u64, delay: u64) {
+        self.queue(io, Write::HardState(hard_state), now, delay);
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        io: IoId,
+        (truncate_from, entries, commit): (Option<LogIndex>, Vec<Entry>, LogIndex),
+        now: u64,
+        delay: u64,
+    ) {
+        let write = Write::Append {
+            truncate_from,
+            entries: entries.into(),
+            commit,
+        };
+        self.queue(io, write, now, delay);
+    }
+
+    fn queue(&mut self, io: IoId, write: Write, now: u64, delay: u64) {
+        let free_at = self.waiting.back().map_or(now, |last| last.done_at);
+        self.waiting.push_back(Waiting {
+            io,
+            done_at: free_at.max(now) + delay,
+            write,
+        });
+    }
+
+    /// Completes what is due; returns the newest of it.
+    pub(crate) fn complete(&mut self, now: u64) -> Option<IoId> {
+        let mut done = None;
+        while self
+            .waiting
+            .front()
+            .is_some_and(|first| first.done_at <= now)
+        {
+            if let Some(Waiting { io, write, .. }) = self.waiting.pop_front() {
+                self.perform(write, usize::MAX);
+                done = Some(io);
+            }
+        }
+        done
+    }
+
+    /// Writes; of an append only the first `count` records.
+    fn perform(&mut self, write: Write, count: usize) {
+        match write {
+            Write::HardState(hard_state) => self.hard_state = hard_state,
+            Write::Append {
+                truncate_from,
+                entries,
+                commit,
+            } => {
+                for (position, entry) in entries.into_iter().take(count).enumerate() {
+                    // The records of a new epoch void the old ones, and without any they live on.
+                    if position == 0
+                        && let Some(from) = truncate_from
+                    {
+                        self.entries.truncate(from.prev().0 as usize);
+                    }
+                    assert_eq!(entry.index.0, self.entries.len() as u64 + 1, "a gap");
+                    self.entries.push(entry);
+                    self.commit = self.commit.max(commit);
+                }
+            }
+        }
+    }
+
+    /// The power fails.
+    pub(crate) fn crash(&mut self, random: &mut Random) {
+        if let Some(Waiting { write, .. }) = self.waiting.pop_front()
+            && random.per_mille(500)
+        {
+            self.torn += 1;
+            let count = match &write {
+                Write::HardState(_) => 0,
+                Write::Append { entries, .. } => random.below(entries.len() as u64 + 1) as usize,
+            };
+            self.perform(write, count);
+        }
+        self.waiting.clear();
+    }
+
+    /// What a start finds: the hard state, the log, and the entries known to be committed.
+    pub(crate) fn recover(&self) -> (HardState, RestoredLog, Vec<Entry>) {
+        let last = LogIndex(self.entries.len() as u64);
+        let commit = self.commit.min(last);
+        let mut runs: Vec<TermRun> = Vec::new();
+        for entry in &self.entries {
+            if runs.last().map_or(Term(0), |run| run.term) < entry.term {
+                runs.push(TermRun {
+                    first: entry.index,
+                    term: entry.term,
+                });
+            }
+        }
+        let (committed, tail) = self.entries.split_at(commit.0 as usize);
+        let log = RestoredLog {
+            runs,
+            last,
+            commit,
+            tail: tail.to_vec(),
+        };
+        (self.hard_state, log, committed.to_vec())
+    }
+
+    /// Entries for a peer that is far behind; a few at a time.
+    pub(crate) fn read(&self, from: LogIndex, up_to: LogIndex) -> Vec<Entry> {
+        let start = from.prev().0 as usize;
+        let end = (up_to.0 as usize).min(start + 3).min(self.entries.len());
+        self.entries.get(start..end).unwrap_or_default().to_vec()
+    }
+}

@@ -1,0 +1,264 @@
+//! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use ringlite::replica::request::{Reply, RequestId};
+use ringlite::replica::{Config, Effect, Input, Replica};
+use ringlite::sql::Sql;
+use ringlite_raft::{IoId, LogIndex, Message, NodeId};
+use tempfile::TempDir;
+
+use super::disk::Disk;
+
+/// A request to read entries, under way.
+struct Reading {
+    due: u64,
+    peer: NodeId,
+    from: LogIndex,
+    up_to: LogIndex,
+}
+
+/// A running process.
+pub(crate) struct Process {
+    pub(crate) replica: Replica,
+    sql: Sql,
+    /// Messages that wait for the disk.
+    held: Vec<(IoId, NodeId, Message)>,
+    persisted: IoId,
+    pub(crate) inbox: VecDeque<Input>,
+    readings: Vec<Reading>,
+    /// Requests that were asked and not answered.
+    pub(crate) pending: BTreeSet<RequestId>,
+}
+
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    data: TempDir,
+    /// None while the node is down.
+    pub(crate) process: Option<Process>,
+    pub(crate) disk: Disk,
+    pub(crate) tick_phase: u64,
+    /// Until then the process gets no time.
+    pub(crate) stands_still_until: u64,
+    /// Then the power fails, just after a long turn.
+    pub(crate) crashes_at: Option<u64>,
+    /// How long the disk takes for a write that begins now.
+    pub(crate) disk_delay: u64,
+    pub(crate) sent: Vec<(NodeId, Message)>,
+    pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
+    pub(crate) storage_reads: u64,
+    pub(crate) roll_backs: u64,
+}
+
+impl Node {
+    pub(crate) fn new(id: u64, tick_phase: u64) -> Node {
+        // Creating a database syncs files, which memory does faster.
+        let shared_memory = std::path::Path::new("/dev/shm");
+        let data = if shared_memory.is_dir() {
+            tempfile::tempdir_in(shared_memory)
+        } else {
+            tempfile::tempdir()
+        };
+        Node {
+            id: NodeId(id),
+            data: data.expect("a directory"),
+            process: None,
+            disk: Disk::default(),
+            tick_phase,
+            stands_still_until: 0,
+            crashes_at: None,
+            disk_delay: 1,
+            sent: Vec::new(),
+            replies: Vec::new(),
+            storage_reads: 0,
+            roll_backs: 0,
+        }
+    }
+
+    /// Starts from what the disk holds, as the runtime does.
+    pub(crate) fn start(&mut self, config: Config, now: u64) {
+        let (hard_state, log, committed) = self.disk.recover();
+        let replica = Replica::new(config, hard_state, log).expect("what was saved fits");
+        let directory = self.data.path().to_owned();
+        self.process = Some(Process {
+            replica,
+            sql: Sql::new(directory.clone(), directory).expect("SQLite"),
+            held: Vec::new(),
+            persisted: IoId(0),
+            inbox: VecDeque::new(),
+            readings: Vec::new(),
+            pending: BTreeSet::new(),
+        });
+        for entry in committed {
+            self.running().replica.replay(&entry);
+            self.perform_effects(now);
+        }
+        self.end_turn(now);
+    }
+
+    /// Everything in memory is gone; the requests that were not answered are returned.
+    pub(crate) fn forget(&mut self) -> BTreeSet<RequestId> {
+        self.stands_still_until = 0;
+        self.crashes_at = None;
+        self.sent.clear();
+        self.replies.clear();
+        self.process
+            .take()
+            .map(|process| process.pending)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn running(&mut self) -> &mut Process {
+        self.process.as_mut().expect("a running node")
+    }
+
+    /// What the disk has done since.
+    pub(crate) fn gather(&mut self, now: u64) {
+        let persisted = self.disk.complete(now);
+        let disk = &self.disk;
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if let Some(io) = persisted {
+            process.persisted = io;
+            for (after, to, message) in std::mem::take(&mut process.held) {
+                if after <= io {
+                    self.sent.push((to, message));
+                } else {
+                    process.held.push((after, to, message));
+                }
+            }
+            process.inbox.push_back(Input::Persisted { io });
+        }
+        for reading in std::mem::take(&mut process.readings) {
+            if reading.due <= now {
+                self.storage_reads += 1;
+                process.inbox.push_back(Input::EntriesRead {
+                    peer: reading.peer,
+                    entries: disk.read(reading.from, reading.up_to),
+                });
+            } else {
+                process.readings.push(reading);
+            }
+        }
+    }
+
+    pub(crate) fn input(&mut self, input: Input, now: u64) {
+        self.running().replica.step(input);
+        self.perform_effects(now);
+    }
+
+    pub(crate) fn end_turn(&mut self, now: u64) {
+        while self.running().replica.end_turn() {
+            self.perform_effects(now);
+        }
+    }
+
+    fn perform_effects(&mut self, now: u64) {
+        while let Some(effect) = self.running().replica.next_effect() {
+            self.perform(effect, now);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, now: u64) {
+        let process = self.process.as_mut().expect("a running node");
+        match effect {
+            Effect::Run {
+                request,
+                work,
+                may_write,
+            } => {
+                let ran = process.sql.run(request, work, may_write);
+                process.replica.step(Input::Ran(ran));
+            }
+            Effect::Reply { request, reply } => {
+                assert!(
+                    process.pending.remove(&request),
+                    "{request:?} has no such question: {reply:?}"
+                );
+                self.replies.push((request, reply));
+            }
+            Effect::Send { to, message, after } => match after {
+                Some(io) if io > process.persisted => process.held.push((io, to, message)),
+                _ => self.sent.push((to, message)),
+            },
+            Effect::SaveHardState { io, hard_state } => {
+                self.disk.save(io, hard_state, now, self.disk_delay);
+            }
+            Effect::Append {
+                io,
+                truncate_from,
+                entries,
+                commit,
+            } => {
+                let write = (truncate_from, entries, commit);
+                self.disk.append(io, write, now, self.disk_delay);
+            }
+            Effect::ReadEntries {
+                peer, from, up_to, ..
+            } => process.readings.push(Reading {
+                due: now + 2,
+                peer,
+                from,
+                up_to,
+            }),
+            Effect::Halt { reason } => panic!("{} stops: {reason}", self.id),
+            effect => self.perform_on_databases(effect),
+        }
+    }
+
+    fn perform_on_databases(&mut self, effect: Effect) {
+        let process = self.process.as_mut().expect("a running node");
+        let sql = &mut process.sql;
+        let applied = match effect {
+            Effect::CloseSession { session } => {
+                sql.close_session(session);
+                None
+            }
+            Effect::SetWritable(writable) => {
+                sql.set_writable(writable);
+                None
+            }
+            Effect::CreateDatabase {
+                id,
+                name,
+                page_size,
+            } => {
+                let point = sql.create_database(id, &name, page_size);
+                Some((id, point.expect("a new database")))
+            }
+            Effect::Apply(change) => {
+                let point = sql.apply(&change).expect("pages that can be applied");
+                Some((change.database, point.expect("an existing database")))
+            }
+            Effect::RollBack { database, to } => {
+                self.roll_backs += 1;
+                sql.roll_back(database, &to).expect("a known commit");
+                None
+            }
+            Effect::Digest {
+                request,
+                database,
+                at,
+                applied,
+            } => {
+                let digest = sql.digest(database, &at, applied).map(Reply::Digest);
+                assert!(process.pending.remove(&request));
+                self.replies.push((request, digest));
+                None
+            }
+            other => panic!("{other:?} is performed elsewhere"),
+        };
+        if let Some((database, commit_point)) = applied {
+            process.replica.step(Input::Applied {
+                database,
+                commit_point,
+            });
+        }
+    }
+
+    /// How often SQLite asked for recovery, which must never be.
+    pub(crate) fn recovery_requests(&mut self) -> u64 {
+        self.running().sql.recovery_requests()
+    }
+}

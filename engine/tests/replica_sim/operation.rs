@@ -1,0 +1,509 @@
+//! What clients do: each operation is a list of steps, and each step knows what its answer means.
+
+use std::collections::VecDeque;
+
+use ringlite::replica::request::{Reply, Request, RowLimit, SessionOptions, Source, Work};
+use ringlite::{Error, RowBatch, Value};
+use rusqlite::ffi;
+
+use super::oracle::Oracle;
+use super::random::Random;
+
+/// The databases that exist from the start, and what is in each.
+pub(crate) const DATABASES: usize = 2;
+pub(crate) const REGISTERS: u64 = 2;
+pub(crate) const ACCOUNTS: u64 = 4;
+pub(crate) const CENTS: i64 = 400;
+/// Rows that one large write makes: all or none.
+pub(crate) const PARTS: i64 = 12;
+
+/// Row ids from here on are used by one operation each.
+const UNCONTESTED: u64 = 1 << 32;
+
+pub(crate) const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, token INTEGER);
+    CREATE TABLE IF NOT EXISTS register (key INTEGER PRIMARY KEY, version INTEGER, token INTEGER);
+    INSERT OR IGNORE INTO register VALUES (0, 0, 0), (1, 0, 0);
+    CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY, cents INTEGER);
+    INSERT OR IGNORE INTO account VALUES (0, 100), (1, 100), (2, 100), (3, 100);
+    CREATE TABLE IF NOT EXISTS transfer (token INTEGER PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS large (token INTEGER, part INTEGER, data TEXT);
+    CREATE TABLE IF NOT EXISTS history (key INTEGER, version INTEGER, token INTEGER, PRIMARY KEY (key, version));
+    CREATE TRIGGER IF NOT EXISTS remember AFTER UPDATE ON register BEGIN
+        INSERT INTO history VALUES (new.key, new.version, new.token);
+    END;";
+
+/// Every token in one of the first databases.
+pub(crate) const ALL_TOKENS: &str = "
+    SELECT token FROM item UNION ALL SELECT token FROM transfer UNION ALL
+    SELECT token FROM history UNION ALL SELECT DISTINCT token FROM large";
+
+/// What a successful answer, or a constraint error, means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Meaning {
+    Nothing,
+    /// The operation's tokens are committed.
+    Committed,
+    /// As above, and the row exists; a constraint error says that it exists already.
+    Inserted {
+        row: u64,
+    },
+    /// The row must exist: only a constraint error is right. What came before is committed.
+    Duplicate {
+        row: u64,
+    },
+    /// A register's version and token; with `write`, those that the operation has made.
+    Register {
+        key: u64,
+        write: bool,
+    },
+    /// The same as the last time, as it is still the same transaction.
+    SameRegister,
+    /// The sum of all accounts.
+    Sum,
+    /// Large writes of which not all parts are there: none.
+    Halves,
+    /// A batch of the answer to a large write, which commits with the last one.
+    Returning,
+}
+
+/// What a client does all the time.
+///
+/// Once a leader that does not know of its successor has a write in flight, its reads wait for
+/// that. To find out whether they would be stale there have to be databases which are read on the
+/// old leader and written on the new one only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Any,
+    /// Anything, but only in the first database.
+    Other,
+    /// Writes a register of the last database; there is one such client.
+    Writer,
+    /// Reads that register.
+    Reader,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Step {
+    request: Request,
+    meaning: Meaning,
+    /// Whether it can commit the operation's tokens.
+    commits: bool,
+    /// How long the client waits before it asks.
+    pub(crate) pause: u64,
+}
+
+/// How an operation stands after an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Goes,
+    Done,
+    /// Something went wrong: the session is of no use any more.
+    Broken,
+}
+
+#[derive(Debug)]
+pub(crate) struct Operation {
+    /// The database's name, and its number if it is one of the first ones.
+    pub(crate) name: String,
+    database: usize,
+    pub(crate) options: SessionOptions,
+    steps: VecDeque<Step>,
+    tokens: Vec<u64>,
+    asked_commit: bool,
+    asked: Option<Meaning>,
+    floor: i64,
+    register: Option<(i64, u64)>,
+    /// How long the client waits before it asks for the next batch of an answer.
+    batch_pause: u64,
+    /// Whether the session is closed in the middle.
+    pub(crate) walks_out: bool,
+}
+
+pub(crate) fn text(sql: impl AsRef<str>) -> Source {
+    Source::text(sql.as_ref(), Vec::new())
+}
+
+fn execute(sql: impl AsRef<str>) -> Request {
+    Request::Sql(Work::Execute(text(sql)))
+}
+
+pub(crate) fn query(sql: impl AsRef<str>) -> Request {
+    let limit = RowLimit::Whole { bytes_max: 1 << 20 };
+    let source = text(sql);
+    Request::Sql(Work::Query { source, limit })
+}
+
+fn read_register(key: u64) -> Request {
+    query(format!(
+        "SELECT version, token FROM register WHERE key = {key}"
+    ))
+}
+
+fn large_insert(token: u64) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {PARTS})
+         INSERT INTO large SELECT {token}, i, replace(hex(zeroblob(900)), '00', 'xy') FROM n"
+    )
+}
+
+impl Operation {
+    /// Something that a client of this role does.
+    pub(crate) fn drawn(oracle: &mut Oracle, random: &mut Random, role: Role) -> Operation {
+        let (database, key, kind) = match role {
+            Role::Any => (
+                random.below(DATABASES as u64),
+                random.below(REGISTERS),
+                random.below(100),
+            ),
+            Role::Other => (0, random.below(REGISTERS), random.below(100)),
+            Role::Writer => (1, 0, 28),
+            Role::Reader => (1, 0, random.one_of(&[42, 42, 42, 85])),
+        };
+        let mut operation = Operation::empty(database as usize);
+        match kind {
+            0..18 => operation.insert(oracle, random),
+            18..28 => operation.contest(oracle, random),
+            28..42 => operation.write_register(key, oracle),
+            42..60 => {
+                operation.step(
+                    read_register(key),
+                    Meaning::Register { key, write: false },
+                    0,
+                );
+            }
+            60..70 => operation.transfer(oracle, random),
+            70..74 => operation.read_all(),
+            74..80 => operation.write_large(oracle),
+            80..85 => operation.stream(oracle, random),
+            85..95 => operation.reopen(key, random),
+            _ => operation.create(oracle, random),
+        }
+        operation.walks_out = random.per_mille(40);
+        operation
+    }
+
+    pub(crate) fn empty(database: usize) -> Operation {
+        Operation {
+            name: format!("db{database}"),
+            database,
+            options: SessionOptions::default(),
+            steps: VecDeque::new(),
+            tokens: Vec::new(),
+            asked_commit: false,
+            asked: None,
+            floor: 0,
+            register: None,
+            batch_pause: 0,
+            walks_out: false,
+        }
+    }
+
+    fn step(&mut self, request: Request, meaning: Meaning, pause: u64) {
+        self.steps.push_back(Step {
+            request,
+            meaning,
+            commits: false,
+            pause,
+        });
+    }
+
+    fn commit_step(&mut self, request: Request, meaning: Meaning, pause: u64) {
+        self.steps.push_back(Step {
+            request,
+            meaning,
+            commits: true,
+            pause,
+        });
+    }
+
+    fn new_token(&mut self, oracle: &mut Oracle) -> u64 {
+        let token = oracle.token();
+        self.tokens.push(token);
+        token
+    }
+
+    /// A fresh row; two of them in a script; or a script whose second part must fail.
+    fn insert(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let first = self.new_token(oracle);
+        let insert = |id, token| format!("INSERT INTO item VALUES ({id}, {token});");
+        // Rows of scripts are out of the way of those who contest rows.
+        let row = UNCONTESTED + first;
+        match random.below(4) {
+            0 => {
+                let second = self.new_token(oracle);
+                let sql = insert(row, first) + &insert(UNCONTESTED + second, second);
+                self.commit_step(execute(sql), Meaning::Committed, 0);
+            }
+            1 => {
+                let sql = insert(row, first) + &insert(row, first);
+                self.commit_step(execute(sql), Meaning::Duplicate { row }, 0);
+            }
+            _ => {
+                let sql = insert(first, first);
+                self.commit_step(execute(sql), Meaning::Inserted { row: first }, 0);
+            }
+        }
+    }
+
+    /// A row that somebody else may be inserting right now, or has inserted.
+    fn contest(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let known: Vec<_> = oracle
+            .rows_that_exist()
+            .filter(|(database, _)| *database == self.database)
+            .collect();
+        if random.per_mille(400) && !known.is_empty() {
+            let (_, row) = random.one_of(&known);
+            let sql = format!("INSERT INTO item VALUES ({row}, 0)");
+            self.step(execute(sql), Meaning::Duplicate { row }, 0);
+        } else {
+            let row = oracle.newest_token().saturating_sub(random.below(6)).max(1);
+            let token = self.new_token(oracle);
+            let sql = format!("INSERT INTO item VALUES ({row}, {token})");
+            self.commit_step(execute(sql), Meaning::Inserted { row }, 0);
+        }
+    }
+
+    fn write_register(&mut self, key: u64, oracle: &mut Oracle) {
+        let token = self.new_token(oracle);
+        let sql = format!(
+            "UPDATE register SET version = version + 1, token = {token} WHERE key = {key}
+             RETURNING version, token"
+        );
+        self.commit_step(query(sql), Meaning::Register { key, write: true }, 0);
+    }
+
+    /// A transfer between two accounts, over several round trips.
+    fn transfer(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let token = self.new_token(oracle);
+        let (from, to) = (random.below(ACCOUNTS), random.below(ACCOUNTS));
+        let pause = random.one_of(&[0, 0, 0, 3, 20, 90, 200]);
+        let script = random.per_mille(150);
+        let statements = [
+            format!("UPDATE account SET cents = cents - 1 WHERE id = {from}"),
+            format!("UPDATE account SET cents = cents + 1 WHERE id = {to}"),
+            format!("INSERT INTO transfer VALUES ({token})"),
+        ];
+        if script {
+            let sql = format!("BEGIN; {}; COMMIT", statements.join(";"));
+            self.commit_step(execute(sql), Meaning::Committed, 0);
+            return;
+        }
+        self.options.begin_immediate = random.per_mille(500);
+        self.step(execute("BEGIN"), Meaning::Nothing, 0);
+        if random.per_mille(500) {
+            self.step(query("SELECT sum(cents) FROM account"), Meaning::Sum, pause);
+        }
+        for statement in statements {
+            self.step(execute(statement), Meaning::Nothing, random.below(3));
+        }
+        self.commit_step(execute("COMMIT"), Meaning::Committed, pause);
+    }
+
+    fn read_all(&mut self) {
+        self.step(query("SELECT sum(cents) FROM account"), Meaning::Sum, 0);
+        let halves = format!("SELECT token FROM large GROUP BY token HAVING count(*) <> {PARTS}");
+        self.step(query(halves), Meaning::Halves, 0);
+    }
+
+    /// More than one entry holds.
+    fn write_large(&mut self, oracle: &mut Oracle) {
+        let token = self.new_token(oracle);
+        self.commit_step(execute(large_insert(token)), Meaning::Committed, 0);
+    }
+
+    /// A large write whose rows come back in batches: it holds the write lock meanwhile.
+    fn stream(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let token = self.new_token(oracle);
+        let source = text(large_insert(token) + " RETURNING part");
+        let limit = RowLimit::Batches { bytes: 40 };
+        self.batch_pause = random.one_of(&[0, 0, 2, 10, 100, 200]);
+        self.commit_step(
+            Request::Sql(Work::Query { source, limit }),
+            Meaning::Returning,
+            0,
+        );
+    }
+
+    /// Two transactions in one session, where the first ends in the request that begins the next.
+    fn reopen(&mut self, key: u64, random: &mut Random) {
+        let pause = random.one_of(&[0, 3, 30, 100]);
+        let meaning = Meaning::Register { key, write: false };
+        self.step(execute("BEGIN"), Meaning::Nothing, 0);
+        self.step(read_register(key), meaning, 0);
+        self.step(read_register(key), Meaning::SameRegister, pause);
+        let between = random.one_of(&["ROLLBACK; BEGIN", "COMMIT; BEGIN", "ROLLBACK; SAVEPOINT s"]);
+        self.step(execute(between), Meaning::Nothing, pause);
+        self.step(read_register(key), meaning, random.below(2));
+        self.step(read_register(key), Meaning::SameRegister, pause);
+        self.step(execute("ROLLBACK"), Meaning::Nothing, 0);
+    }
+
+    /// A database that others may be creating right now.
+    fn create(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        if random.per_mille(500) {
+            oracle.extra_databases += 1;
+        }
+        self.name = format!("extra{}", oracle.extra_databases);
+        let token = self.new_token(oracle);
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, token INTEGER);
+             INSERT INTO item VALUES ({token}, {token})"
+        );
+        self.commit_step(execute(sql), Meaning::Committed, 0);
+    }
+
+    /// The step to come.
+    pub(crate) fn pause(&self) -> Option<u64> {
+        self.steps.front().map(|step| step.pause)
+    }
+
+    pub(crate) fn ask(&mut self, oracle: &Oracle) -> Request {
+        let step = self.steps.pop_front().expect("a step to come");
+        if let Meaning::Register { key, .. } = step.meaning {
+            self.floor = oracle.floor((self.database, key));
+        }
+        self.asked = Some(step.meaning);
+        self.asked_commit |= step.commits;
+        step.request
+    }
+
+    /// The answer to the step that was asked.
+    pub(crate) fn answered(
+        &mut self,
+        answer: Result<Reply, Error>,
+        oracle: &mut Oracle,
+    ) -> Progress {
+        let meaning = self.asked.take().expect("a step that was asked");
+        match answer {
+            Ok(reply) => self.succeeded(meaning, reply, oracle),
+            Err(error) => self.failed(meaning, &error, oracle),
+        }
+        if self.tokens.iter().any(|token| oracle.is_open(*token)) && self.steps.is_empty() {
+            panic!("the operation leaves something open: {self:?}");
+        }
+        match self.steps.is_empty() {
+            false => Progress::Goes,
+            true if self.walks_out => Progress::Broken,
+            true => Progress::Done,
+        }
+    }
+
+    fn succeeded(&mut self, meaning: Meaning, reply: Reply, oracle: &mut Oracle) {
+        match meaning {
+            Meaning::Nothing => {}
+            Meaning::Committed => self.acknowledge(oracle),
+            Meaning::Inserted { row } => {
+                oracle.row_exists(self.database, row);
+                self.acknowledge(oracle);
+            }
+            Meaning::Duplicate { row } => panic!("row {row} was there, and now it is not"),
+            Meaning::Register { key, write } => {
+                oracle.reads += 1;
+                let (version, token) = pair_of(&reply);
+                if write {
+                    assert!(version > self.floor, "a write on an old state");
+                    assert_eq!(self.tokens, [token]);
+                }
+                oracle.observe((self.database, key), self.floor, version, token);
+                self.register = Some((version, token));
+                if write {
+                    self.acknowledge(oracle);
+                }
+            }
+            Meaning::SameRegister => {
+                assert_eq!(Some(pair_of(&reply)), self.register, "one transaction");
+            }
+            Meaning::Sum => {
+                oracle.reads += 1;
+                assert_eq!(rows_of(reply).rows, [[Value::Integer(CENTS)]]);
+            }
+            Meaning::Halves => {
+                oracle.reads += 1;
+                assert!(rows_of(reply).rows.is_empty(), "half a transaction");
+            }
+            Meaning::Returning => {
+                if rows_of(reply).complete {
+                    self.acknowledge(oracle);
+                } else {
+                    let pause = self.batch_pause;
+                    self.commit_step(Request::Sql(Work::Continue), Meaning::Returning, pause);
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, meaning: Meaning, error: &Error, oracle: &mut Oracle) {
+        self.steps.clear();
+        self.walks_out = true;
+        match (error, meaning) {
+            (Error::OutcomeUnknown, _) => {
+                for token in std::mem::take(&mut self.tokens) {
+                    oracle.leave_unknown(token);
+                }
+                return;
+            }
+            (Error::Sqlite { code, .. }, Meaning::Duplicate { row })
+                if *code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
+            {
+                oracle.constraint_errors += 1;
+                oracle.row_exists(self.database, row);
+                self.walks_out = false;
+                self.acknowledge(oracle);
+            }
+            (Error::Sqlite { code, .. }, Meaning::Inserted { row })
+                if *code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
+            {
+                oracle.constraint_errors += 1;
+                oracle.row_exists(self.database, row);
+                self.walks_out = false;
+            }
+            (Error::Sqlite { code, .. }, _) if *code == ffi::SQLITE_BUSY_SNAPSHOT => {}
+            (Error::Misuse { code, .. }, _) if *code == ffi::SQLITE_ABORT_ROLLBACK => {}
+            (Error::NotLeader { .. } | Error::Busy { .. } | Error::NoDatabaseOpened, _) => {}
+            (error, meaning) => panic!("{meaning:?}: an error that nobody expects: {error:?}"),
+        }
+        self.end(false, oracle);
+    }
+
+    /// The client goes away, or the node has: no answer will come any more.
+    pub(crate) fn lost(&mut self, oracle: &mut Oracle) {
+        self.steps.clear();
+        self.end(true, oracle);
+    }
+
+    fn end(&mut self, is_lost: bool, oracle: &mut Oracle) {
+        for token in std::mem::take(&mut self.tokens) {
+            if is_lost && self.asked_commit {
+                oracle.leave_unknown(token);
+            } else {
+                oracle.refuse(token);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, oracle: &mut Oracle) {
+        for token in std::mem::take(&mut self.tokens) {
+            oracle.acknowledge(token);
+        }
+    }
+}
+
+pub(crate) fn rows_of(reply: Reply) -> RowBatch {
+    match reply {
+        Reply::Rows(batch) => batch,
+        other => panic!("rows were expected, and this came: {other:?}"),
+    }
+}
+
+fn pair_of(reply: &Reply) -> (i64, u64) {
+    let rows = rows_of(reply.clone()).rows;
+    match rows.as_slice() {
+        [row] => match row.as_slice() {
+            [Value::Integer(version), Value::Integer(token)] => (*version, *token as u64),
+            other => panic!("a register was expected: {other:?}"),
+        },
+        other => panic!("one row was expected: {other:?}"),
+    }
+}

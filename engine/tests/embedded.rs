@@ -136,3 +136,25 @@ fn a_directory_is_used_by_one_node_at_a_time() {
         "{error}"
     );
 }
+
+#[test]
+fn a_statement_without_an_end_is_stopped_and_the_node_serves_on() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database.execute("CREATE TABLE t (x)", ()).unwrap();
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
+    for sql in [
+        format!("{endless} SELECT count(*) FROM n"),
+        format!("{endless} INSERT INTO t SELECT 1 FROM n WHERE i < 0"),
+    ] {
+        let error = database.query(&sql, ()).unwrap_err();
+        assert!(error.to_string().contains("ran for too long"), "{error}");
+    }
+    database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    let rows = database.query("SELECT x FROM t", ()).unwrap();
+    assert_eq!(rows.into_values(), [[Value::Integer(1)]]);
+}

@@ -366,41 +366,6 @@ fn a_large_transaction_is_replicated_whole_or_not_at_all() {
 }
 
 #[test]
-#[ignore = "statements run on the shard's core, so that one of 20 MB can cost the leader its lead"]
-fn a_large_transaction_costs_no_election() {
-    let mut three = Three::start();
-    let mut client = three.client();
-    client
-        .execute("CREATE TABLE big (id INTEGER PRIMARY KEY, b BLOB)", &[])
-        .unwrap();
-    let term = client.status().unwrap()["term"].clone();
-    client.execute(&fill(20 << 10), &[]).unwrap();
-    assert_eq!(client.status().unwrap()["term"], term);
-}
-
-#[test]
-#[ignore = "statements run on the shard's core to their end, so that one without an end stops it"]
-fn a_statement_without_an_end_does_not_stop_the_node() {
-    const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
-        SELECT count(*) FROM n";
-    let mut three = Three::start();
-    let mut client = three.client();
-    let process = scene::leader_of(&mut three.cluster);
-    let address = three.cluster.addresses()[process - 1].clone();
-    let endless = std::thread::spawn(move || drop(client.query(ENDLESS, &[])));
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    // It need not lead any more, but it has to answer.
-    let options = ringlite::ClientOptions {
-        request_timeout: std::time::Duration::from_secs(2),
-        ..ringlite::ClientOptions::default()
-    };
-    let status = Client::connect_to_with(&address, options).and_then(|mut client| client.status());
-    three.cluster.kill_all();
-    drop(endless.join());
-    assert!(status.is_ok(), "{status:?}");
-}
-
-#[test]
 fn prepared_statements_work_and_end_with_their_connection() {
     let mut three = Three::start();
     let mut client = three.client();

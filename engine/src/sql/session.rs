@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ringlite_vfs::Database;
 use rusqlite::{Connection, ffi};
@@ -15,6 +16,12 @@ use crate::replica::request::{
 };
 use crate::rows::{Column, RowBatch, Value};
 
+/// A statement runs on the shard's core, and everything else there waits for it: after this long
+/// it is stopped, so that one without an end does not stop the node for good.
+const STATEMENT_TIME_MAX: Duration = Duration::from_secs(5);
+/// How many steps of SQLite's machine lie between two looks at the clock: some tens of
+/// microseconds.
+const PROGRESS_STEPS: i32 = 10_000;
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
 /// Statements that a session may hold prepared.
@@ -69,6 +76,8 @@ pub(super) struct Session {
     prepared: Vec<Slot>,
     /// By text, the most recently used first.
     texts: VecDeque<(Box<str>, Statement)>,
+    /// When the run of this moment is stopped.
+    deadline: Arc<Mutex<Option<Instant>>>,
     connection: Rc<Connection>,
     pub(super) database: Database,
     options: SessionOptions,
@@ -84,10 +93,21 @@ impl Session {
         connection
             .authorizer(Some(authorize))
             .map_err(|error| failed(&error))?;
+        let deadline = Arc::new(Mutex::new(None));
+        let stops_at = Arc::clone(&deadline);
+        let is_late = move || {
+            let deadline: Option<Instant> =
+                *stops_at.lock().unwrap_or_else(PoisonError::into_inner);
+            deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        };
+        connection
+            .progress_handler(PROGRESS_STEPS, Some(is_late))
+            .map_err(|error| failed(&error))?;
         Ok(Self {
             cursor: None,
             prepared: Vec::new(),
             texts: VecDeque::new(),
+            deadline,
             connection: Rc::new(connection),
             database: database.clone(),
             options,
@@ -96,6 +116,8 @@ impl Session {
 
     /// Runs one piece of work. `may_write` says whether the write lock may be taken.
     pub(super) fn run(&mut self, work: Work, may_write: bool) -> Outcome {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + STATEMENT_TIME_MAX);
         let result = match work {
             Work::Connect { .. } => unreachable!("a connected session is not connected again"),
             Work::Prepare { sql, allow_tail } => self.prepare(&sql, allow_tail),

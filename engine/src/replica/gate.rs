@@ -64,6 +64,11 @@ impl Gate {
         ready
     }
 
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_commit.is_empty() && self.by_read.is_empty()
+    }
+
     /// Leadership is lost: everything that still waits.
     pub(super) fn drain(&mut self) -> Vec<Held> {
         let reads = std::mem::take(&mut self.by_read).into_values().flatten();

@@ -11,7 +11,11 @@
 
 mod batch;
 mod catalogue;
+mod commit;
+mod config;
 mod gate;
+mod interface;
+mod invariants;
 pub mod payload;
 pub mod request;
 mod serving;
@@ -21,267 +25,24 @@ mod tests;
 mod write_queue;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 
 use bytes::Bytes;
 use ringlite_raft::{
-    ConfigError, Entry, EntryKind, HardState, IoId, LogIndex, Message, NodeId, Raft, ReadId,
-    RestoredLog, Role,
+    ConfigError, Entry, EntryKind, HardState, LogIndex, Raft, ReadId, RestoredLog, Role,
 };
-use ringlite_vfs::{CommitPoint, PageSize};
 
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
+pub use config::{Config, NodeAddress};
 use gate::{Gate, Held};
-use payload::{DatabaseChange, Section};
-use request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
+pub use interface::{Effect, Input, Status};
+use payload::DatabaseChange;
+use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
 use write_queue::WriteQueue;
 
 use crate::error::Error;
-
-/// A node and where it listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeAddress {
-    /// The node.
-    pub id: NodeId,
-    /// `HOST:PORT`, exactly as the members were configured.
-    pub address: String,
-}
-
-impl fmt::Display for NodeAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "node {} at {}", self.id.0, self.address)
-    }
-}
-
-/// Settings and bounds of a replica. Times are in ticks of its runtime.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The consensus core's settings.
-    pub raft: ringlite_raft::Config,
-    /// All members with their addresses.
-    pub members: Vec<NodeAddress>,
-    /// How long a request waits for the write lock.
-    pub write_wait_ticks: u64,
-    /// How long a transaction that holds the write lock may idle.
-    pub write_idle_ticks: u64,
-    /// How many requests may wait for one database's write lock.
-    pub write_queue_max: usize,
-    /// How many batches may be in the log and not durable on this node: while so many are, what
-    /// commits locally gathers in the next batch.
-    pub batches_in_flight_max: usize,
-    /// Bytes of pages that committed locally and not yet in Raft; beyond it writes wait.
-    pub uncommitted_bytes_max: usize,
-    /// An entry that has become this long is followed by another one of the same run.
-    pub part_bytes: usize,
-}
-
-impl Config {
-    /// The defaults, for ticks of 10 ms.
-    pub fn new(raft: ringlite_raft::Config, members: Vec<NodeAddress>) -> Self {
-        Self {
-            raft,
-            members,
-            write_wait_ticks: 500,
-            write_idle_ticks: 1_000,
-            write_queue_max: 4_096,
-            batches_in_flight_max: 1,
-            uncommitted_bytes_max: 64 << 20,
-            part_bytes: payload::PART_BYTES,
-        }
-    }
-}
-
-/// What happens to a replica.
-#[derive(Debug)]
-pub enum Input {
-    /// A tick of the runtime's one timer.
-    Tick,
-    /// A message of another node.
-    Receive {
-        /// Its sender.
-        from: NodeId,
-        /// What it says.
-        message: Message,
-    },
-    /// The connection from this node broke.
-    PeerLost {
-        /// The node.
-        peer: NodeId,
-    },
-    /// Everything with this id or a smaller one is on stable storage.
-    Persisted {
-        /// The newest of a contiguous prefix.
-        io: IoId,
-    },
-    /// Entries that [`Effect::ReadEntries`] asked for.
-    EntriesRead {
-        /// For whom.
-        peer: NodeId,
-        /// A prefix of what was asked.
-        entries: Vec<Entry>,
-    },
-    /// A client asks.
-    Asked {
-        /// Who asks, and which of its requests it is.
-        id: RequestId,
-        /// How the session's statements are to be understood.
-        options: SessionOptions,
-        /// What it asks.
-        request: Request,
-    },
-    /// A session has ended; what it left open is rolled back.
-    SessionClosed {
-        /// Which.
-        session: SessionId,
-    },
-    /// SQL ran.
-    Ran(Ran),
-    /// A database was created or changed by [`Effect::CreateDatabase`] or [`Effect::Apply`].
-    Applied {
-        /// Which.
-        database: DatabaseId,
-        /// Its state now.
-        commit_point: CommitPoint,
-    },
-    /// A digest of a database is wanted.
-    DigestAsked {
-        /// Who asks.
-        id: RequestId,
-        /// The database's name.
-        database: String,
-        /// Not before this index is applied.
-        index_min: LogIndex,
-    },
-}
-
-/// What a replica wants done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Run SQL, and answer with [`Input::Ran`].
-    Run {
-        /// For which request.
-        request: RequestId,
-        /// What.
-        work: Work,
-        /// Whether it may take the database's write lock.
-        may_write: bool,
-    },
-    /// Drop a session's connection.
-    CloseSession {
-        /// Which.
-        session: SessionId,
-    },
-    /// Whether SQL may write at all on this node.
-    SetWritable(bool),
-    /// Create the file of a database and open it; answered by [`Input::Applied`].
-    CreateDatabase {
-        /// Its id.
-        id: DatabaseId,
-        /// Its name.
-        name: String,
-        /// The size of its pages.
-        page_size: PageSize,
-    },
-    /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
-    Apply(DatabaseChange),
-    /// Undo what did not commit. Nothing has to answer it; [`Input::Applied`] with the new commit
-    /// point may.
-    RollBack {
-        /// In which database.
-        database: DatabaseId,
-        /// Its state at the commit index.
-        to: CommitPoint,
-    },
-    /// Hash a database and answer the request.
-    Digest {
-        /// Who asked.
-        request: RequestId,
-        /// Which database.
-        database: DatabaseId,
-        /// Which state of it.
-        at: CommitPoint,
-        /// The applied index of that state.
-        applied: LogIndex,
-    },
-    /// Answer a client.
-    Reply {
-        /// Which request.
-        request: RequestId,
-        /// The answer.
-        reply: Result<Reply, Error>,
-    },
-    /// Send a message, held back until `after` is persisted.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        message: Message,
-        /// What must be on stable storage first.
-        after: Option<IoId>,
-    },
-    /// Save term and vote durably; answered by [`Input::Persisted`].
-    SaveHardState {
-        /// Its id.
-        io: IoId,
-        /// What to save.
-        hard_state: HardState,
-    },
-    /// Append to the log durably; answered by [`Input::Persisted`].
-    Append {
-        /// Its id.
-        io: IoId,
-        /// The log is void from here on, before the append.
-        truncate_from: Option<LogIndex>,
-        /// The entries.
-        entries: Vec<Entry>,
-        /// What its records may say of the commit index.
-        commit: LogIndex,
-    },
-    /// Read entries from the log for a peer; answered by [`Input::EntriesRead`].
-    ReadEntries {
-        /// For whom.
-        peer: NodeId,
-        /// The first.
-        from: LogIndex,
-        /// The last.
-        up_to: LogIndex,
-        /// About how many bytes at once.
-        bytes_max: usize,
-    },
-    /// The node must stop: it cannot go on without lying.
-    Halt {
-        /// Why, as a sentence.
-        reason: String,
-    },
-}
-
-/// Where a replica stands.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The node itself.
-    pub id: NodeId,
-    /// Its role.
-    pub role: Role,
-    /// Its term.
-    pub term: u64,
-    /// Who leads and serves, as far as this node knows.
-    pub leader: Option<NodeAddress>,
-    /// The commit index.
-    pub commit: LogIndex,
-    /// The applied index.
-    pub applied: LogIndex,
-    /// The last index of its log.
-    pub last: LogIndex,
-    /// The last index of its log that is on stable storage.
-    pub durable: LogIndex,
-    /// The databases, by name.
-    pub databases: Vec<String>,
-    /// Sessions with an open database.
-    pub sessions: usize,
-}
 
 #[derive(Debug)]
 struct WaitingDigest {
@@ -582,145 +343,6 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
-        }
-    }
-
-    /// The commit index has reached `up_to`.
-    fn commit(&mut self, up_to: LogIndex) {
-        if self.serving {
-            self.commit_own(up_to);
-        } else {
-            while self.applied < up_to && self.apply_next() {}
-            if self.leading && self.raft.status().serving {
-                self.start_serving();
-            }
-        }
-        self.raft.applied(self.applied);
-    }
-
-    /// Commits entries that this node has proposed: their pages are in its WAL already.
-    fn commit_own(&mut self, up_to: LogIndex) {
-        for (_, state) in self.catalogue.iter_mut() {
-            state.commit(up_to);
-        }
-        while let Some(run) = self.uncommitted.front()
-            && run.last <= up_to
-        {
-            self.uncommitted_bytes -= run.bytes;
-            self.uncommitted.pop_front();
-        }
-        // A run counts as applied as a whole: should leadership be lost in the middle of it, it is
-        // rolled back, and applied from its first part on if the next leader commits the rest.
-        self.applied = match self.uncommitted.front() {
-            Some(run) if run.first <= up_to => run.first.prev(),
-            _ => up_to,
-        };
-        for (index, name, page_size) in self.catalogue.take_created(up_to) {
-            self.create_database(DatabaseId(index), &name, page_size);
-        }
-        for held in self.gate.committed(up_to) {
-            self.release(held);
-        }
-        self.resume_all_writers();
-    }
-
-    fn apply_next(&mut self) -> bool {
-        let index = self.applied.next();
-        let Some(entry) = self.raft.entry(index) else {
-            self.effects.push_back(Effect::Halt {
-                reason: format!("entry {index} is committed but not at hand: this is a bug"),
-            });
-            return false;
-        };
-        let (kind, payload) = (entry.kind, entry.payload.clone());
-        self.apply_entry(index, kind, &payload);
-        self.applied = index;
-        true
-    }
-
-    /// Applies a committed entry of another leader, or of an earlier life of this node.
-    fn apply_entry(&mut self, index: LogIndex, kind: EntryKind, payload: &[u8]) {
-        if kind == EntryKind::Noop {
-            // A new leader: a run that its predecessor left unfinished will never be finished.
-            self.parts.clear();
-            return;
-        }
-        let sections = match payload::decode(payload) {
-            Ok(sections) => sections,
-            Err(error) => {
-                self.effects.push_back(Effect::Halt {
-                    reason: format!("entry {index} cannot be applied: {error}"),
-                });
-                return;
-            }
-        };
-        for section in sections {
-            match section {
-                Section::CreateDatabase { name, page_size } => {
-                    self.create_database(DatabaseId(index), &name, page_size);
-                }
-                Section::Pages(change) => self.add_part(change),
-            }
-        }
-        if kind == EntryKind::Data {
-            for change in std::mem::take(&mut self.parts) {
-                self.effects.push_back(Effect::Apply(change));
-            }
-        }
-    }
-
-    /// Joins a part of a large transaction to the parts before it.
-    fn add_part(&mut self, change: DatabaseChange) {
-        match self.parts.last_mut() {
-            Some(last) if last.database == change.database => {
-                last.page_count = change.page_count;
-                last.pages.extend(change.pages);
-            }
-            _ => self.parts.push(change),
-        }
-    }
-
-    fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
-        if self.catalogue.insert(id, name) {
-            self.effects.push_back(Effect::CreateDatabase {
-                id,
-                name: name.to_owned(),
-                page_size,
-            });
-        }
-        for (request, options) in self.opening.remove(name).unwrap_or_default() {
-            self.open(request, options, name.to_owned());
-        }
-    }
-
-    fn answer_digests(&mut self) {
-        let applied = self.applied;
-        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.digests)
-            .into_iter()
-            .partition(|digest| digest.index_min <= applied);
-        self.digests = waiting;
-        for digest in ready {
-            let id = self.catalogue.find(&digest.database);
-            let found = id.and_then(|id| Some((id, self.catalogue.get(id)?.committed?)));
-            let effect = match found {
-                Some((database, at)) => Effect::Digest {
-                    request: digest.request,
-                    database,
-                    at,
-                    applied,
-                },
-                _ => Effect::Reply {
-                    request: digest.request,
-                    reply: Err(Error::misuse(
-                        rusqlite::ffi::SQLITE_NOTFOUND,
-                        format!(
-                            "there is no database named {:?} on this node",
-                            digest.database
-                        ),
-                    )),
-                },
-            };
-            self.effects.push_back(effect);
         }
     }
 

@@ -92,7 +92,7 @@ impl Replica {
     }
 
     /// Whether more may commit locally before Raft has caught up.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.uncommitted_bytes + self.batch.page_bytes() < self.config.uncommitted_bytes_max
     }
 

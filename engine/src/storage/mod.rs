@@ -14,7 +14,6 @@ mod hard_state;
 mod identity;
 mod log;
 mod recovered;
-mod ring;
 mod segment;
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,13 @@
 //! metadata (an unwritten extent would cost a journal commit at each durable write).
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
-use glommio::io::DmaFile;
+use glommio::io::{DmaFile, OpenOptions};
+use rustix::fs::OFlags;
 
 use super::StorageError;
-use super::ring::DurableFile;
 
 /// The size of a segment unless told.
 pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -47,7 +48,8 @@ pub(super) fn numbers_in(directory: &Path) -> Result<Vec<u64>, StorageError> {
 /// A zeroed segment that nothing was written to yet.
 pub(super) struct FreshSegment {
     pub(super) number: u64,
-    pub(super) file: DurableFile,
+    pub(super) path: PathBuf,
+    pub(super) file: Rc<DmaFile>,
 }
 
 /// Makes segments ahead of their use.
@@ -126,8 +128,20 @@ async fn make(
         .sync()
         .await
         .map_err(|source| StorageError::glommio("sync", directory, source))?;
+    let file = open_durable(&path).await?;
     Ok(FreshSegment {
         number,
-        file: DurableFile::open(&path)?,
+        path,
+        file: Rc::new(file),
     })
+}
+
+/// Opens a file so that each write has reached stable storage when it completes.
+pub(super) async fn open_durable(path: &Path) -> Result<DmaFile, StorageError> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(i32::try_from(OFlags::DSYNC.bits()).unwrap_or(0))
+        .dma_open(path)
+        .await
+        .map_err(|source| StorageError::glommio("open", path, source))
 }

@@ -10,16 +10,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use glommio::io::DmaFile;
 use ringlite_raft::{
     Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
 };
 
 use super::hard_state::{COPY_BYTES, HardStateRecord};
 use super::log::{Log, Place};
-use super::ring::{DurableFile, WriteRing};
-use super::segment::{FreshSegment, SegmentReserve};
+use super::segment::{self, FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
 
@@ -143,11 +144,12 @@ pub(crate) async fn start(
         marked: Cell::new(recovered.hard_state.durable_mark),
         idle_ticks: Cell::new(0),
     });
+    let hard_state_path = directory.hard_state_path();
     let task = Task {
         identity: directory.record_identity(),
         hard_state: recovered.hard_state,
-        hard_state_file: DurableFile::open(&directory.hard_state_path())?,
-        ring: WriteRing::new()?,
+        hard_state_file: segment::open_durable(&hard_state_path).await?,
+        hard_state_path,
         segment: reserve.take().await?,
         segment_bytes: directory.segment_bytes(),
         reserve,
@@ -168,8 +170,8 @@ pub(crate) async fn start(
 struct Task {
     identity: RecordIdentity,
     hard_state: HardStateRecord,
-    hard_state_file: DurableFile,
-    ring: WriteRing,
+    hard_state_file: DmaFile,
+    hard_state_path: PathBuf,
     segment: FreshSegment,
     segment_bytes: u64,
     reserve: SegmentReserve,
@@ -232,11 +234,12 @@ impl Task {
         self.hard_state.log_epoch = self.durable_epoch;
         self.hard_state.durable_mark = self.shared.durable.get();
         for copy in 0..2 {
-            let block = self.ring.buffer(COPY_BYTES);
-            block.fill(0);
-            self.hard_state.encode(block);
+            let mut block = self.hard_state_file.alloc_dma_buffer(COPY_BYTES);
+            block.as_bytes_mut().fill(0);
+            self.hard_state.encode(block.as_bytes_mut());
             let at = copy * COPY_BYTES as u64;
-            self.ring.write(&self.hard_state_file, at).await?;
+            let written = self.hard_state_file.write_at(block, at).await;
+            check_written(written, COPY_BYTES, &self.hard_state_path)?;
         }
         self.shared.marked.set(self.hard_state.durable_mark);
         Ok(())
@@ -313,14 +316,14 @@ impl Task {
             bytes = with;
             count += 1;
         }
-        self.ring.buffer(bytes);
+        let mut buffer = self.segment.file.alloc_dma_buffer(bytes);
         let mut at = 0;
         for entry in entries.drain(..count) {
             assert_eq!(entry.index, self.last.next(), "the log has no gaps");
             let place = self.next_place(commit);
             let end = at + bytes_of(&entry);
             self.previous_header_crc =
-                encode_record(&place, &entry, &mut self.ring.content_mut()[at..end]);
+                encode_record(&place, &entry, &mut buffer.as_bytes_mut()[at..end]);
             self.log.push(Place::new(
                 self.segment.number,
                 self.offset + at as u64,
@@ -329,7 +332,8 @@ impl Task {
             at = end;
             self.last = entry.index;
         }
-        self.ring.write(&self.segment.file, self.offset).await?;
+        let written = self.segment.file.write_at(buffer, self.offset).await;
+        check_written(written, bytes, &self.segment.path)?;
         self.offset += bytes as u64;
         self.durable_epoch = self.epoch;
         self.shared.durable.set(self.last);
@@ -378,4 +382,20 @@ impl Task {
 
 fn bytes_of(entry: &Entry) -> usize {
     record_bytes(entry.payload.len())
+}
+
+fn check_written(
+    written: Result<usize, glommio::GlommioError<()>>,
+    expected: usize,
+    path: &Path,
+) -> Result<(), StorageError> {
+    match written {
+        Ok(written) if written == expected => Ok(()),
+        Ok(written) => Err(StorageError::ShortWrite {
+            path: path.to_owned(),
+            written,
+            expected,
+        }),
+        Err(source) => Err(StorageError::glommio("write", path, source)),
+    }
 }

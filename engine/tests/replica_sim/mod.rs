@@ -247,16 +247,7 @@ impl Cluster {
         faults::strike(self);
         for at in 0..self.clients.len() {
             if self.clients[at].is_idle() && self.random.per_mille(400) {
-                let role = self.clients[at].role;
-                let operation = Operation::drawn(&mut self.oracle, &mut self.random, role);
-                self.clients[at].begin(operation, self.now);
-                // Also nodes that do not lead any more have to be asked.
-                let restless = if role == Role::Writer { 700 } else { 150 };
-                if self.random.per_mille(restless) {
-                    let wish = self.clients[at].change_session();
-                    self.fulfil(at, wish);
-                    self.clients[at].node = self.random.below(self.nodes.len() as u64) as usize;
-                }
+                self.begin_operation(at);
             } else if self.random.per_mille(3) {
                 let wish = self.clients[at].walk_out(&mut self.oracle);
                 self.fulfil(at, wish);
@@ -268,6 +259,35 @@ impl Cluster {
             self.ask_for_digest(at, database, LogIndex(0));
         }
         self.step();
+    }
+
+    fn begin_operation(&mut self, client: usize) {
+        let role = self.clients[client].role;
+        let next = match role {
+            // It knows better than to write where a write would only hang.
+            Role::Writer => match self.leader().filter(|at| self.hears_a_majority(*at)) {
+                Some(leader) => Some(leader),
+                None => return,
+            },
+            // Also nodes that do not lead any more have to be asked.
+            _ if self.random.per_mille(150) => {
+                Some(self.random.below(self.nodes.len() as u64) as usize)
+            }
+            _ => None,
+        };
+        if let Some(next) = next.filter(|next| *next != self.clients[client].node) {
+            let wish = self.clients[client].change_session();
+            self.fulfil(client, wish);
+            self.clients[client].node = next;
+        }
+        let operation = Operation::drawn(&mut self.oracle, &mut self.random, role);
+        self.clients[client].begin(operation, self.now);
+    }
+
+    fn hears_a_majority(&self, at: usize) -> bool {
+        let cut = &self.network.cut;
+        let linked = |peer: &usize| !cut.contains(&(at, *peer)) && !cut.contains(&(*peer, at));
+        (0..self.nodes.len()).filter(linked).count() > self.nodes.len() / 2
     }
 
     /// One unit of time.

@@ -152,6 +152,7 @@ impl Node {
         while self.running().replica.end_turn() {
             self.perform_effects(now);
         }
+        self.running().replica.check_invariants();
     }
 
     fn perform_effects(&mut self, now: u64) {

@@ -81,6 +81,7 @@ impl Lone {
         while self.replica.end_turn() {
             self.perform_effects();
         }
+        self.replica.check_invariants();
     }
 
     fn perform_effects(&mut self) {

@@ -1,0 +1,151 @@
+//! What commits: entries of this leader, whose pages are in its WAL already, and entries of others
+//! or of an earlier life, which are applied.
+
+use ringlite_raft::{EntryKind, LogIndex};
+use ringlite_vfs::PageSize;
+
+use super::catalogue::DatabaseId;
+use super::payload::{self, DatabaseChange, Section};
+use super::{Effect, Replica};
+use crate::error::Error;
+
+impl Replica {
+    /// The commit index has reached `up_to`.
+    pub(super) fn commit(&mut self, up_to: LogIndex) {
+        if self.serving {
+            self.commit_own(up_to);
+        } else {
+            while self.applied < up_to && self.apply_next() {}
+            if self.leading && self.raft.status().serving {
+                self.start_serving();
+            }
+        }
+        self.raft.applied(self.applied);
+    }
+
+    /// Commits entries that this node has proposed: their pages are in its WAL already.
+    fn commit_own(&mut self, up_to: LogIndex) {
+        for (_, state) in self.catalogue.iter_mut() {
+            state.commit(up_to);
+        }
+        while let Some(run) = self.uncommitted.front()
+            && run.last <= up_to
+        {
+            self.uncommitted_bytes -= run.bytes;
+            self.uncommitted.pop_front();
+        }
+        // A run counts as applied as a whole: should leadership be lost in the middle of it, it is
+        // rolled back, and applied from its first part on if the next leader commits the rest.
+        self.applied = match self.uncommitted.front() {
+            Some(run) if run.first <= up_to => run.first.prev(),
+            _ => up_to,
+        };
+        for (index, name, page_size) in self.catalogue.take_created(up_to) {
+            self.create_database(DatabaseId(index), &name, page_size);
+        }
+        for held in self.gate.committed(up_to) {
+            self.release(held);
+        }
+        self.resume_all_writers();
+    }
+
+    fn apply_next(&mut self) -> bool {
+        let index = self.applied.next();
+        let Some(entry) = self.raft.entry(index) else {
+            self.effects.push_back(Effect::Halt {
+                reason: format!("entry {index} is committed but not at hand: this is a bug"),
+            });
+            return false;
+        };
+        let (kind, payload) = (entry.kind, entry.payload.clone());
+        self.apply_entry(index, kind, &payload);
+        self.applied = index;
+        true
+    }
+
+    /// Applies a committed entry of another leader, or of an earlier life of this node.
+    pub(super) fn apply_entry(&mut self, index: LogIndex, kind: EntryKind, payload: &[u8]) {
+        if kind == EntryKind::Noop {
+            // A new leader: a run that its predecessor left unfinished will never be finished.
+            self.parts.clear();
+            return;
+        }
+        let sections = match payload::decode(payload) {
+            Ok(sections) => sections,
+            Err(error) => {
+                self.effects.push_back(Effect::Halt {
+                    reason: format!("entry {index} cannot be applied: {error}"),
+                });
+                return;
+            }
+        };
+        for section in sections {
+            match section {
+                Section::CreateDatabase { name, page_size } => {
+                    self.create_database(DatabaseId(index), &name, page_size);
+                }
+                Section::Pages(change) => self.add_part(change),
+            }
+        }
+        if kind == EntryKind::Data {
+            for change in std::mem::take(&mut self.parts) {
+                self.effects.push_back(Effect::Apply(change));
+            }
+        }
+    }
+
+    /// Joins a part of a large transaction to the parts before it.
+    fn add_part(&mut self, change: DatabaseChange) {
+        match self.parts.last_mut() {
+            Some(last) if last.database == change.database => {
+                last.page_count = change.page_count;
+                last.pages.extend(change.pages);
+            }
+            _ => self.parts.push(change),
+        }
+    }
+
+    pub(super) fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
+        if self.catalogue.insert(id, name) {
+            self.effects.push_back(Effect::CreateDatabase {
+                id,
+                name: name.to_owned(),
+                page_size,
+            });
+        }
+        for (request, options) in self.opening.remove(name).unwrap_or_default() {
+            self.open(request, options, name.to_owned());
+        }
+    }
+
+    pub(super) fn answer_digests(&mut self) {
+        let applied = self.applied;
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.digests)
+            .into_iter()
+            .partition(|digest| digest.index_min <= applied);
+        self.digests = waiting;
+        for digest in ready {
+            let id = self.catalogue.find(&digest.database);
+            let found = id.and_then(|id| Some((id, self.catalogue.get(id)?.committed?)));
+            let effect = match found {
+                Some((database, at)) => Effect::Digest {
+                    request: digest.request,
+                    database,
+                    at,
+                    applied,
+                },
+                _ => Effect::Reply {
+                    request: digest.request,
+                    reply: Err(Error::misuse(
+                        rusqlite::ffi::SQLITE_NOTFOUND,
+                        format!(
+                            "there is no database named {:?} on this node",
+                            digest.database
+                        ),
+                    )),
+                },
+            };
+            self.effects.push_back(effect);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a replica is told at its start: the members, its patience, and its bounds.
+
+use std::fmt;
+
+use ringlite_raft::NodeId;
+
+use super::payload;
+
+/// A node and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node.
+    pub id: NodeId,
+    /// `HOST:PORT`, exactly as the members were configured.
+    pub address: String,
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "node {} at {}", self.id.0, self.address)
+    }
+}
+
+/// Settings and bounds of a replica. Times are in ticks of its runtime.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The consensus core's settings.
+    pub raft: ringlite_raft::Config,
+    /// All members with their addresses.
+    pub members: Vec<NodeAddress>,
+    /// How long a request waits for the write lock.
+    pub write_wait_ticks: u64,
+    /// How long a transaction that holds the write lock may idle.
+    pub write_idle_ticks: u64,
+    /// How many requests may wait for one database's write lock.
+    pub write_queue_max: usize,
+    /// How many batches may be in the log and not durable on this node: while so many are, what
+    /// commits locally gathers in the next batch.
+    pub batches_in_flight_max: usize,
+    /// Bytes of pages that committed locally and not yet in Raft; beyond it writes wait.
+    pub uncommitted_bytes_max: usize,
+    /// An entry that has become this long is followed by another one of the same run.
+    pub part_bytes: usize,
+}
+
+impl Config {
+    /// The defaults, for ticks of 10 ms.
+    pub fn new(raft: ringlite_raft::Config, members: Vec<NodeAddress>) -> Self {
+        Self {
+            raft,
+            members,
+            write_wait_ticks: 500,
+            write_idle_ticks: 1_000,
+            write_queue_max: 4_096,
+            batches_in_flight_max: 1,
+            uncommitted_bytes_max: 64 << 20,
+            part_bytes: payload::PART_BYTES,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What goes into a replica and what comes out of it.
+
+use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_vfs::{CommitPoint, PageSize};
+
+use super::catalogue::DatabaseId;
+use super::config::NodeAddress;
+use super::payload::DatabaseChange;
+use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
+use crate::error::Error;
+
+/// What happens to a replica.
+#[derive(Debug)]
+pub enum Input {
+    /// A tick of the runtime's one timer.
+    Tick,
+    /// A message of another node.
+    Receive {
+        /// Its sender.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// The connection from this node broke.
+    PeerLost {
+        /// The node.
+        peer: NodeId,
+    },
+    /// Everything with this id or a smaller one is on stable storage.
+    Persisted {
+        /// The newest of a contiguous prefix.
+        io: IoId,
+    },
+    /// Entries that [`Effect::ReadEntries`] asked for.
+    EntriesRead {
+        /// For whom.
+        peer: NodeId,
+        /// A prefix of what was asked.
+        entries: Vec<Entry>,
+    },
+    /// A client asks.
+    Asked {
+        /// Who asks, and which of its requests it is.
+        id: RequestId,
+        /// How the session's statements are to be understood.
+        options: SessionOptions,
+        /// What it asks.
+        request: Request,
+    },
+    /// A session has ended; what it left open is rolled back.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
+    },
+    /// SQL ran.
+    Ran(Ran),
+    /// A database was created or changed by [`Effect::CreateDatabase`] or [`Effect::Apply`].
+    Applied {
+        /// Which.
+        database: DatabaseId,
+        /// Its state now.
+        commit_point: CommitPoint,
+    },
+    /// A digest of a database is wanted.
+    DigestAsked {
+        /// Who asks.
+        id: RequestId,
+        /// The database's name.
+        database: String,
+        /// Not before this index is applied.
+        index_min: LogIndex,
+    },
+}
+
+/// What a replica wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Run SQL, and answer with [`Input::Ran`].
+    Run {
+        /// For which request.
+        request: RequestId,
+        /// What.
+        work: Work,
+        /// Whether it may take the database's write lock.
+        may_write: bool,
+    },
+    /// Drop a session's connection.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Whether SQL may write at all on this node.
+    SetWritable(bool),
+    /// Create the file of a database and open it; answered by [`Input::Applied`].
+    CreateDatabase {
+        /// Its id.
+        id: DatabaseId,
+        /// Its name.
+        name: String,
+        /// The size of its pages.
+        page_size: PageSize,
+    },
+    /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
+    Apply(DatabaseChange),
+    /// Undo what did not commit. Nothing has to answer it; [`Input::Applied`] with the new commit
+    /// point may.
+    RollBack {
+        /// In which database.
+        database: DatabaseId,
+        /// Its state at the commit index.
+        to: CommitPoint,
+    },
+    /// Hash a database and answer the request.
+    Digest {
+        /// Who asked.
+        request: RequestId,
+        /// Which database.
+        database: DatabaseId,
+        /// Which state of it.
+        at: CommitPoint,
+        /// The applied index of that state.
+        applied: LogIndex,
+    },
+    /// Answer a client.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// The answer.
+        reply: Result<Reply, Error>,
+    },
+    /// Send a message, held back until `after` is persisted.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+        /// What must be on stable storage first.
+        after: Option<IoId>,
+    },
+    /// Save term and vote durably; answered by [`Input::Persisted`].
+    SaveHardState {
+        /// Its id.
+        io: IoId,
+        /// What to save.
+        hard_state: HardState,
+    },
+    /// Append to the log durably; answered by [`Input::Persisted`].
+    Append {
+        /// Its id.
+        io: IoId,
+        /// The log is void from here on, before the append.
+        truncate_from: Option<LogIndex>,
+        /// The entries.
+        entries: Vec<Entry>,
+        /// What its records may say of the commit index.
+        commit: LogIndex,
+    },
+    /// Read entries from the log for a peer; answered by [`Input::EntriesRead`].
+    ReadEntries {
+        /// For whom.
+        peer: NodeId,
+        /// The first.
+        from: LogIndex,
+        /// The last.
+        up_to: LogIndex,
+        /// About how many bytes at once.
+        bytes_max: usize,
+    },
+    /// The node must stop: it cannot go on without lying.
+    Halt {
+        /// Why, as a sentence.
+        reason: String,
+    },
+}
+
+/// Where a replica stands.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The node itself.
+    pub id: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: u64,
+    /// Who leads and serves, as far as this node knows.
+    pub leader: Option<NodeAddress>,
+    /// The commit index.
+    pub commit: LogIndex,
+    /// The applied index.
+    pub applied: LogIndex,
+    /// The last index of its log.
+    pub last: LogIndex,
+    /// The last index of its log that is on stable storage.
+    pub durable: LogIndex,
+    /// The databases, by name.
+    pub databases: Vec<String>,
+    /// Sessions with an open database.
+    pub sessions: usize,
+}

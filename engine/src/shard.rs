@@ -430,9 +430,13 @@ impl Shard {
         glommio::spawn_local(async move {
             match log.read(from, up_to, bytes_max).await {
                 Ok(entries) => inbox.push(Input::EntriesRead { peer, entries }),
-                // The peer stays behind until the next attempt; the log itself may be fine.
+                // None read: the core asks again after a tick, and the log itself may be fine.
                 Err(error) => {
                     tracing::error!("entries from {from} for {peer} cannot be read: {error}");
+                    inbox.push(Input::EntriesRead {
+                        peer,
+                        entries: Vec::new(),
+                    });
                 }
             }
         })

@@ -98,6 +98,9 @@ pub(crate) enum MeasureError {
     /// The loopback interface cannot be measured.
     #[error("the loopback round trip cannot be measured: {0}")]
     RoundTrip(std::io::Error),
+    /// Replication without a product cannot be measured.
+    #[error("replication alone cannot be measured: {0}")]
+    Replication(std::io::Error),
     /// The processes of the nodes cannot be started, or looked at.
     #[error("the nodes cannot be run: {0}")]
     Processes(std::io::Error),

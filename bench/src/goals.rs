@@ -1,7 +1,7 @@
 //! What Ringlite promises on a machine of two cores, and whether this run shows it.
 
 use crate::measure::{Measure, Subject};
-use crate::plan::{EMBEDDED_ALONE, THREE_NODES_ALONE, THREE_NODES_CROWDED};
+use crate::plan::{EMBEDDED_ALONE, REPLICATION, THREE_NODES_ALONE, THREE_NODES_CROWDED};
 
 const RAW_WRITES_MAX: f64 = 2.5;
 const THREE_NODES_P50_US_MAX: f64 = 300.0;
@@ -32,10 +32,13 @@ pub(crate) fn judge(measures: &[Measure], idle_cpu_percent: &[f64]) -> Vec<Verdi
         });
     }
     if let Some(measure) = find(THREE_NODES_ALONE) {
+        let floor = find(REPLICATION).map_or_else(String::new, |floor| {
+            format!(", {:.2} x replication alone", measure.p50_us / floor.p50_us)
+        });
         verdicts.push(Verdict {
             reached: measure.p50_us < THREE_NODES_P50_US_MAX,
             text: format!(
-                "three nodes, one TCP client: p50 is {:.0} \u{b5}s \
+                "three nodes, one TCP client: p50 is {:.0} \u{b5}s{floor} \
                  (goal: under {THREE_NODES_P50_US_MAX:.0})",
                 measure.p50_us
             ),

@@ -141,11 +141,19 @@ fn measure_limits(
     let round_trip = Report::while_working(&plan::ROUND_TRIP.name(), || {
         ringlite::probe::round_trip(length).map_err(MeasureError::RoundTrip)
     })?;
+    let replication = Report::while_working(&plan::REPLICATION.name(), || {
+        ringlite::probe::replicated_write(directory, plan::REPLICATED_BYTES, length)
+            .map_err(MeasureError::Replication)
+    })?;
     let limits = Limits {
         raw_write_p50_us: measure::micros(raw_write.value_at_quantile(0.5)),
         round_trip_p50_us: measure::micros(round_trip.value_at_quantile(0.5)),
     };
-    for (subject, latencies) in [(plan::RAW_WRITE, raw_write), (plan::ROUND_TRIP, round_trip)] {
+    for (subject, latencies) in [
+        (plan::RAW_WRITE, raw_write),
+        (plan::ROUND_TRIP, round_trip),
+        (plan::REPLICATION, replication),
+    ] {
         add(report, subject, length, &Outcome::of(latencies), limits)?;
     }
     Ok(limits)

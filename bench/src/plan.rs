@@ -30,6 +30,18 @@ pub(crate) const ROUND_TRIP: Subject = Subject {
     connections: 1,
 };
 
+/// The length of an entry that replication alone carries: the record of a commit of one row.
+pub(crate) const REPLICATED_BYTES: usize = 4 << 10;
+
+/// Replication alone, the floor of every commit on three nodes.
+pub(crate) const REPLICATION: Subject = Subject {
+    system: "replication",
+    nodes: 3,
+    transport: "tcp",
+    workload: "write-4096",
+    connections: 1,
+};
+
 /// A cluster that nobody uses.
 pub(crate) const IDLE: Subject = Subject {
     system: SYSTEM,
@@ -90,7 +102,7 @@ mod tests {
     #[test]
     fn names_are_unique() {
         let mut names: Vec<String> = MEASURES.iter().map(Subject::name).collect();
-        names.extend([RAW_WRITE, ROUND_TRIP, IDLE].map(|subject| subject.name()));
+        names.extend([RAW_WRITE, ROUND_TRIP, REPLICATION, IDLE].map(|subject| subject.name()));
         names.sort_unstable();
         assert!(names.is_sorted_by(|left, right| left < right), "{names:?}");
     }

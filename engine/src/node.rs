@@ -26,6 +26,8 @@ use crate::storage::{self, DataDirectory, StorageError};
 const IO_MEMORY_BYTES: usize = 4 << 20;
 /// A segment holds at least one record of the largest size.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// How long a stop may take to move what is committed into the database files.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a port that is in use is waited for.
 const PORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions of callers in this process; those of connections count from 1.
@@ -443,6 +445,7 @@ async fn run(
                 Command::Stop => break,
             }
         }
+        shard.flush(FLUSH_TIMEOUT).await;
         Ok(())
     };
     let halted = async {
@@ -480,6 +483,7 @@ async fn start_shard(
             vote: recovered.hard_state.vote,
         },
         recovered.restored_log()?,
+        recovered.manifest(),
     )
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),

@@ -10,20 +10,24 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
+use ringlite_vfs::{CommitPoint, VfsError};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
-use crate::replica::{Effect, Input, Replica, Status};
+use crate::replica::{DatabaseId, Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::Sql;
-use crate::storage::{Log, LogWriter, WriteDone};
+use crate::storage::{Log, LogWriter, Manifest, ManifestFile, WriteDone};
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
 /// While nothing happens the timer fires only once in so many ticks, which are then given to the
 /// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
 const QUIET_TICKS: u32 = 5;
+
+/// Pages that backfill writes into a file at once.
+const BACKFILL_SLICE_PAGES: usize = 256;
 
 /// Receives the answer to one request.
 enum Waiter {
@@ -60,6 +64,7 @@ pub(crate) struct Shard {
     inbox: Rc<Inbox>,
     writer: LogWriter,
     log: Rc<Log>,
+    manifest: Rc<ManifestFile>,
     peers: HashMap<NodeId, Rc<PeerLink>>,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
@@ -82,6 +87,7 @@ impl Shard {
         sql: Sql,
         writer: LogWriter,
         log: Rc<Log>,
+        manifest: ManifestFile,
         peers: HashMap<NodeId, Rc<PeerLink>>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -90,6 +96,7 @@ impl Shard {
             inbox: Rc::default(),
             writer,
             log,
+            manifest: Rc::new(manifest),
             peers,
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
@@ -103,8 +110,13 @@ impl Shard {
         })
     }
 
-    /// Applies what the log has as committed, before anything else happens.
-    pub(crate) fn replay(&self, entry: &Entry) {
+    /// Opens the databases that the manifest names, before anything else happens.
+    pub(crate) fn open_databases(self: &Rc<Self>) {
+        self.perform_effects();
+    }
+
+    /// Applies what the log has as committed, before anything else but that happens.
+    pub(crate) fn replay(self: &Rc<Self>, entry: &Entry) {
         self.replica.borrow_mut().replay(entry);
         self.perform_effects();
     }
@@ -162,6 +174,21 @@ impl Shard {
             } else {
                 given + TICK * passed
             };
+        }
+    }
+
+    /// Takes nothing new any more, and moves everything that is committed into the database files,
+    /// so that they are whole without the log. What is not done within `timeout` is for the next
+    /// start to replay.
+    pub(crate) async fn flush(self: &Rc<Self>, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        self.push(Input::Flush);
+        while !self.replica.borrow().is_flushed() {
+            if Instant::now() >= deadline {
+                tracing::warn!("the database files lack what is still in the log");
+                return;
+            }
+            glommio::timer::sleep(TICK / 10).await;
         }
     }
 
@@ -274,7 +301,7 @@ impl Shard {
     }
 
     /// One pass: every input that is ready, then the effects, flushed once.
-    fn turn(&self) {
+    fn turn(self: &Rc<Self>) {
         if self.halted.borrow().is_some() {
             return;
         }
@@ -295,7 +322,7 @@ impl Shard {
         self.writer.flush();
     }
 
-    fn perform_effects(&self) {
+    fn perform_effects(self: &Rc<Self>) {
         loop {
             let effect = self.replica.borrow_mut().next_effect();
             match effect {
@@ -305,7 +332,7 @@ impl Shard {
         }
     }
 
-    fn perform(&self, effect: Effect) {
+    fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Run {
                 request,
@@ -330,6 +357,9 @@ impl Shard {
                 up_to,
                 bytes_max,
             } => self.read_entries(peer, from, up_to, bytes_max),
+            Effect::SaveManifest(manifest) => self.save_manifest(manifest),
+            Effect::Backfill { database, ends } => self.backfill(database, &ends),
+            Effect::CutLog { up_to } => self.writer.cut(up_to),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }
@@ -352,10 +382,28 @@ impl Shard {
                 page_size,
             } => sql
                 .create_database(id, &name, page_size)
-                .map(|commit_point| Some((id, commit_point))),
-            Effect::Apply(change) => sql
-                .apply(&change)
-                .map(|applied| applied.map(|commit_point| (change.database, commit_point))),
+                .map(|commit_point| {
+                    Some(Input::Opened {
+                        database: id,
+                        commit_point,
+                    })
+                }),
+            Effect::Apply { index, change } => sql.apply(&change).map(|applied| {
+                applied.map(|commit_point| Input::Applied {
+                    database: change.database,
+                    index,
+                    commit_point,
+                })
+            }),
+            Effect::RestartWal { database, ends } => {
+                sql.restart_wal(database, &ends).map(|(end, commit_point)| {
+                    Some(Input::WalRestarted {
+                        database,
+                        end,
+                        commit_point,
+                    })
+                })
+            }
             Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|()| None),
             Effect::Digest {
                 request,
@@ -372,12 +420,49 @@ impl Shard {
         drop(sql);
         match result {
             Ok(None) => {}
-            Ok(Some((database, commit_point))) => self.replica.borrow_mut().step(Input::Applied {
-                database,
-                commit_point,
-            }),
-            Err(error) => self.halt(format!("a database cannot be used any more: {error}")),
+            Ok(Some(input)) => self.replica.borrow_mut().step(input),
+            Err(error) => self.halt(unusable(&error)),
         }
+    }
+
+    fn save_manifest(self: &Rc<Self>, manifest: Manifest) {
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            match shard.manifest.save(&manifest).await {
+                Ok(()) => shard.push(Input::ManifestSaved),
+                Err(error) => shard.halt(format!("the manifest cannot be saved: {error}")),
+            }
+        })
+        .detach();
+    }
+
+    /// Writes pages into a database's file and syncs it, on another thread.
+    fn backfill(self: &Rc<Self>, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
+        let sql = self.sql.borrow();
+        let begun = match sql.begin_backfill(database, ends) {
+            Ok(begun) => begun,
+            Err(error) => return self.halt(unusable(&error)),
+        };
+        let file = sql.file(database);
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let written = glommio::executor().spawn_blocking(move || {
+                let end = begun
+                    .map(|(end, mut backfill)| {
+                        while backfill.write_slice(BACKFILL_SLICE_PAGES)? {}
+                        backfill.finish();
+                        Ok(end)
+                    })
+                    .transpose()?;
+                file.map_or(Ok(()), |file| file.sync_file())?;
+                Ok(end)
+            });
+            match written.await {
+                Ok(end) => shard.push(Input::Backfilled { database, end }),
+                Err(error) => shard.halt(unusable(&error)),
+            }
+        })
+        .detach();
     }
 
     fn deliver(&self, request: RequestId, reply: Result<Reply>) {
@@ -461,4 +546,8 @@ impl Shard {
         }
         self.halt.raise();
     }
+}
+
+fn unusable(error: &VfsError) -> String {
+    format!("a database cannot be used any more: {error}")
 }

@@ -9,10 +9,12 @@
 //! Architecture invariants: nothing here does IO, reads a clock or knows of an executor, and the
 //! only code that lets a client's reply go is `Replica::release`, which the gate calls.
 
+mod backfill;
 mod batch;
 mod catalogue;
 mod commit;
 mod config;
+mod file;
 mod gate;
 mod interface;
 mod invariants;
@@ -31,10 +33,12 @@ use ringlite_raft::{
     ConfigError, Entry, EntryKind, HardState, LogIndex, Raft, ReadId, RestoredLog, Role,
 };
 
+use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
+use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
 use payload::DatabaseChange;
@@ -43,6 +47,7 @@ use session::Session;
 use write_queue::WriteQueue;
 
 use crate::error::Error;
+pub use crate::storage::{Manifest, ManifestDatabase};
 
 #[derive(Debug)]
 struct WaitingDigest {
@@ -89,11 +94,15 @@ pub struct Replica {
     digests: Vec<WaitingDigest>,
     /// The parts of a large transaction whose last part is not yet applied.
     parts: Vec<DatabaseChange>,
+    /// The first entry of that transaction.
+    parts_first: Option<LogIndex>,
+    backfills: Backfills,
     effects: VecDeque<Effect>,
 }
 
 impl Replica {
-    /// A replica that starts from what storage recovered. The entries up to `log.commit` must be
+    /// A replica that starts from what storage recovered. The manifest's databases are opened
+    /// first, by the effects that this leaves; then the log's entries up to `log.commit` must be
     /// given to [`Replica::replay`] before the first [`Replica::step`].
     ///
     /// # Errors
@@ -102,13 +111,14 @@ impl Replica {
         config: Config,
         hard_state: HardState,
         log: RestoredLog,
+        manifest: &Manifest,
     ) -> Result<Self, ConfigError> {
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
-        Ok(Self {
+        let mut replica = Self {
             config,
             raft,
             now: 0,
-            applied: LogIndex(0),
+            applied: manifest.base,
             serving: false,
             leading: false,
             catalogue: Catalogue::default(),
@@ -124,11 +134,23 @@ impl Replica {
             last_read: ReadId(0),
             digests: Vec::new(),
             parts: Vec::new(),
+            parts_first: None,
+            backfills: Backfills::new(manifest.base),
             effects: VecDeque::new(),
-        })
+        };
+        for database in &manifest.databases {
+            let file = FileState::new(database.applied, database.target);
+            replica.open_file(
+                DatabaseId(database.id),
+                &database.name,
+                database.page_size,
+                file,
+            );
+        }
+        Ok(replica)
     }
 
-    /// Applies a committed entry that storage recovered; in order, from the first.
+    /// Applies a committed entry that storage recovered; in order, from the log's first.
     pub fn replay(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.applied.next(), "replay is in order");
         self.apply_entry(entry.index, entry.kind, &entry.payload);
@@ -154,7 +176,7 @@ impl Replica {
             } => self.asked(id, options, request),
             Input::SessionClosed { session } => self.close_session(session),
             Input::Ran(ran) => self.ran(ran),
-            Input::Applied {
+            Input::Opened {
                 database,
                 commit_point,
             } => {
@@ -162,6 +184,24 @@ impl Replica {
                     state.committed = Some(commit_point);
                 }
             }
+            Input::Applied {
+                database,
+                index,
+                commit_point,
+            } => {
+                let now = self.now;
+                if let Some(state) = self.catalogue.get_mut(database) {
+                    state.entry_committed(index, commit_point, now);
+                }
+            }
+            Input::Flush => self.flush(),
+            Input::ManifestSaved => self.manifest_saved(),
+            Input::Backfilled { database, end } => self.backfilled(database, end),
+            Input::WalRestarted {
+                database,
+                end,
+                commit_point,
+            } => self.wal_restarted(database, end, commit_point),
             Input::DigestAsked {
                 id,
                 database,
@@ -189,6 +229,9 @@ impl Replica {
         // Not before the effects that apply what was committed have been performed.
         self.answer_digests();
         self.propose_batch();
+        if self.is_any_parked() {
+            self.drive_backfill();
+        }
         self.ask_read_index();
         let effects = self.raft.take_effects();
         let mut commits = commits_to_record(&effects, self.raft.status().commit);
@@ -244,6 +287,7 @@ impl Replica {
         self.now += 1;
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
+        self.drive_backfill();
     }
 
     fn propose_batch(&mut self) {

@@ -27,6 +27,10 @@ impl Replica {
             self.refuse(id, self.not_leader());
             return;
         }
+        if self.is_flushing() {
+            self.refuse(id, Error::Stopped);
+            return;
+        }
         match request {
             Request::Open { database } => self.open(id, options, database),
             Request::Sql(work) => self.run(id, work),
@@ -87,8 +91,9 @@ impl Replica {
     }
 
     fn may_write(&mut self, database: DatabaseId, session: SessionId) -> bool {
+        let is_open = self.has_room() && !self.is_parked(database);
         let queue = self.queues.entry(database).or_default();
-        queue.holder == Some(session) || (queue.admits(session) && self.has_room())
+        queue.holder == Some(session) || (queue.admits(session) && is_open)
     }
 
     /// Whether more may commit locally before Raft has caught up.
@@ -238,7 +243,7 @@ impl Replica {
 
     /// Lets the next waiting writer go on, if the lock is free. Its run's end calls this again.
     fn resume_writer(&mut self, database: DatabaseId) {
-        if !self.has_room() {
+        if !self.has_room() || self.is_parked(database) {
             return;
         }
         let next = self

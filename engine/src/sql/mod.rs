@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use ringlite_raft::LogIndex;
-use ringlite_vfs::{CommitPoint, Database, PageSize, Vfs, VfsError, VfsOptions};
+use ringlite_vfs::{Backfill, CommitPoint, Database, PageSize, Vfs, VfsError, VfsOptions};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
@@ -110,6 +110,48 @@ impl Sql {
         let commit_point = database.commit_point();
         self.databases.insert(id, database);
         Ok(commit_point)
+    }
+
+    /// Begins to move pages of a database into its file, as far as readers let it; returns the
+    /// entry that the file will then have reached.
+    pub fn begin_backfill(
+        &self,
+        id: DatabaseId,
+        ends: &[(LogIndex, CommitPoint)],
+    ) -> Result<Option<(LogIndex, Backfill)>, VfsError> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        let points: Vec<CommitPoint> = ends.iter().map(|(_, point)| *point).collect();
+        let backfill = database.begin_backfill(&points)?;
+        Ok(backfill.and_then(|backfill| {
+            let reached = ends.iter().find(|(_, point)| point == backfill.end())?;
+            Some((reached.0, backfill))
+        }))
+    }
+
+    /// The file of a database, to sync it from any thread.
+    pub fn file(&self, id: DatabaseId) -> Option<Database> {
+        self.databases.get(&id).cloned()
+    }
+
+    /// Moves what the file of a database still lacks into it, and begins its WAL anew. Returns the
+    /// newest entry that was written, and the state of the new WAL, if readers allowed each.
+    pub fn restart_wal(
+        &self,
+        id: DatabaseId,
+        ends: &[(LogIndex, CommitPoint)],
+    ) -> Result<(Option<LogIndex>, Option<CommitPoint>), VfsError> {
+        let mut end = None;
+        if let Some((reached, mut backfill)) = self.begin_backfill(id, ends)? {
+            while backfill.write_slice(usize::MAX)? {}
+            backfill.finish();
+            end = Some(reached);
+        }
+        match self.databases.get(&id) {
+            Some(database) if database.restart()? => Ok((end, Some(database.commit_point()))),
+            _ => Ok((end, None)),
+        }
     }
 
     /// Applies committed pages; `None` if the database does not exist (any more).

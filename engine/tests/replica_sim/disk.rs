@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use ringlite::replica::Manifest;
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, RestoredLog, Term, TermRun};
 
 use super::random::Random;
@@ -25,8 +26,10 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Disk {
     hard_state: HardState,
-    /// The log, from index 1.
+    /// The log, from the index after its base.
     entries: Vec<Entry>,
+    base: (LogIndex, Term),
+    manifest: Manifest,
     /// The highest commit index that any record ever named: records that are void by now stay on
     /// the medium, and recovery reads their headers too.
     commit: LogIndex,
@@ -93,13 +96,36 @@ impl Disk {
                     if position == 0
                         && let Some(from) = truncate_from
                     {
-                        self.entries.truncate(from.prev().0 as usize);
+                        self.entries.truncate(self.place(from));
                     }
-                    assert_eq!(entry.index.0, self.entries.len() as u64 + 1, "a gap");
+                    assert_eq!(self.place(entry.index), self.entries.len(), "a gap");
                     self.entries.push(entry);
                     self.commit = self.commit.max(commit);
                 }
             }
+        }
+    }
+
+    /// Where in `entries` the entry at `index` is or would be.
+    fn place(&self, index: LogIndex) -> usize {
+        usize::try_from(index.0 - self.base.0.0 - 1).expect("a place in memory")
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(crate) fn save_manifest(&mut self, manifest: Manifest) {
+        self.manifest = manifest;
+    }
+
+    /// Removes entries up to `up_to`, which the manifest does not need any more.
+    pub(crate) fn cut(&mut self, up_to: LogIndex) {
+        assert!(up_to <= self.manifest.base, "the log is cut too early");
+        if up_to > self.base.0 {
+            let cut = self.place(up_to) + 1;
+            let last = self.entries.drain(..cut).next_back();
+            self.base = (up_to, last.expect("an entry").term);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringlite_raft::{Entry, HardState, IoId, LogIndex, RestoredLog, Term, TermRun};
+use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun};
 
 use super::random::Random;
 
@@ -133,6 +133,7 @@ impl Disk {
         }
         let (committed, tail) = self.entries.split_at(commit.0 as usize);
         let log = RestoredLog {
+            base: LogBase::default(),
             runs,
             last,
             commit,

@@ -184,6 +184,7 @@ impl Lone {
             Message::Heartbeat {
                 term,
                 commit,
+                matched_by_all: LogIndex(0),
                 round,
             },
         )

@@ -5,18 +5,29 @@
 //! DATA/lock                    held while a node uses the directory
 //! DATA/tmp/                    temporary files of SQLite that outgrow memory, already unlinked
 //! DATA/shard-0/hard-state      term and vote, in two copies
+//! DATA/shard-0/manifest.a, .b  where the log begins and what the databases' files hold
 //! DATA/shard-0/log/*.seg       the segments of the log
 //! DATA/shard-0/databases/NAME  the databases
 //! ```
 
 mod directory;
+mod durable;
 mod hard_state;
 mod identity;
+#[allow(
+    dead_code,
+    reason = "the shard begins to cut its log with the backfill"
+)]
 mod log;
+#[allow(dead_code, reason = "the shard begins to save it with the backfill")]
+mod manifest;
+#[allow(dead_code, reason = "as above")]
 mod recovered;
+#[allow(dead_code, reason = "as above")]
 mod segment;
 #[cfg(test)]
 mod tests;
+mod twin;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +37,8 @@ use ringlite_raft::RecoveryError;
 pub(crate) use directory::DataDirectory;
 pub(crate) use identity::Identity;
 pub(crate) use log::Log;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
 pub(crate) use writer::{LogWriter, WriteDone, start};
@@ -87,6 +100,16 @@ pub enum StorageError {
     )]
     HardStateLost {
         /// The file.
+        path: PathBuf,
+    },
+    /// Both copies of the manifest are bad.
+    #[error(
+        "both copies of {} are damaged or of another version: the node cannot know what the files \
+         of its databases hold, and must not start",
+        path.display()
+    )]
+    ManifestLost {
+        /// The files, without the ends of their names.
         path: PathBuf,
     },
     /// The log is damaged.

@@ -20,7 +20,7 @@ use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::Shard;
 use crate::sql::Sql;
-use crate::storage::{self, DataDirectory, StorageError};
+use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
 
 /// Below glommio's default, which is above the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 4 << 20;
@@ -483,7 +483,7 @@ async fn start_shard(
             vote: recovered.hard_state.vote,
         },
         recovered.restored_log()?,
-        recovered.manifest(),
+        &recovered.databases()?,
     )
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
@@ -499,7 +499,9 @@ async fn start_shard(
         .filter(|member| member.id != node)
         .map(|member| (member.id, PeerLink::new(member.clone())))
         .collect();
-    let shard = Shard::new(replica, sql, writer, log, peers.clone());
+    let (manifest, _) = ManifestFile::open(&directory).await?;
+    let shard = Shard::new(replica, sql, writer, log, manifest, peers.clone());
+    shard.open_databases();
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));

@@ -15,10 +15,12 @@ use ringlite_vfs::{CommitPoint, VfsError};
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
-use crate::replica::{DatabaseId, Effect, Input, Replica, Status};
+use crate::replica::{DatabaseFile, DatabaseId, Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::Sql;
-use crate::storage::{Log, LogWriter, Manifest, ManifestFile, WriteDone};
+use crate::storage::{
+    Log, LogStart, LogWriter, Manifest, ManifestDatabase, ManifestFile, WriteDone,
+};
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
@@ -64,7 +66,10 @@ pub(crate) struct Shard {
     inbox: Rc<Inbox>,
     writer: LogWriter,
     log: Rc<Log>,
-    manifest: Rc<ManifestFile>,
+    /// `None` while it is being saved.
+    manifest: RefCell<Option<ManifestFile>>,
+    /// Where the log begins by the manifest that was saved last.
+    log_start: Cell<LogStart>,
     peers: HashMap<NodeId, Rc<PeerLink>>,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
@@ -95,8 +100,9 @@ impl Shard {
             sql: RefCell::new(sql),
             inbox: Rc::default(),
             writer,
+            log_start: Cell::new(log.start()),
             log,
-            manifest: Rc::new(manifest),
+            manifest: RefCell::new(Some(manifest)),
             peers,
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
@@ -357,9 +363,9 @@ impl Shard {
                 up_to,
                 bytes_max,
             } => self.read_entries(peer, from, up_to, bytes_max),
-            Effect::SaveManifest(manifest) => self.save_manifest(manifest),
+            Effect::SaveManifest { base, databases } => self.save_manifest(base, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
-            Effect::CutLog { up_to } => self.writer.cut(up_to),
+            Effect::CutLog { up_to } => self.cut_log(up_to),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }
@@ -376,18 +382,16 @@ impl Shard {
                 sql.set_writable(writable);
                 Ok(None)
             }
+            Effect::OpenDatabase { id, name } => sql
+                .open_database(id, &name)
+                .map(|commit_point| Some(opened(id, commit_point))),
             Effect::CreateDatabase {
                 id,
                 name,
                 page_size,
             } => sql
                 .create_database(id, &name, page_size)
-                .map(|commit_point| {
-                    Some(Input::Opened {
-                        database: id,
-                        commit_point,
-                    })
-                }),
+                .map(|commit_point| Some(opened(id, commit_point))),
             Effect::Apply { index, change } => sql.apply(&change).map(|applied| {
                 applied.map(|commit_point| Input::Applied {
                     database: change.database,
@@ -425,15 +429,36 @@ impl Shard {
         }
     }
 
-    fn save_manifest(self: &Rc<Self>, manifest: Manifest) {
+    fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
+        let log = self.log.start_behind(base);
+        let manifest = Manifest {
+            log: log.unwrap_or(self.log_start.get()),
+            databases: databases.iter().map(ManifestDatabase::from).collect(),
+        };
+        let Some(mut file) = self.manifest.borrow_mut().take() else {
+            unreachable!("the replica has one manifest saved at a time");
+        };
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            match shard.manifest.save(&manifest).await {
-                Ok(()) => shard.push(Input::ManifestSaved),
+            match file.save(&manifest).await {
+                Ok(()) => {
+                    shard.manifest.replace(Some(file));
+                    shard.log_start.set(manifest.log);
+                    shard.push(Input::ManifestSaved);
+                }
                 Err(error) => shard.halt(format!("the manifest cannot be saved: {error}")),
             }
         })
         .detach();
+    }
+
+    fn cut_log(&self, up_to: LogIndex) {
+        let start = self.log_start.get();
+        assert!(
+            up_to <= start.base.index,
+            "the manifest names the cut first"
+        );
+        self.log.cut(start);
     }
 
     /// Writes pages into a database's file and syncs it, on another thread.
@@ -450,7 +475,7 @@ impl Shard {
                 let end = begun
                     .map(|(end, mut backfill)| {
                         while backfill.write_slice(BACKFILL_SLICE_PAGES)? {}
-                        backfill.finish();
+                        backfill.publish();
                         Ok(end)
                     })
                     .transpose()?;
@@ -545,6 +570,13 @@ impl Shard {
             }
         }
         self.halt.raise();
+    }
+}
+
+fn opened(database: DatabaseId, commit_point: CommitPoint) -> Input {
+    Input::Opened {
+        database,
+        commit_point,
     }
 }
 

@@ -11,7 +11,8 @@
 use ringlite_raft::LogIndex;
 
 use super::catalogue::{DatabaseId, DatabaseState};
-use super::{Effect, Manifest, ManifestDatabase, Replica};
+use super::file::DatabaseFile;
+use super::{Effect, Replica};
 
 /// For how long writers wait for a restart of the WAL, in ticks, before it is given up.
 const DRAIN_TICKS_MAX: u64 = 2;
@@ -35,7 +36,10 @@ enum Stage {
     /// Writers wait until what is in flight has committed.
     Draining { database: DatabaseId, deadline: u64 },
     /// The manifest is being saved with the target.
-    Announcing { database: DatabaseId, restarts: bool },
+    Announcing {
+        database: DatabaseId,
+        restarts: bool,
+    },
     /// The pages are being written, or the file is being synced.
     Writing,
     /// The manifest is being saved with what the file holds now.
@@ -304,11 +308,14 @@ impl Replica {
         let bound = self.fileable();
         let mut base = bound.min(self.raft.status().matched_by_all);
         let mut databases = Vec::new();
-        for (id, state) in self.catalogue.iter_mut() {
+        // A database whose creation is not durable in this node's log yet is created again by a
+        // restart, if that finds its entry.
+        let known = |(id, _): &(DatabaseId, _)| id.0 <= bound;
+        for (id, state) in self.catalogue.iter_mut().filter(known) {
             state.file.follow(bound);
             base = base.min(state.file.applied);
-            databases.push(ManifestDatabase {
-                id: id.0,
+            databases.push(DatabaseFile {
+                id,
                 name: state.name.clone(),
                 page_size: state.page_size,
                 applied: state.file.applied,
@@ -317,12 +324,8 @@ impl Replica {
         }
         self.backfills.base = self.backfills.base.max(base);
         let base = self.backfills.base;
-        let term = self.raft.term_at(base);
-        self.effects.push_back(Effect::SaveManifest(Manifest {
-            base,
-            base_term: term,
-            databases,
-        }));
+        self.effects
+            .push_back(Effect::SaveManifest { base, databases });
     }
 }
 

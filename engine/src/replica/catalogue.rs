@@ -92,7 +92,11 @@ impl DatabaseState {
 
     /// The frames of its WAL, without those of the batch.
     pub(super) fn wal_frames(&self) -> u32 {
-        let newest = self.in_flight.back().map(|(_, end)| *end).or(self.committed);
+        let newest = self
+            .in_flight
+            .back()
+            .map(|(_, end)| *end)
+            .or(self.committed);
         newest.map_or(0, |end| end.position.frame)
     }
 

@@ -117,26 +117,18 @@ impl Replica {
     }
 
     pub(super) fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
-        self.open_file(id, name, page_size, FileState::new(id.0, id.0));
-        for (request, options) in self.opening.remove(name).unwrap_or_default() {
-            self.open(request, options, name.to_owned());
-        }
-    }
-
-    /// Enters a database and opens its file, unless the name is taken.
-    pub(super) fn open_file(
-        &mut self,
-        id: DatabaseId,
-        name: &str,
-        page_size: PageSize,
-        file: FileState,
-    ) {
-        if self.catalogue.insert(id, name, page_size, file) {
+        if self
+            .catalogue
+            .insert(id, name, page_size, FileState::new(id.0, id.0))
+        {
             self.effects.push_back(Effect::CreateDatabase {
                 id,
                 name: name.to_owned(),
                 page_size,
             });
+        }
+        for (request, options) in self.opening.remove(name).unwrap_or_default() {
+            self.open(request, options, name.to_owned());
         }
     }
 

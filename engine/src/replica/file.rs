@@ -3,7 +3,24 @@
 use std::collections::VecDeque;
 
 use ringlite_raft::LogIndex;
-use ringlite_vfs::CommitPoint;
+use ringlite_vfs::{CommitPoint, PageSize};
+
+use super::catalogue::DatabaseId;
+
+/// What a restart has to know of a database and its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseFile {
+    /// Which database.
+    pub id: DatabaseId,
+    /// Its name.
+    pub name: String,
+    /// The size of its pages.
+    pub page_size: PageSize,
+    /// The file is the state at this index, unless something above it was written already.
+    pub applied: LogIndex,
+    /// Nothing above this index was written to the file.
+    pub target: LogIndex,
+}
 
 /// A database's file, seen from the log.
 #[derive(Debug, Default)]

@@ -3,9 +3,9 @@
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{CommitPoint, PageSize};
 
-use super::Manifest;
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
+use super::file::DatabaseFile;
 use super::payload::DatabaseChange;
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
 use crate::error::Error;
@@ -55,7 +55,7 @@ pub enum Input {
     },
     /// SQL ran.
     Ran(Ran),
-    /// A database was opened by [`Effect::CreateDatabase`].
+    /// A database was opened by [`Effect::OpenDatabase`] or [`Effect::CreateDatabase`].
     Opened {
         /// Which.
         database: DatabaseId,
@@ -123,7 +123,15 @@ pub enum Effect {
     },
     /// Whether SQL may write at all on this node.
     SetWritable(bool),
-    /// Open a database, creating its file if there is none; answered by [`Input::Opened`].
+    /// Open a database that was created in an earlier life; answered by [`Input::Opened`].
+    OpenDatabase {
+        /// Its id.
+        id: DatabaseId,
+        /// Its name.
+        name: String,
+    },
+    /// Create the file of a database, unless it is there from an earlier life, and open it;
+    /// answered by [`Input::Opened`].
     CreateDatabase {
         /// Its id.
         id: DatabaseId,
@@ -140,7 +148,12 @@ pub enum Effect {
         change: DatabaseChange,
     },
     /// Save the manifest durably; answered by [`Input::ManifestSaved`].
-    SaveManifest(Manifest),
+    SaveManifest {
+        /// The log begins behind this entry, as far as the databases need it.
+        base: LogIndex,
+        /// All databases.
+        databases: Vec<DatabaseFile>,
+    },
     /// Write what the file of a database lacks of the entries that end at `ends`, as far as
     /// readers let it, and sync the file; answered by [`Input::Backfilled`].
     Backfill {

@@ -38,6 +38,7 @@ use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
+pub use file::DatabaseFile;
 use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
@@ -47,7 +48,6 @@ use session::Session;
 use write_queue::WriteQueue;
 
 use crate::error::Error;
-pub use crate::storage::{Manifest, ManifestDatabase};
 
 #[derive(Debug)]
 struct WaitingDigest {
@@ -101,7 +101,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that starts from what storage recovered. The manifest's databases are opened
+    /// A replica that starts from what storage recovered. The manifest's `databases` are opened
     /// first, by the effects that this leaves; then the log's entries up to `log.commit` must be
     /// given to [`Replica::replay`] before the first [`Replica::step`].
     ///
@@ -111,14 +111,15 @@ impl Replica {
         config: Config,
         hard_state: HardState,
         log: RestoredLog,
-        manifest: &Manifest,
+        databases: &[DatabaseFile],
     ) -> Result<Self, ConfigError> {
+        let base = log.base.index;
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
         let mut replica = Self {
             config,
             raft,
             now: 0,
-            applied: manifest.base,
+            applied: base,
             serving: false,
             leading: false,
             catalogue: Catalogue::default(),
@@ -135,17 +136,18 @@ impl Replica {
             digests: Vec::new(),
             parts: Vec::new(),
             parts_first: None,
-            backfills: Backfills::new(manifest.base),
+            backfills: Backfills::new(base),
             effects: VecDeque::new(),
         };
-        for database in &manifest.databases {
+        for database in databases {
             let file = FileState::new(database.applied, database.target);
-            replica.open_file(
-                DatabaseId(database.id),
-                &database.name,
-                database.page_size,
-                file,
-            );
+            let (id, name) = (database.id, database.name.clone());
+            if replica
+                .catalogue
+                .insert(id, &name, database.page_size, file)
+            {
+                replica.effects.push_back(Effect::OpenDatabase { id, name });
+            }
         }
         Ok(replica)
     }

@@ -9,6 +9,7 @@ mod statement;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{Backfill, CommitPoint, Database, PageSize, Vfs, VfsError, VfsOptions};
@@ -19,6 +20,9 @@ use crate::replica::DatabaseId;
 use crate::replica::payload::DatabaseChange;
 use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
 use session::Session;
+
+/// How long a restart of a WAL waits for readers on other threads.
+const RESTART_WAIT: Duration = Duration::from_millis(1);
 
 /// The databases of a shard and the sessions on them.
 pub struct Sql {
@@ -105,6 +109,11 @@ impl Sql {
     ) -> Result<CommitPoint, VfsError> {
         let page_one = ringlite_vfs::first_page(page_size);
         ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
+        self.open_database(id, name)
+    }
+
+    /// Opens a database whose file is there.
+    pub fn open_database(&mut self, id: DatabaseId, name: &str) -> Result<CommitPoint, VfsError> {
         let database = self.vfs.open(name)?;
         database.set_writable(self.writable);
         let commit_point = database.commit_point();
@@ -145,13 +154,21 @@ impl Sql {
         let mut end = None;
         if let Some((reached, mut backfill)) = self.begin_backfill(id, ends)? {
             while backfill.write_slice(usize::MAX)? {}
-            backfill.finish();
+            backfill.publish();
             end = Some(reached);
         }
-        match self.databases.get(&id) {
-            Some(database) if database.restart()? => Ok((end, Some(database.commit_point()))),
-            _ => Ok((end, None)),
+        let Some(database) = self.databases.get(&id) else {
+            return Ok((end, None));
+        };
+        // Readers of other threads finish what they are at, and begin nothing new.
+        let _parking = database.park(RESTART_WAIT);
+        let deadline = Instant::now() + RESTART_WAIT;
+        let mut restarted = database.restart();
+        while !restarted && Instant::now() < deadline {
+            std::thread::yield_now();
+            restarted = database.restart();
         }
+        Ok((end, restarted.then(|| database.commit_point())))
     }
 
     /// Applies committed pages; `None` if the database does not exist (any more).

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, DatabaseId, Effect, Input, Manifest, Replica};
+use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::Sql;
 use ringlite_raft::{IoId, LogIndex, Message, NodeId};
 use ringlite_vfs::Backfill;
@@ -38,7 +38,7 @@ pub(crate) struct Process {
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
     /// A manifest that is being saved, and when it is on the medium.
-    saving: Option<(u64, Manifest)>,
+    saving: Option<(u64, (LogIndex, Vec<DatabaseFile>))>,
     filing: Option<Filing>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
@@ -97,7 +97,7 @@ impl Node {
     /// Starts from what the disk holds, as the runtime does.
     pub(crate) fn start(&mut self, config: Config, now: u64) {
         let (hard_state, log, committed) = self.disk.recover();
-        let replica = Replica::new(config, hard_state, log, self.disk.manifest())
+        let replica = Replica::new(config, hard_state, log, self.disk.databases())
             .expect("what was saved fits");
         let directory = self.data.path().to_owned();
         self.process = Some(Process {
@@ -162,7 +162,7 @@ impl Node {
                 if backfill.write_slice(1).expect("a writable file") {
                     filing.backfill = Some(backfill);
                 } else {
-                    backfill.finish();
+                    backfill.publish();
                     self.backfills += 1;
                     filing.due = now + self.disk_delay;
                 }
@@ -247,9 +247,9 @@ impl Node {
                 from,
                 up_to,
             }),
-            Effect::SaveManifest(manifest) => {
+            Effect::SaveManifest { base, databases } => {
                 assert!(process.saving.is_none(), "one save at a time");
-                process.saving = Some((now + self.disk_delay, manifest));
+                process.saving = Some((now + self.disk_delay, (base, databases)));
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
@@ -283,6 +283,10 @@ impl Node {
                 sql.set_writable(writable);
                 None
             }
+            Effect::OpenDatabase { id, name } => Some(Input::Opened {
+                database: id,
+                commit_point: sql.open_database(id, &name).expect("an old database"),
+            }),
             Effect::CreateDatabase {
                 id,
                 name,

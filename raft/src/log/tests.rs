@@ -1,5 +1,5 @@
 use super::*;
-use crate::entry::{EntryKind, TermRun};
+use crate::entry::{EntryKind, LogBase, TermRun};
 use bytes::Bytes;
 
 /// The term runs of a list of entries.
@@ -34,6 +34,7 @@ fn log(terms: &[u64], commit: u64) -> Log {
         .collect();
     let last = LogIndex(terms.len() as u64);
     let found = RestoredLog {
+        base: LogBase::default(),
         runs: runs_of(&tail),
         last,
         commit: LogIndex(commit),
@@ -185,13 +186,13 @@ fn common_prefix(left: &[u64], right: &[u64]) -> u64 {
 #[test]
 fn only_applied_and_durable_entries_leave_the_cache() {
     let mut log = log(&[1, 1, 1, 1, 1], 4);
-    log.evict(LogIndex(5));
+    log.evict(LogIndex(5), LogIndex(0));
     assert_eq!(log.cache_first(), LogIndex(1));
     log.applied(LogIndex(2));
-    log.evict(LogIndex(1));
+    log.evict(LogIndex(1), LogIndex(0));
     assert_eq!(log.cache_first(), LogIndex(2));
     log.applied(LogIndex(4));
-    log.evict(LogIndex(5));
+    log.evict(LogIndex(5), LogIndex(0));
     // 250 bytes hold two entries of 100 bytes.
     assert_eq!(log.cache_first(), LogIndex(4));
     assert_eq!(log.entry(LogIndex(3)), None);
@@ -217,6 +218,7 @@ fn what_cannot_be_a_log_is_refused() {
         let tail = vec![entry(1, 1), entry(2, 2), entry(3, 2)];
         let commit = LogIndex(1);
         let mut found = RestoredLog {
+            base: LogBase::default(),
             runs: runs_of(&tail),
             last: LogIndex(3),
             commit,

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ringlite_raft::{
-    AppendResult, Config, Conflict, Effect, Entry, EntryKind, HardState, Input, LogIndex, Message,
-    NodeId, Raft, RestoredLog, Role, Term, TermRun,
+    AppendResult, Config, Conflict, Effect, Entry, EntryKind, HardState, Input, LogBase, LogIndex,
+    Message, NodeId, Raft, RestoredLog, Role, Term, TermRun,
 };
 
 pub(crate) const A: NodeId = NodeId(1);
@@ -45,6 +45,7 @@ pub(crate) fn started_with(config: Config, terms: &[u64], commit: u64) -> Raft {
         vote: None,
     };
     let log = RestoredLog {
+        base: LogBase::default(),
         runs,
         last,
         commit: LogIndex(commit),
@@ -147,6 +148,7 @@ pub(crate) fn append(term: u64, prev: (u64, u64), commit: u64, terms: &[u64]) ->
         prev_index: LogIndex(prev.0),
         prev_term: Term(prev.1),
         commit: LogIndex(commit),
+        matched_by_all: LogIndex(0),
         entries: (prev.0 + 1..)
             .zip(terms)
             .map(|(index, &term)| entry(index, term))

@@ -29,7 +29,7 @@ impl DatabaseInner {
         // would stay until the next commit of that size.
         epoch.frames.cut(header.max_frame());
         let mut history = lock(&self.history);
-        if history.generation() != epoch.generation {
+        if epoch.is_dead() {
             // A roll-back has cut this commit off already.
             return;
         }

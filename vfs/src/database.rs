@@ -1,17 +1,19 @@
 //! A database: its file, its current epoch, and what of it has committed and been captured.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use crate::creation::page_size_of;
 use crate::epoch::Epoch;
 use crate::error::VfsError;
 use crate::frames::FrameFault;
-use crate::header::{CommitPoint, IndexHeader, WalPosition};
+use crate::header::{CommitPoint, IndexHeader};
+use crate::history::History;
+use crate::main_file::MainFile;
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
 use crate::{lock, read_lock};
@@ -39,106 +41,21 @@ pub(crate) struct DatabaseInner {
     pub(crate) writable: AtomicBool,
     /// Whether something has committed since the last capture; a hint that is read without a lock.
     pub(crate) changed: AtomicBool,
-    /// Held through an apply or a roll-back. Lock tables are per epoch, so WRITE alone would not
-    /// keep two of them apart. It is taken before `history`, that before `current`, that before
-    /// any lock inside an epoch.
+    /// Whether the name was given away. Every handle is dead then. Set under `acts` and `history`.
+    pub(crate) removed: AtomicBool,
+    /// Until when new read transactions wait. Read under no other lock.
+    pub(crate) parked_until: Mutex<Option<Instant>>,
+    /// Whether there is something to read in `parked_until`; a hint that is read without a lock.
+    pub(crate) parked: AtomicBool,
+    /// Held through an apply, a roll-back, a restart, and the begin and the end of a backfill. Lock
+    /// tables are per epoch, so their slots alone would not keep two of them apart. It is taken
+    /// before WRITE, that before `history`, that before `current`, that before any lock inside an
+    /// epoch.
     pub(crate) acts: Mutex<()>,
     pub(crate) history: Mutex<History>,
     pub(crate) current: RwLock<Arc<Epoch>>,
     /// How often SQLite asked for recovery, which it never should.
     pub(crate) recovery_requests: AtomicU64,
-}
-
-/// What has committed, and what of it was captured.
-pub(crate) struct History {
-    /// The header of the last commit, and the last one that was captured, applied or rolled back
-    /// to.
-    pub(crate) committed: IndexHeader,
-    pub(crate) captured: IndexHeader,
-    /// For each generation that still has commits the frame it began at, ascending; never empty.
-    /// It grows by 16 bytes with each roll-back that does not go behind an earlier one.
-    generations: Vec<WalPosition>,
-}
-
-impl History {
-    fn new(header: IndexHeader) -> History {
-        History {
-            committed: header,
-            captured: header,
-            generations: vec![WalPosition {
-                generation: 1,
-                frame: header.max_frame(),
-            }],
-        }
-    }
-
-    /// The number of the epoch that lives now.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generations.last().map_or(0, |last| last.generation)
-    }
-
-    /// The last commit.
-    pub(crate) fn commit_point(&self) -> CommitPoint {
-        let position = WalPosition {
-            generation: self.generation(),
-            frame: self.committed.max_frame(),
-        };
-        CommitPoint {
-            position,
-            header: self.committed,
-        }
-    }
-
-    /// Whether the frames up to `position` are those that a reader saw there when it was the end.
-    pub(crate) fn contains(&self, position: WalPosition) -> bool {
-        let begins = self
-            .generations
-            .iter()
-            .position(|at| at.generation == position.generation);
-        begins.is_some_and(|index| {
-            let end = self.generations.get(index + 1).map(|next| next.frame);
-            let end = end.unwrap_or_else(|| self.committed.max_frame());
-            (self.generations[index].frame..=end).contains(&position.frame)
-        })
-    }
-
-    /// Makes `to`, which the history contains, the last commit and begins a new generation there.
-    pub(crate) fn roll_back(&mut self, to: &CommitPoint, generation: u64) {
-        self.generations
-            .retain(|at| at.generation <= to.position.generation);
-        self.generations.push(WalPosition {
-            generation,
-            frame: to.position.frame,
-        });
-        self.committed = to.header;
-        self.captured = to.header;
-    }
-}
-
-/// The database file. Nothing writes it.
-pub(crate) struct MainFile {
-    file: File,
-    path: PathBuf,
-    /// Its size when it was opened; whole pages, at least one.
-    pub(crate) bytes: u64,
-}
-
-impl MainFile {
-    /// Reads as much as the file has at `offset`, and fills the rest with zeros. Returns the number
-    /// of bytes that came from the file.
-    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            match self.file.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        into[done..].fill(0);
-        Ok(done)
-    }
 }
 
 impl DatabaseInner {
@@ -149,23 +66,14 @@ impl DatabaseInner {
         name: &str,
     ) -> Result<DatabaseInner, VfsError> {
         let path = directory.join(name);
-        let io = |operation| {
-            let path = path.clone();
-            move |source| VfsError::io(operation, &path, source)
-        };
-        let file = File::open(&path).map_err(io("open"))?;
-        let bytes = file.metadata().map_err(io("examine"))?.len();
         let not_a_database = |reason| VfsError::NotADatabase {
             path: path.clone(),
             reason,
         };
-        let file = MainFile {
-            file,
-            path: path.clone(),
-            bytes,
-        };
+        let file = MainFile::open(&path)?;
+        let bytes = file.bytes();
         let mut start = [0; 100];
-        let found = file.read(0, &mut start).map_err(io("read"))?;
+        let found = file.read_page(PageNumber(1), &mut start)?;
         let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
         if bytes % u64::from(page_size.bytes()) != 0 {
             return Err(not_a_database("its size is no multiple of its page size"));
@@ -180,6 +88,9 @@ impl DatabaseInner {
             file,
             writable: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            parked_until: Mutex::new(None),
+            parked: AtomicBool::new(false),
             acts: Mutex::new(()),
             history: Mutex::new(History::new(header)),
             current: RwLock::new(Arc::new(Epoch::first(page_size, &header))),
@@ -192,10 +103,55 @@ impl DatabaseInner {
         read_lock(&self.current).clone()
     }
 
+    /// Fails if the name was given away. To be asked under `acts` or `history`.
+    pub(crate) fn require_present(&self) -> Result<(), VfsError> {
+        match self.removed.load(Ordering::Acquire) {
+            true => Err(VfsError::Removed {
+                name: self.name.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// What `point` is called today; fails unless it is part of the history.
+    pub(crate) fn require(
+        &self,
+        history: &History,
+        point: &CommitPoint,
+    ) -> Result<CommitPoint, VfsError> {
+        self.require_present()?;
+        history
+            .resolve(point)
+            .ok_or_else(|| VfsError::UnknownCommitPoint {
+                name: self.name.clone(),
+                position: point.position,
+            })
+    }
+
+    /// Fails if the file may already hold pages that are newer than the commit `point`.
+    pub(crate) fn require_above_backfill(
+        &self,
+        epoch: &Epoch,
+        point: &CommitPoint,
+    ) -> Result<(), VfsError> {
+        let backfilled = epoch.index.backfill_attempted();
+        match point.position.frame < backfilled {
+            true => Err(VfsError::SnapshotTooOld {
+                name: self.name.clone(),
+                position: point.position,
+                backfilled,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// The fault of a frame store that was asked for frames of its own history.
-    pub(crate) fn rolled_back(&self, _fault: FrameFault) -> VfsError {
-        VfsError::RolledBack {
-            name: self.name.clone(),
+    pub(crate) fn ended(&self, _fault: FrameFault) -> VfsError {
+        match self.require_present() {
+            Err(removed) => removed,
+            Ok(()) => VfsError::RolledBack {
+                name: self.name.clone(),
+            },
         }
     }
 }
@@ -241,22 +197,24 @@ impl Database {
     }
 
     /// Hands every page `1..=at.page_count()` as of the commit `at` to `each`, in order. A page
-    /// that was never written is zeros. Commits may go on meanwhile; a roll-back ends it with
-    /// [`VfsError::RolledBack`], and an `at` that was rolled back is
-    /// [`VfsError::UnknownCommitPoint`].
+    /// that was never written is zeros. Commits may go on meanwhile, and backfills up to `at`.
+    ///
+    /// Fails with [`VfsError::RolledBack`] if a roll-back comes in between, with
+    /// [`VfsError::UnknownCommitPoint`] if `at` was rolled back or lies before the last restart of
+    /// the WAL, and with [`VfsError::SnapshotTooOld`] if the file holds newer pages already, which
+    /// a [`Pin`](crate::Pin) prevents.
     pub fn read_pages_at(
         &self,
         at: &CommitPoint,
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
         let inner = &*self.inner;
-        let epoch = {
-            let history = lock(&inner.history);
-            self.require(&history, at)?;
-            inner.epoch()
-        };
+        // Pages without a frame up to `at` are then not written while they are read.
+        let pin = self.pin(at)?;
+        let at = pin.at();
+        let epoch = inner.epoch();
         let newest = epoch.frames.newest(1, at.position.frame);
-        let mut newest = newest.map_err(|fault| inner.rolled_back(fault))?;
+        let mut newest = newest.map_err(|fault| inner.ended(fault))?;
         newest.retain(|entry| entry.number.0 <= at.page_count());
         let mut next_number = 1;
         let mut from_file = vec![0; inner.page_size.as_usize()];
@@ -264,7 +222,7 @@ impl Database {
             let pages = epoch
                 .frames
                 .pages(batch)
-                .map_err(|fault| inner.rolled_back(fault))?;
+                .map_err(|fault| inner.ended(fault))?;
             for (number, page) in pages {
                 self.read_file_pages(next_number..number.0, &mut from_file, each)?;
                 each(number, &page);
@@ -273,49 +231,21 @@ impl Database {
         }
         self.read_file_pages(next_number..at.page_count() + 1, &mut from_file, each)?;
         match epoch.is_dead() {
-            true => Err(VfsError::RolledBack {
-                name: inner.name.clone(),
-            }),
+            true => Err(inner.ended(FrameFault::Poisoned)),
             false => Ok(()),
-        }
-    }
-
-    /// Fails unless `point` is part of the history.
-    pub(crate) fn require(&self, history: &History, point: &CommitPoint) -> Result<(), VfsError> {
-        match history.contains(point.position) {
-            true => Ok(()),
-            false => Err(VfsError::UnknownCommitPoint {
-                name: self.inner.name.clone(),
-                position: point.position,
-            }),
         }
     }
 
     fn read_file_pages(
         &self,
-        numbers: std::ops::Range<u32>,
+        numbers: Range<u32>,
         buffer: &mut [u8],
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
         for number in numbers {
-            self.inner.read_file_page(PageNumber(number), buffer)?;
+            self.inner.file.read_page(PageNumber(number), buffer)?;
             each(PageNumber(number), buffer);
         }
-        Ok(())
-    }
-}
-
-impl DatabaseInner {
-    /// Reads one page of the database file; zeros if the file ends before it.
-    pub(crate) fn read_file_page(
-        &self,
-        number: PageNumber,
-        into: &mut [u8],
-    ) -> Result<(), VfsError> {
-        let offset = u64::from(number.0 - 1) * u64::from(self.page_size.bytes());
-        self.file
-            .read(offset, into)
-            .map_err(|source| VfsError::io("read", &self.file.path, source))?;
         Ok(())
     }
 }
@@ -330,39 +260,5 @@ impl fmt::Debug for Database {
             .field("position", &point.position)
             .field("page_count", &point.page_count())
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn point(generation: u64, frame: u32) -> CommitPoint {
-        let header = IndexHeader::empty(PageSize::DEFAULT, 1).next_commit(frame, 1);
-        CommitPoint {
-            position: WalPosition { generation, frame },
-            header,
-        }
-    }
-
-    #[test]
-    fn a_history_knows_what_was_rolled_back() {
-        let mut history = History::new(IndexHeader::empty(PageSize::DEFAULT, 1));
-        history.committed = point(1, 20).header;
-        assert!(history.contains(point(1, 20).position));
-        assert!(!history.contains(point(1, 21).position));
-        assert!(!history.contains(point(2, 5).position));
-
-        history.roll_back(&point(1, 10), 2);
-        assert!(
-            history.contains(point(1, 10).position) && !history.contains(point(1, 11).position)
-        );
-        history.committed = point(2, 15).header;
-        assert!(history.contains(point(2, 15).position) && !history.contains(point(2, 9).position));
-
-        history.roll_back(&point(1, 4), 3);
-        assert!(!history.contains(point(2, 10).position));
-        assert_eq!(history.commit_point().position, point(3, 4).position);
-        assert!(history.contains(point(1, 4).position) && !history.contains(point(1, 5).position));
     }
 }

@@ -27,11 +27,17 @@ pub struct VfsOptions {
     pub temporary_directory: PathBuf,
     /// How large one temporary file may grow in memory before it moves to the directory, in bytes.
     pub temporary_memory_bytes: usize,
+    /// How many bytes of page images one write transaction may put into the WAL of one database; a
+    /// page counts each time that a full page cache makes SQLite write it anew. Beyond it the
+    /// statement fails with `SQLITE_FULL`, and [`crate::transaction_is_too_large`] says why.
+    pub transaction_bytes_max: u64,
 }
 
 impl VfsOptions {
     /// 1 MiB.
     pub const TEMPORARY_MEMORY_BYTES_DEFAULT: usize = 1 << 20;
+    /// 64 MiB.
+    pub const TRANSACTION_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 
     /// Options with defaults for everything but the directories.
     pub fn new(
@@ -42,6 +48,7 @@ impl VfsOptions {
             directory: directory.into(),
             temporary_directory: temporary_directory.into(),
             temporary_memory_bytes: Self::TEMPORARY_MEMORY_BYTES_DEFAULT,
+            transaction_bytes_max: Self::TRANSACTION_BYTES_MAX_DEFAULT,
         }
     }
 }
@@ -59,7 +66,7 @@ pub(crate) struct VfsInner {
     pub(crate) options: VfsOptions,
     /// The name that SQLite knows this VFS by.
     pub(crate) registered_name: CString,
-    databases: Mutex<HashMap<String, Weak<DatabaseInner>>>,
+    pub(crate) databases: Mutex<HashMap<String, Weak<DatabaseInner>>>,
     raw: RawVfs,
 }
 

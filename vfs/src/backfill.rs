@@ -99,6 +99,12 @@ impl Database {
         }
     }
 
+    /// Makes durable what backfills have written; blocks until the disk has it. See
+    /// [`Backfill::sync`].
+    pub fn sync_file(&self) -> Result<(), VfsError> {
+        self.inner.file.sync()
+    }
+
     /// How many of the frames of [`wal_frames`](Database::wal_frames) the file has too (`nBackfill`
     /// in walformat.html).
     pub fn backfilled_frames(&self) -> u32 {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::creation::page_size_of;
 use crate::epoch::Epoch;
 use crate::error::VfsError;
-use crate::frames::FrameFault;
+use crate::frames::{FrameFault, NewestFrame};
 use crate::header::{CommitPoint, IndexHeader, WalPosition};
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
@@ -113,6 +113,14 @@ impl History {
         self.committed = to.header;
         self.captured = to.header;
     }
+}
+
+/// Where each page of a database was as of one commit: see [`Database::past_state`].
+pub struct PastState {
+    epoch: Arc<Epoch>,
+    /// The pages that are in the WAL, by number.
+    newest: Vec<NewestFrame>,
+    page_count: u32,
 }
 
 /// The database file. Nothing writes it.
@@ -249,6 +257,13 @@ impl Database {
         at: &CommitPoint,
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
+        let past = self.past_state(at)?;
+        self.read_page_range_at(&past, 1..at.page_count() + 1, each)
+    }
+
+    /// Finds where each page was as of the commit `at`, for [`Database::read_page_range_at`]. It
+    /// keeps no handle of the database.
+    pub fn past_state(&self, at: &CommitPoint) -> Result<PastState, VfsError> {
         let inner = &*self.inner;
         let epoch = {
             let history = lock(&inner.history);
@@ -258,21 +273,37 @@ impl Database {
         let newest = epoch.frames.newest(1, at.position.frame);
         let mut newest = newest.map_err(|fault| inner.rolled_back(fault))?;
         newest.retain(|entry| entry.number.0 <= at.page_count());
-        let mut next_number = 1;
+        Ok(PastState {
+            epoch,
+            newest,
+            page_count: at.page_count(),
+        })
+    }
+
+    /// Hands the pages `numbers` of a past state of this database to `each`, in order; numbers above
+    /// its size are left out. For the rest it is as [`Database::read_pages_at`].
+    pub fn read_page_range_at(
+        &self,
+        past: &PastState,
+        numbers: std::ops::Range<u32>,
+        each: &mut dyn FnMut(PageNumber, &[u8]),
+    ) -> Result<(), VfsError> {
+        let inner = &*self.inner;
+        let mut next_number = numbers.start.max(1);
+        let end = numbers.end.min(past.page_count + 1);
+        let place = |number| past.newest.partition_point(|entry| entry.number.0 < number);
+        let in_wal = &past.newest[place(next_number)..place(end.max(next_number))];
         let mut from_file = vec![0; inner.page_size.as_usize()];
-        for batch in newest.chunks(READ_PAGES_BATCH) {
-            let pages = epoch
-                .frames
-                .pages(batch)
-                .map_err(|fault| inner.rolled_back(fault))?;
-            for (number, page) in pages {
+        for batch in in_wal.chunks(READ_PAGES_BATCH) {
+            let pages = past.epoch.frames.pages(batch);
+            for (number, page) in pages.map_err(|fault| inner.rolled_back(fault))? {
                 self.read_file_pages(next_number..number.0, &mut from_file, each)?;
                 each(number, &page);
                 next_number = number.0 + 1;
             }
         }
-        self.read_file_pages(next_number..at.page_count() + 1, &mut from_file, each)?;
-        match epoch.is_dead() {
+        self.read_file_pages(next_number..end, &mut from_file, each)?;
+        match past.epoch.is_dead() {
             true => Err(VfsError::RolledBack {
                 name: inner.name.clone(),
             }),

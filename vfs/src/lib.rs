@@ -60,7 +60,7 @@ mod wal_index;
 pub use capture::Capture;
 pub use connection::{holds_write_lock, read_position};
 pub use creation::{create_database_file, first_page, validate_database_name};
-pub use database::Database;
+pub use database::{Database, PastState};
 pub use error::VfsError;
 pub use header::{CommitPoint, WalPosition};
 pub use page::{Page, PageNumber, PageSize};

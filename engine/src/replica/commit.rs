@@ -40,8 +40,8 @@ impl Replica {
             Some(run) if run.first <= up_to => run.first.prev(),
             _ => up_to,
         };
-        for (index, name, page_size) in self.catalogue.take_created(up_to) {
-            self.create_database(DatabaseId(index), &name, page_size);
+        while let Some((index, act)) = self.catalogue.next_committed(up_to) {
+            self.perform_act(index, act);
         }
         for held in self.gate.committed(up_to) {
             self.release(held);
@@ -68,6 +68,7 @@ impl Replica {
         if kind == EntryKind::Noop {
             // A new leader: a run that its predecessor left unfinished will never be finished.
             self.parts.clear();
+            self.discard_restores();
             return;
         }
         let sections = match payload::decode(payload) {
@@ -81,9 +82,7 @@ impl Replica {
         };
         for section in sections {
             match section {
-                Section::CreateDatabase { name, page_size } => {
-                    self.create_database(DatabaseId(index), &name, page_size);
-                }
+                Section::Act(act) => self.perform_act(index, act),
                 Section::Pages(change) => self.add_part(change),
             }
         }
@@ -113,8 +112,13 @@ impl Replica {
                 page_size,
             });
         }
+        self.resume_opening(name);
+    }
+
+    /// A database of this name is there now: who has waited for it goes on.
+    pub(super) fn resume_opening(&mut self, name: &str) {
         for (request, options) in self.opening.remove(name).unwrap_or_default() {
-            self.open(request, options, name.to_owned());
+            self.open(request, options, name.to_owned(), true);
         }
     }
 

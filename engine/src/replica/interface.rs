@@ -1,11 +1,12 @@
 //! What goes into a replica and what comes out of it.
 
+use bytes::Bytes;
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
-use super::payload::DatabaseChange;
+use super::payload::{DatabaseChange, RestoreId};
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
 use crate::error::Error;
 
@@ -54,7 +55,8 @@ pub enum Input {
     },
     /// SQL ran.
     Ran(Ran),
-    /// A database was created or changed by [`Effect::CreateDatabase`] or [`Effect::Apply`].
+    /// A database was created or changed by [`Effect::CreateDatabase`], [`Effect::FinishRestore`]
+    /// or [`Effect::Apply`].
     Applied {
         /// Which.
         database: DatabaseId,
@@ -99,6 +101,38 @@ pub enum Effect {
         name: String,
         /// The size of its pages.
         page_size: PageSize,
+    },
+    /// Close a database and remove its file. No session is on it any more.
+    RemoveDatabase {
+        /// Which.
+        database: DatabaseId,
+    },
+    /// Make room for a file that will become a database.
+    BeginRestore {
+        /// Its restore.
+        restore: RestoreId,
+    },
+    /// Append to the file of a restore.
+    WriteRestore {
+        /// Which restore.
+        restore: RestoreId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// Make the file of a restore the file of a database, durably, and open it; answered by
+    /// [`Input::Applied`].
+    FinishRestore {
+        /// The restore.
+        restore: RestoreId,
+        /// The database's id.
+        id: DatabaseId,
+        /// The database's name.
+        name: String,
+    },
+    /// Forget the file of a restore.
+    DiscardRestore {
+        /// Which restore.
+        restore: RestoreId,
     },
     /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
     Apply(DatabaseChange),

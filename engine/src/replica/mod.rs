@@ -13,6 +13,7 @@ mod batch;
 mod catalogue;
 mod commit;
 mod config;
+mod databases;
 mod gate;
 mod interface;
 mod invariants;
@@ -35,6 +36,8 @@ use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
+use databases::Restores;
+pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
 use payload::DatabaseChange;
@@ -89,6 +92,7 @@ pub struct Replica {
     digests: Vec<WaitingDigest>,
     /// The parts of a large transaction whose last part is not yet applied.
     parts: Vec<DatabaseChange>,
+    restores: Restores,
     effects: VecDeque<Effect>,
 }
 
@@ -124,6 +128,7 @@ impl Replica {
             last_read: ReadId(0),
             digests: Vec::new(),
             parts: Vec::new(),
+            restores: Restores::default(),
             effects: VecDeque::new(),
         })
     }
@@ -248,18 +253,23 @@ impl Replica {
 
     fn propose_batch(&mut self) {
         let raft = self.raft.status();
-        // The core may have stepped down in this turn already; its effects will tell, and the
-        // batch is then abandoned.
-        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
-            return;
-        }
         let in_flight = self
             .uncommitted
             .iter()
             .rev()
             .take_while(|run| run.last > raft.durable)
             .count();
-        if in_flight >= self.config.batches_in_flight_max {
+        if in_flight < self.config.batches_in_flight_max {
+            self.seal_batch();
+        }
+    }
+
+    /// Makes the batch an entry now, whatever is in flight.
+    fn seal_batch(&mut self) {
+        let raft = self.raft.status();
+        // The core may have stepped down in this turn already; its effects will tell, and the
+        // batch is then abandoned.
+        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
             return;
         }
         let bytes = self.batch.page_bytes();

@@ -228,6 +228,27 @@ impl Node {
                 let point = sql.create_database(id, &name, page_size);
                 Some((id, point.expect("a new database")))
             }
+            Effect::RemoveDatabase { database } => {
+                sql.remove_database(database).expect("a removal");
+                None
+            }
+            Effect::BeginRestore { restore } => {
+                sql.begin_restore(restore).expect("room for a file");
+                None
+            }
+            Effect::WriteRestore { restore, bytes } => {
+                sql.write_restore(restore, bytes);
+                None
+            }
+            Effect::FinishRestore { restore, id, name } => {
+                let point = sql.finish_restore(restore, id, &name);
+                let point = point.expect("a whole file").expect("a restore");
+                Some((id, point))
+            }
+            Effect::DiscardRestore { restore } => {
+                sql.discard_restore(restore);
+                None
+            }
             Effect::Apply(change) => {
                 let point = sql.apply(&change).expect("pages that can be applied");
                 Some((change.database, point.expect("an existing database")))

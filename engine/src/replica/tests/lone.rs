@@ -145,6 +145,26 @@ impl Lone {
                 self.sql.roll_back(database, &to).unwrap();
                 None
             }
+            Effect::RemoveDatabase { database } => {
+                self.sql.remove_database(database).unwrap();
+                None
+            }
+            Effect::BeginRestore { restore } => {
+                self.sql.begin_restore(restore).unwrap();
+                None
+            }
+            Effect::WriteRestore { restore, bytes } => {
+                self.sql.write_restore(restore, bytes);
+                None
+            }
+            Effect::FinishRestore { restore, id, name } => {
+                let point = self.sql.finish_restore(restore, id, &name).unwrap();
+                Some((id, point.expect("a restore")))
+            }
+            Effect::DiscardRestore { restore } => {
+                self.sql.discard_restore(restore);
+                None
+            }
             other => panic!("{other:?}"),
         };
         if let Some((database, commit_point)) = applied {
@@ -246,6 +266,7 @@ impl Lone {
             session,
             Request::Open {
                 database: "app".into(),
+                create: true,
             },
         );
         self.turn([asked]);

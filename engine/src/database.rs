@@ -1,19 +1,24 @@
 //! The Rust face of a database: calls from any thread, blocking or not.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::backup::BackupHead;
 use crate::error::{Error, Result};
-use crate::node::Command;
+use crate::node::{BackupPiece, Command};
 use crate::parameters::Parameters;
 use crate::replica::request::{
     Executed, Reply, Request, RowLimit, SessionId, SessionOptions, Source, Work,
 };
 use crate::rows::{RowBatch, Rows};
+use crate::whole_file::WholeFile;
 
 /// A single result may be this large; in a transaction it has no bound but memory.
 const RESULT_BYTES_MAX: usize = 64 << 20;
 const ROW_BATCH_BYTES: usize = 256 << 10;
+/// Pieces of a backup between the shard and the thread that writes them.
+const PIECES_IN_FLIGHT: usize = 2;
 
 /// A session on the node of this process.
 struct Session {
@@ -38,9 +43,10 @@ impl Session {
         Ok(receiver)
     }
 
-    fn open_request(&self) -> Request {
+    fn open_request(&self, create: bool) -> Request {
         Request::Open {
             database: self.database.clone(),
+            create,
         }
     }
 
@@ -133,7 +139,7 @@ impl Database {
     }
 
     pub(crate) fn open(&self) -> Result<()> {
-        opened(self.session.call(self.session.open_request()))
+        opened(self.session.call(self.session.open_request(true)))
     }
 
     /// The database's name.
@@ -184,7 +190,8 @@ impl Database {
     /// Those of [`Database::execute`].
     pub fn transaction(&self) -> Result<Transaction> {
         let transaction = self.new_transaction();
-        opened(transaction.session.call(transaction.session.open_request()))?;
+        let open = transaction.session.open_request(false);
+        opened(transaction.session.call(open))?;
         transaction.execute("BEGIN IMMEDIATE", ())?;
         Ok(transaction)
     }
@@ -195,7 +202,7 @@ impl Database {
     /// The same.
     pub async fn transaction_async(&self) -> Result<Transaction> {
         let transaction = self.new_transaction();
-        let open = transaction.session.open_request();
+        let open = transaction.session.open_request(false);
         opened(transaction.session.call_async(open).await)?;
         transaction.execute_async("BEGIN IMMEDIATE", ()).await?;
         Ok(transaction)
@@ -211,11 +218,48 @@ impl Database {
         }
     }
 
+    /// Writes a copy of the database to `path`, while others go on writing: the state at one applied
+    /// index, which has everything that was committed before the call, as a SQLite file. The file
+    /// is written to `PATH.partial` and appears as a whole; one that is there is replaced.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] on a node that does not lead, and if the file cannot be written.
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupHead> {
+        let path = path.as_ref();
+        let failed = |error: std::io::Error| {
+            Error::misuse(
+                rusqlite::ffi::SQLITE_IOERR,
+                format!("cannot write {}: {error}", path.display()),
+            )
+        };
+        let (pieces, arriving) = flume::bounded(PIECES_IN_FLIGHT);
+        let asked = self.session.commands.send(Command::Backup {
+            database: self.session.database.clone(),
+            pieces,
+        });
+        asked.map_err(|_| Error::Stopped)?;
+        let next = || arriving.recv().map_err(|_| Error::Stopped)?;
+        let BackupPiece::Head(head) = next()? else {
+            return Err(Error::Stopped);
+        };
+        let mut file = WholeFile::create(path).map_err(failed)?;
+        let mut left = head.bytes();
+        while left > 0 {
+            if let BackupPiece::Pages(bytes) = next()? {
+                file.write(&bytes).map_err(failed)?;
+                left = left.saturating_sub(bytes.len() as u64);
+            }
+        }
+        file.finish().map_err(failed)?;
+        Ok(head)
+    }
+
     /// Calls, and opens the database again if this node has lost and regained its leadership.
+    /// It is not created again should it have been dropped.
     fn call(&self, request: Request) -> Result<Reply> {
         match self.session.call(request.clone()) {
             Err(Error::NoDatabaseOpened) => {
-                self.open()?;
+                opened(self.session.call(self.session.open_request(false)))?;
                 self.session.call(request)
             }
             reply => reply,
@@ -225,7 +269,8 @@ impl Database {
     async fn call_async(&self, request: Request) -> Result<Reply> {
         match self.session.call_async(request.clone()).await {
             Err(Error::NoDatabaseOpened) => {
-                opened(self.session.call_async(self.session.open_request()).await)?;
+                let open = self.session.open_request(false);
+                opened(self.session.call_async(open).await)?;
                 self.session.call_async(request).await
             }
             reply => reply,

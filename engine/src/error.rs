@@ -34,6 +34,14 @@ pub enum Error {
     /// lost its leadership since.
     #[error("no database opened")]
     NoDatabaseOpened,
+    /// The session's database has ended under it. Its open transaction is rolled back.
+    #[error("the database {name:?} was {how}; open it again to go on")]
+    DatabaseGone {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        how: &'static str,
+    },
     /// The session has a database open already.
     #[error("a database for this connection is already open")]
     AlreadyOpen,
@@ -63,6 +71,7 @@ impl Error {
             Self::NotLeader { .. } => CODE_NOT_LEADER,
             Self::OutcomeUnknown => CODE_LEADERSHIP_LOST,
             Self::NoDatabaseOpened => rusqlite::ffi::SQLITE_NOTFOUND,
+            Self::DatabaseGone { .. } => rusqlite::ffi::SQLITE_CANTOPEN,
             Self::Busy { .. } | Self::AlreadyOpen => rusqlite::ffi::SQLITE_BUSY,
             Self::Stopped => rusqlite::ffi::SQLITE_IOERR,
         }

@@ -17,9 +17,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod backup;
 pub mod cli;
 pub mod client;
 mod database;
+mod database_file;
 mod error;
 pub mod local_cluster;
 mod net;
@@ -33,8 +35,10 @@ mod signal;
 #[doc(hidden)] // For the simulated cluster of the tests.
 pub mod sql;
 mod storage;
+mod whole_file;
 pub mod wire;
 
+pub use backup::BackupHead;
 pub use client::{Client, ClientError, ClientOptions};
 pub use database::{Database, Transaction};
 pub use error::{CODE_LEADERSHIP_LOST, CODE_NOT_LEADER, Error, Result};

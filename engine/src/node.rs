@@ -11,16 +11,19 @@ use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::NodeId;
+use ringlite_vfs::PageSize;
 
+use crate::backup::{Backup, BackupHead};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
-use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
+use crate::replica::request::{Admin, Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::Shard;
 use crate::sql::Sql;
 use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
+use crate::wire::DatabaseEntry;
 
 /// Below glommio's default, which is above the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 4 << 20;
@@ -287,7 +290,18 @@ pub(crate) enum Command {
     },
     CloseSession(SessionId),
     Status(flume::Sender<Status>),
+    Databases(flume::Sender<Vec<DatabaseEntry>>),
+    Backup {
+        database: String,
+        pieces: flume::Sender<Result<BackupPiece>>,
+    },
     Stop,
+}
+
+/// What a copy that another thread has asked for consists of: a head, then pages.
+pub(crate) enum BackupPiece {
+    Head(BackupHead),
+    Pages(Vec<u8>),
 }
 
 /// A running node. Dropping it stops it.
@@ -324,6 +338,54 @@ impl Node {
         );
         database.open()?;
         Ok(database)
+    }
+
+    /// Creates a database with pages of a certain size, which stays what it is for ever.
+    /// [`Node::database`] creates them with pages of 4096 bytes.
+    ///
+    /// # Errors
+    /// If there is one of this name, or `page_size_bytes` is no power of two from 512 to 65536;
+    /// [`Error::NotLeader`] on a node that does not lead.
+    pub fn create_database(&self, name: &str, page_size_bytes: u32) -> Result<()> {
+        let page_size = PageSize::new(page_size_bytes)
+            .map_err(|error| Error::misuse(rusqlite::ffi::SQLITE_MISUSE, error.to_string()))?;
+        let name = name.to_owned();
+        self.administer(Admin::Create { name, page_size })
+    }
+
+    /// Drops a database: what is open on it is ended, its file is removed on every node, and its
+    /// name is free.
+    ///
+    /// # Errors
+    /// If there is none of this name; [`Error::NotLeader`] on a node that does not lead; after
+    /// [`Error::OutcomeUnknown`] it may be there or not.
+    pub fn drop_database(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.administer(Admin::Drop { name })
+    }
+
+    fn administer(&self, admin: Admin) -> Result<()> {
+        let (reply, answer) = flume::bounded(1);
+        let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let asked = self.commands.send(Command::Ask {
+            session,
+            options: SessionOptions::default(),
+            request: Request::Admin(admin),
+            reply,
+        });
+        asked.map_err(|_| Error::Stopped)?;
+        answer.recv().map_err(|_| Error::Stopped)?.map(|_| ())
+    }
+
+    /// The databases as this node has applied them, by name.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub fn databases(&self) -> Result<Vec<DatabaseEntry>> {
+        let (reply, databases) = flume::bounded(1);
+        let asked = self.commands.send(Command::Databases(reply));
+        asked.map_err(|_| Error::Stopped)?;
+        databases.recv().map_err(|_| Error::Stopped)
     }
 
     /// Where the node stands; `None` before it has started and after it has stopped.
@@ -419,7 +481,10 @@ async fn run(
                 Ok(Command::Ask { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::CloseSession(_) | Command::Status(_)) => {}
+                Ok(Command::Backup { pieces, .. }) => {
+                    drop(pieces.send(Err(Error::NotLeader { leader: None })));
+                }
+                Ok(Command::CloseSession(_) | Command::Status(_) | Command::Databases(_)) => {}
             }
         }
     };
@@ -442,6 +507,11 @@ async fn run(
                 } => shard.ask_remotely(session, options, request, reply),
                 Command::CloseSession(session) => shard.push(Input::SessionClosed { session }),
                 Command::Status(reply) => drop(reply.send(shard.status())),
+                Command::Databases(reply) => drop(reply.send(shard.databases())),
+                Command::Backup { database, pieces } => {
+                    let backup = back_up(Rc::clone(&shard), database, pieces);
+                    glommio::spawn_local(backup).detach();
+                }
                 Command::Stop => break,
             }
         }
@@ -454,6 +524,24 @@ async fn run(
         })
     };
     futures_lite::future::or(halted, served).await
+}
+
+/// Copies a database for another thread, which takes the pieces as fast as it can.
+async fn back_up(shard: Rc<Shard>, database: String, pieces: flume::Sender<Result<BackupPiece>>) {
+    let copied = async {
+        let mut backup = Backup::begin(shard, &database, false).await?;
+        let mut piece = BackupPiece::Head(backup.head());
+        // Whoever has asked may have gone away.
+        while pieces.send_async(Ok(piece)).await.is_ok() && !backup.is_complete() {
+            let mut pages = Vec::new();
+            backup.next_slice(&mut pages).await?;
+            piece = BackupPiece::Pages(pages);
+        }
+        Ok(())
+    };
+    if let Err(error) = copied.await {
+        let _ = pieces.send_async(Err(error)).await;
+    }
 }
 
 async fn start_shard(

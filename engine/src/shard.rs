@@ -21,6 +21,7 @@ use crate::sql::Sql;
 use crate::storage::{
     Log, LogStart, LogWriter, Manifest, ManifestDatabase, ManifestFile, WriteDone,
 };
+use crate::wire::DatabaseEntry;
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
@@ -301,9 +302,29 @@ impl Shard {
         self.replica.borrow().status()
     }
 
+    /// The databases at the applied index, by name.
+    pub(crate) fn databases(&self) -> Vec<DatabaseEntry> {
+        let sql = self.sql.borrow();
+        let databases = self.replica.borrow().databases();
+        let entries = databases.into_iter().filter_map(|database| {
+            Some(DatabaseEntry {
+                page_size: u64::from(sql.page_size(database.id)?.bytes()),
+                page_count: u64::from(database.commit_point.page_count()),
+                id: database.id.0.0,
+                name: database.name,
+            })
+        });
+        entries.collect()
+    }
+
     /// Runs `ask` on the replica, which must not be in a turn.
     pub(crate) fn with_replica<T>(&self, ask: impl FnOnce(&Replica) -> T) -> T {
         ask(&self.replica.borrow())
+    }
+
+    /// Runs `ask` on the databases, which must not be within a turn.
+    pub(crate) fn with_sql<T>(&self, ask: impl FnOnce(&Sql) -> T) -> T {
+        ask(&self.sql.borrow())
     }
 
     /// One pass: every input that is ready, then the effects, flushed once.
@@ -382,16 +403,29 @@ impl Shard {
                 sql.set_writable(writable);
                 Ok(None)
             }
-            Effect::OpenDatabase { id, name } => sql
-                .open_database(id, &name)
-                .map(|commit_point| Some(opened(id, commit_point))),
+            Effect::OpenDatabase {
+                id,
+                name,
+                page_size,
+            } => sql.open_database(id, &name, page_size),
             Effect::CreateDatabase {
                 id,
                 name,
                 page_size,
             } => sql
                 .create_database(id, &name, page_size)
-                .map(|commit_point| Some(opened(id, commit_point))),
+                .map(Some),
+            Effect::RemoveDatabase { database } => sql.remove_database(database).map(|()| None),
+            Effect::BeginRestore { restore } => sql.begin_restore(restore).map(|()| None),
+            Effect::WriteRestore { restore, bytes } => {
+                sql.write_restore(restore, bytes);
+                Ok(None)
+            }
+            Effect::FinishRestore { restore, id, name } => sql.finish_restore(restore, id, &name),
+            Effect::DiscardRestore { restore } => {
+                sql.discard_restore(restore);
+                Ok(None)
+            }
             Effect::Apply { index, change } => sql.apply(&change).map(|applied| {
                 applied.map(|commit_point| Input::Applied {
                     database: change.database,
@@ -484,6 +518,10 @@ impl Shard {
             });
             match written.await {
                 Ok(end) => shard.push(Input::Backfilled { database, end }),
+                Err(VfsError::Removed { .. }) => shard.push(Input::Backfilled {
+                    database,
+                    end: None,
+                }),
                 Err(error) => shard.halt(unusable(&error)),
             }
         })
@@ -570,13 +608,6 @@ impl Shard {
             }
         }
         self.halt.raise();
-    }
-}
-
-fn opened(database: DatabaseId, commit_point: CommitPoint) -> Input {
-    Input::Opened {
-        database,
-        commit_point,
     }
 }
 

@@ -10,8 +10,8 @@ use proptest::{collection::vec, prelude::*};
 use ringlite::{
     Column, ColumnKind, RowBatch, Value,
     wire::{
-        BODY_BYTES_MAX, ClusterFormat, DumpFile, FRAME_HEADER_BYTES, FrameHeader, Request,
-        Response, Role, ServerEntry, decode_servers,
+        BODY_BYTES_MAX, ClusterFormat, DatabaseEntry, DumpFile, FRAME_HEADER_BYTES, FrameHeader,
+        Request, Response, Role, ServerEntry, decode_servers,
     },
 };
 
@@ -155,7 +155,26 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         Just(Request::Status),
     ];
-    prop_oneof![sql_request(), admin]
+    prop_oneof![sql_request(), admin, database_request()]
+}
+
+fn database_request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (text(), any::<bool>()).prop_map(|(database, local)| Request::Backup { database, local }),
+        (text(), any::<u64>(), any::<bool>()).prop_map(|(database, file_bytes, replace)| {
+            Request::BeginRestore {
+                database,
+                file_bytes,
+                replace,
+            }
+        }),
+        vec(any::<u8>(), 0..100).prop_map(|bytes| Request::RestoreChunk { bytes }),
+        Just(Request::FinishRestore),
+        (text(), any::<u32>())
+            .prop_map(|(name, page_size)| Request::CreateDatabase { name, page_size }),
+        text().prop_map(|name| Request::DropDatabase { name }),
+        Just(Request::Databases),
+    ]
 }
 
 fn batch() -> impl Strategy<Value = RowBatch> {
@@ -172,6 +191,17 @@ fn batch() -> impl Strategy<Value = RowBatch> {
             complete,
         })
     })
+}
+
+fn database_entry() -> impl Strategy<Value = DatabaseEntry> {
+    (text(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+        |(name, id, page_size, page_count)| DatabaseEntry {
+            name,
+            id,
+            page_size,
+            page_count,
+        },
+    )
 }
 
 fn response() -> impl Strategy<Value = Response> {
@@ -233,6 +263,15 @@ fn response() -> impl Strategy<Value = Response> {
             }
         ),
         text().prop_map(|json| Response::Status { json }),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(applied, page_size, page_count)| {
+            Response::Backup {
+                applied,
+                page_size,
+                page_count,
+            }
+        }),
+        vec(any::<u8>(), 0..100).prop_map(|bytes| Response::BackupChunk { bytes }),
+        vec(database_entry(), 0..5).prop_map(Response::Databases),
     ]
 }
 

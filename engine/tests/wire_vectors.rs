@@ -6,7 +6,7 @@ use ringlite::{
     Column, ColumnKind, RowBatch, Value,
     wire::{
         ClusterFormat, DumpFile, FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request,
-        Response, Role, ServerEntry, VFS_NAME, WireError, decode_servers,
+        Response, Role, ServerEntry, VFS_NAME, WireError, decode_servers, dump_around,
     },
 };
 
@@ -416,4 +416,28 @@ fn a_file_that_is_not_in_whole_words_cannot_be_sent() {
         .unwrap_err();
     assert!(matches!(error, WireError::UnalignedFile { bytes: 9, .. }));
     assert_eq!(out, [1]);
+}
+
+#[test]
+fn a_dump_that_is_streamed_is_the_files_response() {
+    let content: Vec<u8> = (0..=255).cycle().take(1024).collect();
+    let files = ["app.db", "app.db-wal"];
+    let contents = [content.clone(), Vec::new()];
+    let files = files
+        .into_iter()
+        .zip(contents)
+        .map(|(name, bytes)| DumpFile {
+            name: name.to_owned(),
+            bytes,
+        });
+    let mut expected = Vec::new();
+    Response::Files(files.collect())
+        .encode(&mut expected)
+        .unwrap();
+    let (before, after) = dump_around("app.db", 1024).unwrap();
+    assert_eq!([before, content, after].concat(), expected);
+    assert!(matches!(
+        dump_around("app.db", 1 << 33),
+        Err(WireError::TooLarge { .. })
+    ));
 }

@@ -10,12 +10,13 @@ use std::time::Instant;
 use crate::creation::page_size_of;
 use crate::epoch::Epoch;
 use crate::error::VfsError;
-use crate::frames::FrameFault;
+use crate::frames::{FrameFault, NewestFrame};
 use crate::header::{CommitPoint, IndexHeader};
 use crate::history::History;
 use crate::main_file::MainFile;
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
+use crate::snapshot::Pin;
 use crate::{lock, read_lock};
 
 /// Pages whose images are looked up at once when a whole database is read, so that writers wait
@@ -58,12 +59,23 @@ pub(crate) struct DatabaseInner {
     pub(crate) recovery_requests: AtomicU64,
 }
 
+/// Where each page of a database was as of one commit: see [`Database::past_state`].
+pub struct PastState {
+    /// Keeps backfills below, so that pages without a frame are in the file as they were.
+    pin: Pin,
+    epoch: Arc<Epoch>,
+    /// The pages that are in the WAL, by number.
+    newest: Vec<NewestFrame>,
+}
+
 impl DatabaseInner {
-    /// Opens the file and puts an empty WAL above it.
+    /// Opens the file and puts an empty WAL above it. The file is looked at unless its page size is
+    /// given.
     pub(crate) fn open(
         vfs: Arc<VfsInner>,
         directory: &Path,
         name: &str,
+        known_page_size: Option<PageSize>,
     ) -> Result<DatabaseInner, VfsError> {
         let path = directory.join(name);
         let not_a_database = |reason| VfsError::NotADatabase {
@@ -71,15 +83,21 @@ impl DatabaseInner {
             reason,
         };
         let file = MainFile::open(&path)?;
-        let bytes = file.bytes();
-        let mut start = [0; 100];
-        let found = file.read_page(PageNumber(1), &mut start)?;
-        let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
-        if bytes % u64::from(page_size.bytes()) != 0 {
-            return Err(not_a_database("its size is no multiple of its page size"));
-        }
-        let page_count = u32::try_from(bytes / u64::from(page_size.bytes()))
-            .map_err(|_| not_a_database("it has more pages than SQLite can number"))?;
+        let page_size = match known_page_size {
+            Some(page_size) => page_size,
+            None => {
+                let mut start = [0; 100];
+                let found = file.read_page(PageNumber(1), &mut start)?;
+                let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
+                if file.bytes() % u64::from(page_size.bytes()) != 0 {
+                    return Err(not_a_database("its size is no multiple of its page size"));
+                }
+                page_size
+            }
+        };
+        let page_count = u32::try_from(file.bytes() / u64::from(page_size.bytes()))
+            .map_err(|_| not_a_database("it has more pages than SQLite can number"))?
+            .max(1);
         let header = IndexHeader::empty(page_size, page_count);
         Ok(DatabaseInner {
             vfs,
@@ -208,6 +226,13 @@ impl Database {
         at: &CommitPoint,
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
+        let past = self.past_state(at)?;
+        self.read_page_range_at(&past, 1..at.page_count() + 1, each)
+    }
+
+    /// Finds where each page was as of the commit `at`, for [`Database::read_page_range_at`]. While
+    /// it lives, backfills stay at or below `at` and the WAL is not restarted.
+    pub fn past_state(&self, at: &CommitPoint) -> Result<PastState, VfsError> {
         let inner = &*self.inner;
         // Pages without a frame up to `at` are then not written while they are read.
         let pin = self.pin(at)?;
@@ -216,21 +241,33 @@ impl Database {
         let newest = epoch.frames.newest(1, at.position.frame);
         let mut newest = newest.map_err(|fault| inner.ended(fault))?;
         newest.retain(|entry| entry.number.0 <= at.page_count());
-        let mut next_number = 1;
+        Ok(PastState { pin, epoch, newest })
+    }
+
+    /// Hands the pages `numbers` of a past state of this database to `each`, in order; numbers above
+    /// its size are left out. For the rest it is as [`Database::read_pages_at`].
+    pub fn read_page_range_at(
+        &self,
+        past: &PastState,
+        numbers: std::ops::Range<u32>,
+        each: &mut dyn FnMut(PageNumber, &[u8]),
+    ) -> Result<(), VfsError> {
+        let inner = &*self.inner;
+        let mut next_number = numbers.start.max(1);
+        let end = numbers.end.min(past.pin.at().page_count() + 1);
+        let place = |number| past.newest.partition_point(|entry| entry.number.0 < number);
+        let in_wal = &past.newest[place(next_number)..place(end.max(next_number))];
         let mut from_file = vec![0; inner.page_size.as_usize()];
-        for batch in newest.chunks(READ_PAGES_BATCH) {
-            let pages = epoch
-                .frames
-                .pages(batch)
-                .map_err(|fault| inner.ended(fault))?;
-            for (number, page) in pages {
+        for batch in in_wal.chunks(READ_PAGES_BATCH) {
+            let pages = past.epoch.frames.pages(batch);
+            for (number, page) in pages.map_err(|fault| inner.ended(fault))? {
                 self.read_file_pages(next_number..number.0, &mut from_file, each)?;
                 each(number, &page);
                 next_number = number.0 + 1;
             }
         }
-        self.read_file_pages(next_number..at.page_count() + 1, &mut from_file, each)?;
-        match epoch.is_dead() {
+        self.read_file_pages(next_number..end, &mut from_file, each)?;
+        match past.epoch.is_dead() {
             true => Err(inner.ended(FrameFault::Poisoned)),
             false => Ok(()),
         }

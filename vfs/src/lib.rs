@@ -72,7 +72,7 @@ pub use backfill::Backfill;
 pub use capture::Capture;
 pub use connection::{held_snapshot, holds_write_lock, read_position, transaction_is_too_large};
 pub use creation::{create_database_file, first_page, validate_database_name};
-pub use database::Database;
+pub use database::{Database, PastState};
 pub use error::VfsError;
 pub use header::{CommitPoint, WalPosition};
 pub use page::{Page, PageNumber, PageSize};

@@ -14,6 +14,7 @@ use crate::database::{Database, DatabaseInner};
 use crate::error::VfsError;
 use crate::ffi_vfs::new_sqlite3_vfs;
 use crate::lock;
+use crate::page::PageSize;
 
 /// Counts the registrations of this process, for their names.
 static REGISTRATIONS: AtomicU64 = AtomicU64::new(0);
@@ -108,6 +109,17 @@ impl Vfs {
     /// database in WAL mode that consists of whole pages, and with [`VfsError::AlreadyOpen`] if the
     /// name is in use: each database of a VFS is there once, so that all see the same WAL.
     pub fn open(&self, name: &str) -> Result<Database, VfsError> {
+        self.open_as(name, None)
+    }
+
+    /// Opens a database whose file a backfill may have been writing when everything ended: what the
+    /// file holds is not looked at, and its size may be any. The caller knows the page size, and
+    /// applies every commit that the backfill may have begun to write before anybody reads.
+    pub fn reopen(&self, name: &str, page_size: PageSize) -> Result<Database, VfsError> {
+        self.open_as(name, Some(page_size))
+    }
+
+    fn open_as(&self, name: &str, page_size: Option<PageSize>) -> Result<Database, VfsError> {
         validate_database_name(name)?;
         let mut databases = lock(&self.inner.databases);
         databases.retain(|_, database| database.strong_count() > 0);
@@ -117,7 +129,12 @@ impl Vfs {
             });
         }
         let directory = &self.inner.options.directory;
-        let inner = Arc::new(DatabaseInner::open(self.inner.clone(), directory, name)?);
+        let inner = Arc::new(DatabaseInner::open(
+            self.inner.clone(),
+            directory,
+            name,
+            page_size,
+        )?);
         databases.insert(name.to_owned(), Arc::downgrade(&inner));
         Ok(Database { inner })
     }

@@ -1,14 +1,17 @@
-//! `ringlite cluster`: what one node says about itself and its copies.
+//! `ringlite cluster`: what one node says about itself and its copies; databases made and dropped.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
-use super::output::{Format, print_json, print_object_table};
-use crate::client::{Client, ClientError, DatabaseDigest};
+use super::output::{Format, print_json, print_object_table, print_table};
+use super::split_addresses;
+use crate::client::{Client, ClientError, ClientOptions, DatabaseDigest};
+use crate::wire::DatabaseEntry;
 
-/// Ask a node about itself
+/// Ask a node about itself, and create and drop databases
 ///
-/// The node that is named answers, whether it leads or not. On a terminal the answer is a table,
-/// otherwise JSON.
+/// Questions are answered by the node that is named, whether it leads or not. On a terminal the
+/// answer is a table, otherwise JSON. What changes something goes to the leader, which is found
+/// through the node; several addresses can then be given, separated by commas.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// The address of the node
@@ -34,6 +37,30 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The databases of the node, with their sizes in bytes
+    Databases {
+        /// Print JSON on a terminal too
+        #[arg(long)]
+        json: bool,
+    },
+    /// Create an empty database; without this, its first use creates it with pages of 4096 bytes
+    Create {
+        /// The name of the database
+        #[arg(value_name = "DB")]
+        database: String,
+        /// The size of its pages in bytes, for ever: a power of two from 512 to 65536
+        #[arg(long, value_name = "N", default_value_t = 4096)]
+        page_size: u32,
+    },
+    /// Drop a database, with all that is in it, on all nodes
+    Drop {
+        /// The name of the database
+        #[arg(value_name = "DB")]
+        database: String,
+        /// Do not ask on a terminal
+        #[arg(long)]
+        yes: bool,
+    },
     /// The state of the node
     Status {
         /// Print JSON on a terminal too
@@ -48,6 +75,9 @@ pub(crate) enum ClusterError {
     /// The node does not answer, or not with what was asked for.
     #[error("{0}")]
     Client(#[from] ClientError),
+    /// A person has said no.
+    #[error("{0:?} was not dropped")]
+    NotConfirmed(String),
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -59,27 +89,102 @@ pub(crate) enum ClusterError {
 /// Those of the connection and of the output. The caller prints it.
 pub(crate) fn run(args: ClusterArgs) -> Result<(), ClusterError> {
     let ClusterArgs { address, command } = args;
-    let mut client = Client::connect_to(&address)?;
     let (answer, json) = match command {
+        ClusterCommand::Create {
+            database,
+            page_size,
+        } => return Ok(leader(&address)?.create_database(&database, page_size)?),
+        ClusterCommand::Drop { database, yes } => {
+            if !yes && io::stdin().is_terminal() && !confirms_drop(&database)? {
+                return Err(ClusterError::NotConfirmed(database));
+            }
+            return Ok(leader(&address)?.drop_database(&database)?);
+        }
+        ClusterCommand::Databases { json } => {
+            let databases = Client::connect_to(&address)?.databases()?;
+            return printed(print_databases(
+                &mut io::stdout().lock(),
+                &databases,
+                format(json),
+            ));
+        }
         ClusterCommand::Digest {
             database,
             index,
             json,
         } => (
-            digest_object(&database, &client.digest(&database, index)?),
+            digest_object(
+                &database,
+                &Client::connect_to(&address)?.digest(&database, index)?,
+            ),
             json,
         ),
-        ClusterCommand::Status { json } => (client.status()?, json),
+        ClusterCommand::Status { json } => (Client::connect_to(&address)?.status()?, json),
     };
-    let format = if json {
+    printed(print(&mut io::stdout().lock(), &answer, format(json)))
+}
+
+fn format(json: bool) -> Format {
+    if json {
         Format::Json
     } else {
         Format::of_stdout()
-    };
-    match print(&mut io::stdout().lock(), &answer, format) {
+    }
+}
+
+/// That nobody reads the answer any more is no error.
+fn printed(result: io::Result<()>) -> Result<(), ClusterError> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// A client of the leader.
+fn leader(addresses: &str) -> Result<Client, ClientError> {
+    Client::connect(&split_addresses(addresses), ClientOptions::default())
+}
+
+fn confirms_drop(database: &str) -> io::Result<bool> {
+    eprint!("Drop {database:?} with all that is in it, on all nodes? Type its name: ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == database)
+}
+
+fn print_databases(
+    out: &mut impl Write,
+    databases: &[DatabaseEntry],
+    format: Format,
+) -> io::Result<()> {
+    let bytes = |database: &DatabaseEntry| database.page_size * database.page_count;
+    match format {
+        Format::Json => {
+            let objects = databases.iter().map(|database| {
+                serde_json::json!({
+                    "name": database.name,
+                    "id": database.id,
+                    "page_size": database.page_size,
+                    "page_count": database.page_count,
+                    "bytes": bytes(database),
+                })
+            });
+            print_json(out, &objects.collect::<Vec<_>>().into())?;
+        }
+        Format::Table | Format::Csv => {
+            let rows = databases.iter().map(|database| {
+                vec![
+                    database.name.clone(),
+                    database.id.to_string(),
+                    database.page_size.to_string(),
+                    bytes(database).to_string(),
+                ]
+            });
+            print_table(out, &["name", "id", "page size", "bytes"], rows)?;
+        }
+    }
+    out.flush()
 }
 
 fn digest_object(database: &str, digest: &DatabaseDigest) -> serde_json::Value {

@@ -1,8 +1,10 @@
 //! The command line.
 
+mod backup;
 mod cluster;
 mod demo;
 mod output;
+mod progress;
 mod serve;
 mod shell;
 
@@ -25,8 +27,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Type SQL at a cluster, or run it from an argument or a file
     Shell(shell::ShellArgs),
-    /// Look at a cluster: its state, and the digests of its databases
+    /// Look at a cluster and its databases; create and drop databases
     Cluster(cluster::ClusterArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     /// Start three nodes here, write, kill the leader, and check that nothing is lost
     Demo(demo::DemoArgs),
 }
@@ -47,9 +51,20 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).map_err(Into::into),
         Command::Shell(args) => shell::run(args).map_err(Into::into),
         Command::Cluster(args) => cluster::run(args).map_err(Into::into),
+        Command::Backup(args) => backup::run_backup(&args).map_err(Into::into),
+        Command::Restore(args) => backup::run_restore(&args).map_err(Into::into),
         Command::Demo(args) => demo::run(args).map_err(Into::into),
     };
     finish(result)
+}
+
+/// The addresses in a list with commas.
+fn split_addresses(list: &str) -> Vec<String> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|address| !address.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The exit code for `result`, with its error told on standard error.

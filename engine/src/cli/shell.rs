@@ -99,12 +99,7 @@ pub(crate) fn run(args: ShellArgs) -> Result<(), ShellError> {
         format,
         sql,
     } = args;
-    let addresses: Vec<String> = addresses
-        .split(',')
-        .map(str::trim)
-        .filter(|a| !a.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let addresses = super::split_addresses(&addresses);
     let mut client =
         Client::connect(&addresses, ClientOptions::default()).map_err(ShellError::Connect)?;
     client.open(&db).map_err(ShellError::Connect)?;

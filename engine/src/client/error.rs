@@ -1,6 +1,6 @@
 //! What can go wrong for a client.
 
-use std::{fmt, io};
+use std::{fmt, io, path::PathBuf};
 
 use crate::wire::{FailureCode, WireError};
 
@@ -54,6 +54,24 @@ pub enum ClientError {
     NoLeader {
         /// What each address said last.
         tried: Vec<TriedAddress>,
+    },
+    /// A file of this machine cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A file is no database that can be restored. Nothing has happened.
+    #[error("{} cannot be restored: {reason}", path.display())]
+    NotRestorable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
     },
     /// The server's bytes are not the protocol.
     #[error("{address} does not speak the protocol ({source}); check the address and its version")]

@@ -5,14 +5,17 @@
 //! right. After [`ClientError::is_not_leader`] or a lost connection call [`Client::reconnect`].
 
 mod connection;
+mod databases;
 mod error;
 mod leader;
 mod options;
+mod source_file;
 
 use std::{ops::ControlFlow, time::Instant};
 
 pub use error::{ClientError, TriedAddress};
 pub use options::ClientOptions;
+pub use source_file::SourceFile;
 
 pub use crate::replica::request::Executed;
 use crate::{

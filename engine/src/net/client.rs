@@ -1,5 +1,7 @@
 //! A client's connection: requests of the dqlite protocol in, responses out, one at a time.
 
+mod databases;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -169,7 +171,12 @@ impl Connection {
     async fn handle(&mut self, request: Request) -> std::io::Result<()> {
         let work = match request {
             Request::Open { name, .. } => {
-                return self.answer(Ask::Open { database: name }).await;
+                return self
+                    .answer(Ask::Open {
+                        database: name,
+                        create: true,
+                    })
+                    .await;
             }
             Request::Prepare { sql, with_tail, .. } => {
                 return self.prepare(sql, with_tail).await;
@@ -201,6 +208,9 @@ impl Connection {
                 return self.write(&response_to(digest)).await;
             }
             other => {
+                let Some(other) = self.handle_databases(other).await? else {
+                    return Ok(());
+                };
                 let response = self.about_node(&other);
                 return self.write(&response).await;
             }

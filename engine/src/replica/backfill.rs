@@ -307,6 +307,10 @@ impl Replica {
     fn save_manifest(&mut self) {
         let bound = self.fileable();
         let mut base = bound.min(self.raft.status().matched_by_all);
+        // What has arrived of a restored file is in the log alone.
+        if let Some(restore) = self.oldest_restore() {
+            base = base.min(restore.prev());
+        }
         let mut databases = Vec::new();
         // A database whose creation is not durable in this node's log yet is created again by a
         // restart, if that finds its entry.

@@ -6,6 +6,8 @@ use std::fmt;
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, PageSize, WalPosition};
 
+use super::payload::DatabaseAct;
+
 use super::file::FileState;
 
 /// A database's identity: the index of the entry that created it in its shard's log. Dropping and
@@ -23,6 +25,7 @@ impl fmt::Display for DatabaseId {
 #[derive(Debug)]
 pub(super) struct DatabaseState {
     pub(super) name: String,
+    /// Known once the runtime has opened the file.
     pub(super) page_size: PageSize,
     /// How far its file has got.
     pub(super) file: FileState,
@@ -113,13 +116,19 @@ impl DatabaseState {
 pub(super) struct Catalogue {
     by_id: BTreeMap<DatabaseId, DatabaseState>,
     by_name: BTreeMap<String, DatabaseId>,
-    /// Creations of this leadership that are in the log and not committed yet.
-    creating: BTreeMap<String, (LogIndex, PageSize)>,
+    /// Acts of this leadership that are in the log and not committed yet, in log order.
+    pending: VecDeque<(LogIndex, DatabaseAct)>,
 }
 
 impl Catalogue {
+    /// The database of this name, as committed.
     pub(super) fn find(&self, name: &str) -> Option<DatabaseId> {
         self.by_name.get(name).copied()
+    }
+
+    /// The database of this name, unless the log holds its end already.
+    pub(super) fn find_lasting(&self, name: &str) -> Option<DatabaseId> {
+        self.find(name).filter(|id| !self.is_ending(*id))
     }
 
     pub(super) fn get(&self, id: DatabaseId) -> Option<&DatabaseState> {
@@ -142,41 +151,42 @@ impl Catalogue {
         self.by_name.keys().map(String::as_str)
     }
 
+    /// Whether the log holds an act that makes a database of this name.
     pub(super) fn is_creating(&self, name: &str) -> bool {
-        self.creating.contains_key(name)
+        self.pending.iter().any(|(_, act)| match act {
+            DatabaseAct::Create { name: made, .. }
+            | DatabaseAct::FinishRestore { name: made, .. } => made == name,
+            _ => false,
+        })
     }
 
-    pub(super) fn creation_proposed(&mut self, name: &str, index: LogIndex, page_size: PageSize) {
-        self.creating.insert(name.to_owned(), (index, page_size));
+    fn is_ending(&self, id: DatabaseId) -> bool {
+        self.pending.iter().any(|(_, act)| ends(act) == Some(id))
     }
 
-    /// The creations of this leadership that commit at or below `up_to`, in log order.
-    pub(super) fn take_created(
-        &mut self,
-        up_to: LogIndex,
-    ) -> impl Iterator<Item = (LogIndex, String, PageSize)> + use<> {
-        let mut done: Vec<_> = self
-            .creating
-            .extract_if(.., |_, (index, _)| *index <= up_to)
-            .map(|(name, (index, page_size))| (index, name, page_size))
-            .collect();
-        done.sort_by_key(|(index, ..)| *index);
-        done.into_iter()
+    pub(super) fn act_proposed(&mut self, index: LogIndex, act: DatabaseAct) {
+        self.pending.push_back((index, act));
     }
 
-    pub(super) fn abandon_creations(&mut self) {
-        self.creating.clear();
+    /// The next act of this leadership that commits at or below `up_to`, in log order.
+    pub(super) fn next_committed(&mut self, up_to: LogIndex) -> Option<(LogIndex, DatabaseAct)> {
+        let (index, _) = self.pending.front()?;
+        if *index > up_to {
+            return None;
+        }
+        self.pending.pop_front()
+    }
+
+    /// Leadership is lost before these acts were committed: the databases that they would have
+    /// ended, whose sessions are gone already.
+    pub(super) fn abandon_pending(&mut self) -> Vec<DatabaseId> {
+        let pending = std::mem::take(&mut self.pending);
+        pending.iter().filter_map(|(_, act)| ends(act)).collect()
     }
 
     /// Enters a database whose creation is committed; false if the name exists (two clients on
     /// two leaders asked for it), in which case the older one stays.
-    pub(super) fn insert(
-        &mut self,
-        id: DatabaseId,
-        name: &str,
-        page_size: PageSize,
-        file: FileState,
-    ) -> bool {
+    pub(super) fn insert(&mut self, id: DatabaseId, name: &str, file: FileState) -> bool {
         if self.by_name.contains_key(name) {
             return false;
         }
@@ -185,12 +195,28 @@ impl Catalogue {
             id,
             DatabaseState {
                 name: name.to_owned(),
-                page_size,
+                page_size: PageSize::DEFAULT,
                 file,
                 committed: None,
                 in_flight: VecDeque::new(),
             },
         );
         true
+    }
+
+    /// Takes out a database whose end is committed; its name, unless it has ended before.
+    pub(super) fn remove(&mut self, id: DatabaseId) -> Option<String> {
+        self.by_id.remove(&id)?;
+        let (name, _) = self.by_name.extract_if(.., |_, of| *of == id).next()?;
+        Some(name)
+    }
+}
+
+/// The database that an act ends.
+fn ends(act: &DatabaseAct) -> Option<DatabaseId> {
+    match act {
+        DatabaseAct::Drop { database } => Some(*database),
+        DatabaseAct::FinishRestore { replaces, .. } => *replaces,
+        _ => None,
     }
 }

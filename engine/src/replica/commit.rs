@@ -43,8 +43,8 @@ impl Replica {
             Some(run) if run.first <= up_to => run.first.prev(),
             _ => up_to,
         };
-        for (index, name, page_size) in self.catalogue.take_created(up_to) {
-            self.create_database(DatabaseId(index), &name, page_size);
+        while let Some((index, act)) = self.catalogue.next_committed(up_to) {
+            self.perform_act(index, act);
         }
         for held in self.gate.committed(up_to) {
             self.release(held);
@@ -72,6 +72,7 @@ impl Replica {
             // A new leader: a run that its predecessor left unfinished will never be finished.
             self.parts.clear();
             self.parts_first = None;
+            self.discard_restores();
             return;
         }
         let sections = match payload::decode(payload) {
@@ -85,9 +86,7 @@ impl Replica {
         };
         for section in sections {
             match section {
-                Section::CreateDatabase { name, page_size } => {
-                    self.create_database(DatabaseId(index), &name, page_size);
-                }
+                Section::Act(act) => self.perform_act(index, act),
                 Section::Pages(change) => self.add_part(change),
             }
         }
@@ -119,7 +118,7 @@ impl Replica {
     pub(super) fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
         if self
             .catalogue
-            .insert(id, name, page_size, FileState::new(id.0, id.0))
+            .insert(id, name, FileState::new(id.0, id.0))
         {
             self.effects.push_back(Effect::CreateDatabase {
                 id,
@@ -127,8 +126,13 @@ impl Replica {
                 page_size,
             });
         }
+        self.resume_opening(name);
+    }
+
+    /// A database of this name is there now: who has waited for it goes on.
+    pub(super) fn resume_opening(&mut self, name: &str) {
         for (request, options) in self.opening.remove(name).unwrap_or_default() {
-            self.open(request, options, name.to_owned());
+            self.open(request, options, name.to_owned(), true);
         }
     }
 

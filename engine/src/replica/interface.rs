@@ -1,12 +1,13 @@
 //! What goes into a replica and what comes out of it.
 
+use bytes::Bytes;
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::file::DatabaseFile;
-use super::payload::DatabaseChange;
+use super::payload::{DatabaseChange, RestoreId};
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
 use crate::error::Error;
 
@@ -55,10 +56,13 @@ pub enum Input {
     },
     /// SQL ran.
     Ran(Ran),
-    /// A database was opened by [`Effect::OpenDatabase`] or [`Effect::CreateDatabase`].
+    /// A database was opened by [`Effect::OpenDatabase`], [`Effect::CreateDatabase`] or
+    /// [`Effect::FinishRestore`].
     Opened {
         /// Which.
         database: DatabaseId,
+        /// The size of its pages.
+        page_size: PageSize,
         /// Its state.
         commit_point: CommitPoint,
     },
@@ -123,15 +127,17 @@ pub enum Effect {
     },
     /// Whether SQL may write at all on this node.
     SetWritable(bool),
-    /// Open a database that was created in an earlier life; answered by [`Input::Opened`].
+    /// Open a database that was created in an earlier life; answered by [`Input::Opened`], unless
+    /// its file is gone, because what the log has still to say of it is its end.
     OpenDatabase {
         /// Its id.
         id: DatabaseId,
         /// Its name.
         name: String,
+        /// The size of its pages.
+        page_size: PageSize,
     },
-    /// Create the file of a database, unless it is there from an earlier life, and open it;
-    /// answered by [`Input::Opened`].
+    /// Create the file of a database and open it; answered by [`Input::Opened`].
     CreateDatabase {
         /// Its id.
         id: DatabaseId,
@@ -139,6 +145,38 @@ pub enum Effect {
         name: String,
         /// The size of its pages.
         page_size: PageSize,
+    },
+    /// Close a database and remove its file. No session is on it any more.
+    RemoveDatabase {
+        /// Which.
+        database: DatabaseId,
+    },
+    /// Make room for a file that will become a database.
+    BeginRestore {
+        /// Its restore.
+        restore: RestoreId,
+    },
+    /// Append to the file of a restore.
+    WriteRestore {
+        /// Which restore.
+        restore: RestoreId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// Make the file of a restore the file of a database, durably, and open it; answered by
+    /// [`Input::Opened`].
+    FinishRestore {
+        /// The restore.
+        restore: RestoreId,
+        /// The database's id.
+        id: DatabaseId,
+        /// The database's name.
+        name: String,
+    },
+    /// Forget the file of a restore.
+    DiscardRestore {
+        /// Which restore.
+        restore: RestoreId,
     },
     /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
     Apply {

@@ -32,7 +32,8 @@ impl Replica {
                 && self.uncommitted.is_empty()
                 && self.unconfirmed.is_empty()
                 && self.gate.is_empty()
-                && self.opening.is_empty();
+                && self.opening.is_empty()
+                && self.restores.no_uploads();
             assert!(nothing, "something is left of an earlier leadership");
         }
         assert!(self.applied <= self.raft.status().commit);

@@ -14,6 +14,7 @@ mod batch;
 mod catalogue;
 mod commit;
 mod config;
+mod databases;
 mod file;
 mod gate;
 mod interface;
@@ -38,6 +39,8 @@ use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
+use databases::Restores;
+pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
 use file::FileState;
 use gate::{Gate, Held};
@@ -97,6 +100,7 @@ pub struct Replica {
     /// The first entry of that transaction.
     parts_first: Option<LogIndex>,
     backfills: Backfills,
+    restores: Restores,
     effects: VecDeque<Effect>,
 }
 
@@ -137,16 +141,17 @@ impl Replica {
             parts: Vec::new(),
             parts_first: None,
             backfills: Backfills::new(base),
+            restores: Restores::default(),
             effects: VecDeque::new(),
         };
         for database in databases {
             let file = FileState::new(database.applied, database.target);
-            let (id, name) = (database.id, database.name.clone());
-            if replica
-                .catalogue
-                .insert(id, &name, database.page_size, file)
-            {
-                replica.effects.push_back(Effect::OpenDatabase { id, name });
+            if replica.catalogue.insert(database.id, &database.name, file) {
+                replica.effects.push_back(Effect::OpenDatabase {
+                    id: database.id,
+                    name: database.name.clone(),
+                    page_size: database.page_size,
+                });
             }
         }
         Ok(replica)
@@ -180,9 +185,11 @@ impl Replica {
             Input::Ran(ran) => self.ran(ran),
             Input::Opened {
                 database,
+                page_size,
                 commit_point,
             } => {
                 if let Some(state) = self.catalogue.get_mut(database) {
+                    state.page_size = page_size;
                     state.committed = Some(commit_point);
                 }
             }
@@ -294,18 +301,23 @@ impl Replica {
 
     fn propose_batch(&mut self) {
         let raft = self.raft.status();
-        // The core may have stepped down in this turn already; its effects will tell, and the
-        // batch is then abandoned.
-        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
-            return;
-        }
         let in_flight = self
             .uncommitted
             .iter()
             .rev()
             .take_while(|run| run.last > raft.durable)
             .count();
-        if in_flight >= self.config.batches_in_flight_max {
+        if in_flight < self.config.batches_in_flight_max {
+            self.seal_batch();
+        }
+    }
+
+    /// Makes the batch an entry now, whatever is in flight.
+    fn seal_batch(&mut self) {
+        let raft = self.raft.status();
+        // The core may have stepped down in this turn already; its effects will tell, and the
+        // batch is then abandoned.
+        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
             return;
         }
         let bytes = self.batch.page_bytes();

@@ -1,11 +1,12 @@
 //! The payload of a log entry: a list of typed sections.
 //!
-//! Two sections exist: the creation of a database, and the pages that transactions changed in
-//! one. A section is `tag u8, 0 u8, 0 u16, body length u32, body`; a reader refuses a tag that it
-//! does not know. All integers are little-endian. The byte tables are in `docs/FORMAT.md`.
+//! A section holds the pages that transactions changed in one database, or a [`DatabaseAct`]: the
+//! creation, dropping or restoring of one. It is `tag u8, 0 u8, 0 u16, body length u32, body`; a
+//! reader refuses a tag that it does not know. All integers are little-endian. The byte tables are
+//! in `docs/FORMAT.md`.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use ringlite_raft::EntryKind;
+use ringlite_raft::{EntryKind, LogIndex};
 use ringlite_vfs::{Page, PageNumber, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -16,6 +17,11 @@ pub const PART_BYTES: usize = 1 << 20;
 
 const TAG_CREATE_DATABASE: u8 = 1;
 const TAG_PAGES: u8 = 2;
+const TAG_DROP_DATABASE: u8 = 3;
+const TAG_BEGIN_RESTORE: u8 = 4;
+const TAG_RESTORE_CHUNK: u8 = 5;
+const TAG_FINISH_RESTORE: u8 = 6;
+const TAG_ABORT_RESTORE: u8 = 7;
 const SECTION_HEADER_BYTES: usize = 8;
 
 const IMAGE_RAW: u8 = 0;
@@ -34,16 +40,63 @@ pub struct DatabaseChange {
     pub pages: Vec<(PageNumber, Page)>,
 }
 
-/// One decoded section.
+/// A restore's identity: the index of the entry that began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RestoreId(pub LogIndex);
+
+/// What happens to a database as a whole. Unlike pages, which are in a leader's WAL before they are
+/// in its log, it takes effect on every node alike: when its entry is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Section {
+pub enum DatabaseAct {
     /// A database comes into being; its id is the index of the entry.
-    CreateDatabase {
+    Create {
         /// The name clients open it by.
         name: String,
         /// The size of its pages.
         page_size: PageSize,
     },
+    /// A database ceases to be, and its name is free.
+    Drop {
+        /// Which.
+        database: DatabaseId,
+    },
+    /// A database file begins to arrive; the id of the restore is the index of the entry. Nothing
+    /// of it is visible before [`DatabaseAct::FinishRestore`], and the no-op of a new term discards
+    /// it.
+    BeginRestore {
+        /// How long the file is, in bytes.
+        file_bytes: u64,
+    },
+    /// A piece of the file; pieces come in order and without gaps.
+    RestoreChunk {
+        /// Of which restore.
+        restore: RestoreId,
+        /// Where in the file it begins.
+        offset: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The file is whole and becomes a database, whose id is the index of the entry.
+    FinishRestore {
+        /// Of which restore.
+        restore: RestoreId,
+        /// The database of this name that ceases to be in the same moment, if there is one.
+        replaces: Option<DatabaseId>,
+        /// The name clients open it by.
+        name: String,
+    },
+    /// What has arrived of a file is discarded.
+    AbortRestore {
+        /// Of which restore.
+        restore: RestoreId,
+    },
+}
+
+/// One decoded section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Something happens to a database as a whole.
+    Act(DatabaseAct),
     /// Pages of one database changed.
     Pages(DatabaseChange),
 }
@@ -62,14 +115,62 @@ pub enum PayloadError {
     BadField(&'static str),
 }
 
-/// Encodes the creation of a database.
-pub fn encode_create(name: &str, page_size: PageSize) -> Bytes {
-    let mut out = BytesMut::with_capacity(SECTION_HEADER_BYTES + 4 + name.len());
-    let body_bytes = 4 + name.len();
-    put_section_header(&mut out, TAG_CREATE_DATABASE, body_bytes);
-    out.put_u32_le(page_size.bytes());
-    out.put_slice(name.as_bytes());
+/// Encodes an act as the payload of an entry.
+pub fn encode_act(act: &DatabaseAct) -> Bytes {
+    let mut out = BytesMut::with_capacity(SECTION_HEADER_BYTES + 16 + act_bytes(act));
+    put_section_header(&mut out, 0, 0);
+    out[0] = match act {
+        DatabaseAct::Create { name, page_size } => {
+            out.put_u32_le(page_size.bytes());
+            out.put_slice(name.as_bytes());
+            TAG_CREATE_DATABASE
+        }
+        DatabaseAct::Drop { database } => {
+            out.put_u64_le(database.0.0);
+            TAG_DROP_DATABASE
+        }
+        DatabaseAct::BeginRestore { file_bytes } => {
+            out.put_u64_le(*file_bytes);
+            TAG_BEGIN_RESTORE
+        }
+        DatabaseAct::RestoreChunk {
+            restore,
+            offset,
+            bytes,
+        } => {
+            out.put_u64_le(restore.0.0);
+            out.put_u64_le(*offset);
+            out.put_slice(bytes);
+            TAG_RESTORE_CHUNK
+        }
+        DatabaseAct::FinishRestore {
+            restore,
+            replaces,
+            name,
+        } => {
+            out.put_u64_le(restore.0.0);
+            // No entry has index 0, and so no database.
+            out.put_u64_le(replaces.map_or(0, |database| database.0.0));
+            out.put_slice(name.as_bytes());
+            TAG_FINISH_RESTORE
+        }
+        DatabaseAct::AbortRestore { restore } => {
+            out.put_u64_le(restore.0.0);
+            TAG_ABORT_RESTORE
+        }
+    };
+    let body_bytes = (out.len() - SECTION_HEADER_BYTES) as u32;
+    out[4..SECTION_HEADER_BYTES].copy_from_slice(&body_bytes.to_le_bytes());
     out.freeze()
+}
+
+/// The bytes of an act that are not of a fixed length.
+fn act_bytes(act: &DatabaseAct) -> usize {
+    match act {
+        DatabaseAct::Create { name, .. } | DatabaseAct::FinishRestore { name, .. } => name.len(),
+        DatabaseAct::RestoreChunk { bytes, .. } => bytes.len(),
+        _ => 0,
+    }
 }
 
 /// Encodes changes as the payloads of one entry or, when they are long, of a run of entries.
@@ -176,26 +277,59 @@ pub fn decode(mut payload: &[u8]) -> Result<Vec<Section>, PayloadError> {
         let mut lengths = &header[4..];
         let mut body = take(&mut payload, lengths.get_u32_le() as usize, "a section")?;
         sections.push(match tag {
-            TAG_CREATE_DATABASE => decode_create(&mut body)?,
             TAG_PAGES => Section::Pages(decode_pages(&mut body)?),
-            unknown => return Err(PayloadError::UnknownSection(unknown)),
+            tag => Section::Act(decode_act(tag, body)?),
         });
     }
     Ok(sections)
 }
 
-fn decode_create(body: &mut &[u8]) -> Result<Section, PayloadError> {
-    let page_size = PageSize::new(take_u32(body, "a page size")?)
-        .map_err(|_| PayloadError::BadField("page size"))?;
-    let name = std::str::from_utf8(body).map_err(|_| PayloadError::BadField("database name"))?;
-    Ok(Section::CreateDatabase {
-        name: name.to_owned(),
-        page_size,
-    })
+fn decode_act(tag: u8, mut body: &[u8]) -> Result<DatabaseAct, PayloadError> {
+    let body = &mut body;
+    let act = match tag {
+        TAG_CREATE_DATABASE => DatabaseAct::Create {
+            page_size: PageSize::new(take_u32(body, "a page size")?)
+                .map_err(|_| PayloadError::BadField("page size"))?,
+            name: take_name(body)?,
+        },
+        TAG_DROP_DATABASE => DatabaseAct::Drop {
+            database: DatabaseId(take_index(body, "a database id")?),
+        },
+        TAG_BEGIN_RESTORE => DatabaseAct::BeginRestore {
+            file_bytes: take_u64(body, "a file length")?,
+        },
+        TAG_RESTORE_CHUNK => DatabaseAct::RestoreChunk {
+            restore: RestoreId(take_index(body, "a restore id")?),
+            offset: take_u64(body, "an offset")?,
+            bytes: Bytes::copy_from_slice(std::mem::take(body)),
+        },
+        TAG_FINISH_RESTORE => DatabaseAct::FinishRestore {
+            restore: RestoreId(take_index(body, "a restore id")?),
+            replaces: Some(take_index(body, "a database id")?)
+                .filter(|index| *index > LogIndex::ZERO)
+                .map(DatabaseId),
+            name: take_name(body)?,
+        },
+        TAG_ABORT_RESTORE => DatabaseAct::AbortRestore {
+            restore: RestoreId(take_index(body, "a restore id")?),
+        },
+        unknown => return Err(PayloadError::UnknownSection(unknown)),
+    };
+    if !body.is_empty() {
+        return Err(PayloadError::BadField("section length"));
+    }
+    Ok(act)
+}
+
+/// The rest of the body.
+fn take_name(body: &mut &[u8]) -> Result<String, PayloadError> {
+    let name = std::str::from_utf8(std::mem::take(body));
+    name.map(str::to_owned)
+        .map_err(|_| PayloadError::BadField("database name"))
 }
 
 fn decode_pages(body: &mut &[u8]) -> Result<DatabaseChange, PayloadError> {
-    let database = take(body, 8, "a database id")?.get_u64_le();
+    let database = DatabaseId(take_index(body, "a database id")?);
     let page_count = take_u32(body, "a database size")?;
     let count = take_u32(body, "a page count")?;
     let mut pages = Vec::with_capacity((count as usize).min(PART_BYTES / 512));
@@ -206,7 +340,7 @@ fn decode_pages(body: &mut &[u8]) -> Result<DatabaseChange, PayloadError> {
         return Err(PayloadError::BadField("section length"));
     }
     Ok(DatabaseChange {
-        database: DatabaseId(ringlite_raft::LogIndex(database)),
+        database,
         page_count,
         pages,
     })
@@ -251,12 +385,18 @@ fn take_u32(from: &mut &[u8], what: &'static str) -> Result<u32, PayloadError> {
     Ok(take(from, 4, what)?.get_u32_le())
 }
 
+fn take_u64(from: &mut &[u8], what: &'static str) -> Result<u64, PayloadError> {
+    Ok(take(from, 8, what)?.get_u64_le())
+}
+
+fn take_index(from: &mut &[u8], what: &'static str) -> Result<LogIndex, PayloadError> {
+    take_u64(from, what).map(LogIndex)
+}
+
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use ringlite_raft::LogIndex;
-
     use super::*;
+    use proptest::prelude::*;
 
     fn page() -> impl Strategy<Value = Vec<u8>> {
         (0usize..4096, 0usize..4096, any::<u8>()).prop_map(|(a, b, fill)| {
@@ -334,15 +474,101 @@ mod tests {
         assert_eq!(joined, change.pages);
     }
 
+    fn act() -> impl Strategy<Value = DatabaseAct> {
+        let id = || (1u64..).prop_map(LogIndex);
+        let name = || "[a-zA-Z0-9._-]{1,40}";
+        let page_size = (9u32..=16).prop_map(|power| PageSize::new(1 << power).unwrap());
+        let replaces = prop::option::of(id().prop_map(DatabaseId));
+        let bytes = prop::collection::vec(any::<u8>(), 0..2000).prop_map(Bytes::from);
+        prop_oneof![
+            (name(), page_size)
+                .prop_map(|(name, page_size)| DatabaseAct::Create { name, page_size }),
+            id().prop_map(|id| DatabaseAct::Drop {
+                database: DatabaseId(id)
+            }),
+            any::<u64>().prop_map(|file_bytes| DatabaseAct::BeginRestore { file_bytes }),
+            (id(), any::<u64>(), bytes).prop_map(|(id, offset, bytes)| {
+                let restore = RestoreId(id);
+                DatabaseAct::RestoreChunk {
+                    restore,
+                    offset,
+                    bytes,
+                }
+            }),
+            (id(), replaces, name()).prop_map(|(id, replaces, name)| {
+                let restore = RestoreId(id);
+                DatabaseAct::FinishRestore {
+                    restore,
+                    replaces,
+                    name,
+                }
+            }),
+            id().prop_map(|id| DatabaseAct::AbortRestore {
+                restore: RestoreId(id)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_act_survives_the_codec_and_no_part_of_it_does(act in act(), cut in any::<prop::sample::Index>()) {
+            let payload = encode_act(&act);
+            let decoded = decode(&payload).unwrap();
+            prop_assert_eq!(decoded, [Section::Act(act)]);
+            let cut = 1 + cut.index(payload.len() - 1);
+            prop_assert!(decode(&payload[..cut]).is_err());
+        }
+    }
+
+    /// The bytes of each act: a change here is a new format.
     #[test]
-    fn a_creation_survives_the_codec() {
-        let payload = encode_create("app", PageSize::DEFAULT);
-        assert_eq!(
-            decode(&payload).unwrap(),
-            [Section::CreateDatabase {
-                name: "app".into(),
-                page_size: PageSize::DEFAULT
-            }]
+    fn acts_are_laid_out_as_documented() {
+        let check = |act: DatabaseAct, expected: &[u8]| {
+            assert_eq!(encode_act(&act)[..], *expected, "{act:?}");
+        };
+        let restore = RestoreId(LogIndex(0x0102));
+        let name = || "ab".to_owned();
+        check(
+            DatabaseAct::Create {
+                name: name(),
+                page_size: PageSize::DEFAULT,
+            },
+            &[1, 0, 0, 0, 6, 0, 0, 0, 0, 16, 0, 0, b'a', b'b'],
+        );
+        check(
+            DatabaseAct::Drop {
+                database: DatabaseId(LogIndex(9)),
+            },
+            &[3, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+        );
+        check(
+            DatabaseAct::BeginRestore { file_bytes: 8192 },
+            &[4, 0, 0, 0, 8, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0],
+        );
+        check(
+            DatabaseAct::RestoreChunk {
+                restore,
+                offset: 3,
+                bytes: Bytes::from_static(b"xyz"),
+            },
+            &[
+                5, 0, 0, 0, 19, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'x',
+                b'y', b'z',
+            ],
+        );
+        check(
+            DatabaseAct::FinishRestore {
+                restore,
+                replaces: None,
+                name: name(),
+            },
+            &[
+                6, 0, 0, 0, 18, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'a', b'b',
+            ],
+        );
+        check(
+            DatabaseAct::AbortRestore { restore },
+            &[7, 0, 0, 0, 8, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0],
         );
     }
 

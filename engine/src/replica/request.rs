@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ringlite_raft::LogIndex;
-use ringlite_vfs::{Capture, WalPosition};
+use ringlite_vfs::{Capture, PageSize, WalPosition};
 
 use super::catalogue::DatabaseId;
 use crate::error::Error;
@@ -44,13 +45,51 @@ pub struct StatementId(pub u32);
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// Use the database of this name in the session, creating it if there is none.
+    /// Use the database of this name in the session.
     Open {
         /// The database's name.
         database: String,
+        /// Whether to create it if there is none.
+        create: bool,
     },
     /// Run SQL in the session.
     Sql(Work),
+    /// Something that is not about the session's database.
+    Admin(Admin),
+}
+
+/// What a client asks about databases as a whole. It needs no open database, and is answered by
+/// [`Reply::Done`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Admin {
+    /// Nothing but the answer: when it comes, this node was the leader at or after the time of the
+    /// request, so that its committed state has everything acknowledged before.
+    Confirm,
+    /// Create a database.
+    Create {
+        /// Its name, which must be free.
+        name: String,
+        /// The size of its pages.
+        page_size: PageSize,
+    },
+    /// Drop a database: its sessions end, its file is removed on every node, its name is free.
+    Drop {
+        /// Its name.
+        name: String,
+    },
+    /// The session will send a SQLite database file, from its start to its end.
+    BeginRestore {
+        /// The name of the database that it will be.
+        name: String,
+        /// The length of the file, in bytes.
+        file_bytes: u64,
+        /// Whether it may take the place of a database of this name.
+        replace: bool,
+    },
+    /// The next bytes of the file, at most [`super::RESTORE_CHUNK_BYTES_MAX`].
+    RestoreChunk(Bytes),
+    /// The file is sent: make it the database.
+    FinishRestore,
 }
 
 /// SQL work for the session's SQLite connection.

@@ -6,8 +6,9 @@ use ringlite_raft::{LogIndex, Role};
 use ringlite_vfs::PageSize;
 
 use super::catalogue::{DatabaseId, SnapshotContent};
+use super::databases::{check_name, no_database};
 use super::gate::Held;
-use super::payload::encode_create;
+use super::payload::DatabaseAct;
 use super::request::{Outcome, Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
 use super::session::Session;
 use super::write_queue::Parked;
@@ -20,7 +21,11 @@ const INTERNAL_SERIAL: u64 = u64::MAX;
 impl Replica {
     pub(super) fn asked(&mut self, id: RequestId, options: SessionOptions, request: Request) {
         if let Some(error) = self.last_words.remove(&id.session) {
-            self.refuse(id, error);
+            match error {
+                // What ends the database may not be committed yet.
+                Error::DatabaseGone { .. } if self.serving => self.answer_from_log(id, error),
+                error => self.refuse(id, error),
+            }
             return;
         }
         if !self.serving {
@@ -32,15 +37,22 @@ impl Replica {
             return;
         }
         match request {
-            Request::Open { database } => self.open(id, options, database),
+            Request::Open { database, create } => self.open(id, options, database, create),
+            Request::Admin(admin) => self.administer(id, admin),
             Request::Sql(work) => self.run(id, work),
         }
     }
 
-    pub(super) fn open(&mut self, id: RequestId, options: SessionOptions, name: String) {
+    pub(super) fn open(
+        &mut self,
+        id: RequestId,
+        options: SessionOptions,
+        name: String,
+        create: bool,
+    ) {
         if self.sessions.contains_key(&id.session) {
             self.refuse(id, Error::AlreadyOpen);
-        } else if let Some(database) = self.catalogue.find(&name) {
+        } else if let Some(database) = self.catalogue.find_lasting(&name) {
             self.sessions
                 .insert(id.session, Session::new(database, self.now));
             self.effects.push_back(Effect::Run {
@@ -48,23 +60,19 @@ impl Replica {
                 work: Work::Connect { database, options },
                 may_write: false,
             });
-        } else if let Err(error) = ringlite_vfs::validate_database_name(&name) {
-            self.refuse(
-                id,
-                Error::misuse(rusqlite::ffi::SQLITE_MISUSE, error.to_string()),
-            );
-        } else {
-            if !self.catalogue.is_creating(&name) {
-                self.propose_creation(&name, PageSize::DEFAULT);
-            }
+        } else if let Err(error) = check_name(&name) {
+            self.refuse(id, error);
+        } else if self.catalogue.is_creating(&name) {
             self.opening.entry(name).or_default().push((id, options));
-        }
-    }
-
-    fn propose_creation(&mut self, name: &str, page_size: PageSize) {
-        let payload = encode_create(name, page_size);
-        if let Ok(index) = self.raft.propose(ringlite_raft::EntryKind::Data, payload) {
-            self.catalogue.creation_proposed(name, index, page_size);
+        } else if create {
+            // Without leadership whoever waits is told when its loss takes effect.
+            self.propose_act(DatabaseAct::Create {
+                name: name.clone(),
+                page_size: PageSize::DEFAULT,
+            });
+            self.opening.entry(name).or_default().push((id, options));
+        } else {
+            self.answer_from_log(id, no_database(&name));
         }
     }
 
@@ -273,6 +281,7 @@ impl Replica {
             self.refuse(request, Error::NoDatabaseOpened);
         }
         self.last_words.remove(&id);
+        self.abort_upload(id);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -286,7 +295,7 @@ impl Replica {
         }
     }
 
-    fn end_session(&mut self, id: SessionId) {
+    pub(super) fn end_session(&mut self, id: SessionId) {
         let Some(closed) = self.sessions.remove(&id) else {
             return;
         };
@@ -337,6 +346,7 @@ impl Replica {
             }
             self.run_internally(id, Work::Abort);
         }
+        self.expire_uploads();
         let (late, waiting) = std::mem::take(&mut self.digests)
             .into_iter()
             .partition(|digest| digest.deadline <= now);
@@ -369,6 +379,9 @@ impl Replica {
         self.serving = false;
         let mut changed = self.forget_clients();
         self.effects.push_back(Effect::SetWritable(false));
+        // The ends of databases that are not committed may never be.
+        let is_of_end = |error: &Error| matches!(error, Error::DatabaseGone { .. });
+        self.last_words.retain(|_, error| !is_of_end(error));
         for (id, session) in std::mem::take(&mut self.sessions) {
             self.effects.push_back(Effect::CloseSession { session: id });
             if let Some(Error::OutcomeUnknown) = session.aborted {
@@ -378,7 +391,9 @@ impl Replica {
         }
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
-        self.catalogue.abandon_creations();
+        self.restores.forget_uploads();
+        // Their connections have ended with the proposal; whatever those left goes too.
+        changed.extend(self.catalogue.abandon_pending());
         for (id, state) in self.catalogue.iter_mut() {
             if state.abandon_in_flight() {
                 changed.insert(id);

@@ -4,44 +4,59 @@
 //! statement at a time.
 
 mod authorizer;
+mod restore;
 mod session;
 mod statement;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ringlite_raft::LogIndex;
-use ringlite_vfs::{Backfill, CommitPoint, Database, PageSize, Vfs, VfsError, VfsOptions};
+use ringlite_vfs::{
+    Backfill, CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::replica::DatabaseId;
-use crate::replica::payload::DatabaseChange;
+use crate::replica::{DatabaseId, Input};
+use crate::replica::payload::{DatabaseChange, RestoreId};
 use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
+use restore::RestoreFile;
 use session::Session;
 
 /// How long a restart of a WAL waits for readers on other threads.
 const RESTART_WAIT: Duration = Duration::from_millis(1);
+/// Reading pages of a past state looks at the clock each time it has read so many bytes.
+const READ_BYTES_BETWEEN_CLOCKS: u32 = 64 << 10;
 
 /// The databases of a shard and the sessions on them.
 pub struct Sql {
     vfs: Vfs,
     directory: PathBuf,
+    temporary_directory: PathBuf,
     databases: HashMap<DatabaseId, Database>,
     sessions: HashMap<SessionId, Session>,
+    restores: HashMap<RestoreId, RestoreFile>,
     writable: bool,
 }
 
 impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
-        let vfs = Vfs::register(VfsOptions::new(directory.clone(), temporary_directory))?;
+        let options = VfsOptions::new(directory.clone(), temporary_directory.clone());
+        let vfs = Vfs::register(options)?;
+        restore::remove_leftovers(&temporary_directory)?;
         Ok(Self {
             vfs,
             directory,
+            temporary_directory,
             databases: HashMap::new(),
             sessions: HashMap::new(),
+            restores: HashMap::new(),
             writable: false,
         })
     }
@@ -100,25 +115,48 @@ impl Sql {
         }
     }
 
-    /// Creates a database's file, unless it is there from an earlier life, and opens it.
+    /// Creates a database's file and opens it.
     pub fn create_database(
         &mut self,
         id: DatabaseId,
         name: &str,
         page_size: PageSize,
-    ) -> Result<CommitPoint, VfsError> {
+    ) -> Result<Input, VfsError> {
+        // A file of that name is of an earlier life, and the log has all that became of it.
+        self.vfs.remove(name)?;
         let page_one = ringlite_vfs::first_page(page_size);
         ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
-        self.open_database(id, name)
+        let database = self.vfs.open(name)?;
+        Ok(self.opened(id, database))
     }
 
-    /// Opens a database whose file is there.
-    pub fn open_database(&mut self, id: DatabaseId, name: &str) -> Result<CommitPoint, VfsError> {
-        let database = self.vfs.open(name)?;
+    /// Opens a database of an earlier life. Its file may lack what the log still has, up to being
+    /// no database; `None` if there is none, because an entry of the log has removed it.
+    pub fn open_database(
+        &mut self,
+        id: DatabaseId,
+        name: &str,
+        page_size: PageSize,
+    ) -> Result<Option<Input>, VfsError> {
+        match self.vfs.reopen(name, page_size) {
+            Ok(database) => Ok(Some(self.opened(id, database))),
+            Err(VfsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                tracing::warn!("the file of database {name:?} is gone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn opened(&mut self, id: DatabaseId, database: Database) -> Input {
         database.set_writable(self.writable);
-        let commit_point = database.commit_point();
+        let opened = Input::Opened {
+            database: id,
+            page_size: database.page_size(),
+            commit_point: database.commit_point(),
+        };
         self.databases.insert(id, database);
-        Ok(commit_point)
+        opened
     }
 
     /// Begins to move pages of a database into its file, as far as readers let it; returns the
@@ -171,6 +209,103 @@ impl Sql {
         Ok((end, restarted.then(|| database.commit_point())))
     }
 
+    /// Closes a database, on which there are no sessions any more, and removes its file. Durable on
+    /// return. Nothing happens if it does not exist.
+    pub fn remove_database(&mut self, id: DatabaseId) -> Result<(), VfsError> {
+        match self.databases.remove(&id) {
+            Some(database) => self.vfs.remove(database.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for a file that will become a database.
+    pub fn begin_restore(&mut self, restore: RestoreId) -> Result<(), VfsError> {
+        let file = RestoreFile::create(&self.temporary_directory, restore)?;
+        self.restores.insert(restore, file);
+        Ok(())
+    }
+
+    /// Appends to the file of a restore.
+    pub fn write_restore(&self, restore: RestoreId, bytes: Bytes) {
+        if let Some(file) = self.restores.get(&restore) {
+            file.write(bytes);
+        }
+    }
+
+    /// Makes the file of a restore the file of a new database, durably, and opens it; `None` if
+    /// there is no such restore.
+    pub fn finish_restore(
+        &mut self,
+        restore: RestoreId,
+        id: DatabaseId,
+        name: &str,
+    ) -> Result<Option<Input>, VfsError> {
+        let Some(file) = self.restores.remove(&restore) else {
+            return Ok(None);
+        };
+        file.finish(&self.directory.join(name))?;
+        let database = self.vfs.open(name)?;
+        Ok(Some(self.opened(id, database)))
+    }
+
+    /// Forgets the file of a restore.
+    pub fn discard_restore(&mut self, restore: RestoreId) {
+        self.restores.remove(&restore);
+    }
+
+    /// The size of a database's pages.
+    pub fn page_size(&self, id: DatabaseId) -> Option<PageSize> {
+        self.databases.get(&id).map(Database::page_size)
+    }
+
+    /// Finds where each page of a database was as of `at`.
+    pub fn past_state(&self, id: DatabaseId, at: &CommitPoint) -> Result<PastState, Error> {
+        let database = self.database(id)?;
+        database.past_state(at).map_err(|error| cannot_read(&error))
+    }
+
+    /// Appends the pages from `first` on of a past state to `into`, as many as can be had within
+    /// `time` and about `bytes_max` bytes, but at least one, and returns the number of the page
+    /// after them.
+    pub fn read_past_state(
+        &self,
+        id: DatabaseId,
+        past: &PastState,
+        first: u32,
+        (time, bytes_max): (Duration, usize),
+        into: &mut Vec<u8>,
+    ) -> Result<u32, Error> {
+        let database = self.database(id)?;
+        let started = Instant::now();
+        let step = (READ_BYTES_BETWEEN_CLOCKS / database.page_size().bytes()).max(1);
+        let mut next = first;
+        loop {
+            let before = next;
+            database
+                .read_page_range_at(
+                    past,
+                    next..next.saturating_add(step),
+                    &mut |number, page| {
+                        into.extend_from_slice(page);
+                        next = number.0 + 1;
+                    },
+                )
+                .map_err(|error| cannot_read(&error))?;
+            if next == before || started.elapsed() >= time || into.len() >= bytes_max {
+                return Ok(next);
+            }
+        }
+    }
+
+    fn database(&self, id: DatabaseId) -> Result<&Database, Error> {
+        self.databases.get(&id).ok_or_else(|| {
+            Error::misuse(
+                rusqlite::ffi::SQLITE_NOTFOUND,
+                "the database does not exist any more",
+            )
+        })
+    }
+
     /// Applies committed pages; `None` if the database does not exist (any more).
     pub fn apply(&self, change: &DatabaseChange) -> Result<Option<CommitPoint>, VfsError> {
         self.databases
@@ -200,12 +335,7 @@ impl Sql {
         at: &CommitPoint,
         applied: LogIndex,
     ) -> Result<Digest, Error> {
-        let database = self.databases.get(&id).ok_or_else(|| {
-            Error::misuse(
-                rusqlite::ffi::SQLITE_NOTFOUND,
-                "the database does not exist any more",
-            )
-        })?;
+        let database = self.database(id)?;
         let mut hash = Xxh3::new();
         let mut page_count = 0;
         database
@@ -213,7 +343,7 @@ impl Sql {
                 page_count += 1;
                 hash.update(page);
             })
-            .map_err(|error| Error::misuse(rusqlite::ffi::SQLITE_IOERR, error.to_string()))?;
+            .map_err(|error| cannot_read(&error))?;
         Ok(Digest {
             applied,
             page_count,
@@ -221,4 +351,46 @@ impl Sql {
             digest: format!("{:032x}", hash.digest128()),
         })
     }
+}
+
+fn cannot_read(error: &VfsError) -> Error {
+    Error::misuse(rusqlite::ffi::SQLITE_IOERR, error.to_string())
+}
+
+/// Removes the files in `directory` whose name is one of those that are meant.
+fn remove_files(directory: &Path, is_meant: impl Fn(&str) -> bool) -> Result<(), VfsError> {
+    let failed = |source| VfsError::Io {
+        operation: "list",
+        path: directory.to_owned(),
+        source,
+    };
+    for file in std::fs::read_dir(directory).map_err(failed)? {
+        let file = file.map_err(failed)?;
+        if file.file_name().to_str().is_some_and(&is_meant) {
+            remove_file(&file.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, if it is there.
+fn remove_file(path: &Path) -> Result<(), VfsError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(VfsError::Io {
+            operation: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), VfsError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| VfsError::Io {
+            operation: "sync",
+            path: path.to_owned(),
+            source,
+        })
 }

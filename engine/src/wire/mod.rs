@@ -9,7 +9,7 @@
 //! before anything is allocated for it, and every defect is a [`WireError`] that says whether the
 //! connection can go on.
 //!
-//! Two request and response codes of our own (from 0x80) carry what dqlite has no message for.
+//! Request and response codes of our own (from 0x80) carry what dqlite has no message for.
 
 mod body;
 mod cluster;
@@ -26,7 +26,7 @@ pub use frame::{BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader
 pub use request::{
     Request, VFS_NAME, encode_execute, encode_execute_sql, encode_query, encode_query_sql,
 };
-pub use response::{DumpFile, Response, decode_servers, encode_rows};
+pub use response::{DatabaseEntry, DumpFile, Response, decode_servers, dump_around, encode_rows};
 pub use tuple::PARAMETERS_MAX;
 pub use value::TypeCode;
 

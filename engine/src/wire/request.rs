@@ -1,7 +1,7 @@
 //! What a client asks.
 
 use super::{
-    body::{BodyReader, put_text, put_u32, put_u64},
+    body::{BodyReader, put_blob, put_text, put_u32, put_u64},
     cluster::{ClusterFormat, Role},
     error::WireError,
     frame::{BODY_BYTES_MAX, put_message},
@@ -35,6 +35,13 @@ pub(super) mod kind {
     pub(crate) const WEIGHT: u8 = 19;
     pub(crate) const DIGEST: u8 = 0x80;
     pub(crate) const STATUS: u8 = 0x81;
+    pub(crate) const BACKUP: u8 = 0x90;
+    pub(crate) const BEGIN_RESTORE: u8 = 0x91;
+    pub(crate) const RESTORE_CHUNK: u8 = 0x92;
+    pub(crate) const FINISH_RESTORE: u8 = 0x93;
+    pub(crate) const CREATE_DATABASE: u8 = 0x94;
+    pub(crate) const DROP_DATABASE: u8 = 0x95;
+    pub(crate) const DATABASES: u8 = 0x96;
 }
 
 /// A request. The numbers are the types of the frames.
@@ -171,6 +178,45 @@ pub enum Request {
     },
     /// 0x81, ours: the state of this node, as JSON.
     Status,
+    /// 0x90, ours: send a copy of a database as of one moment. The answer is a BACKUP and then as
+    /// many BACKUP_CHUNK as make up the file.
+    Backup {
+        /// Its name.
+        database: String,
+        /// Whatever this node has applied will do; otherwise it has to be the leader, and the copy
+        /// has everything that was acknowledged before the request.
+        local: bool,
+    },
+    /// 0x91, ours: a database file will follow in chunks, one request each.
+    BeginRestore {
+        /// The name of the database that it will be.
+        database: String,
+        /// The length of the file, in bytes.
+        file_bytes: u64,
+        /// Whether it may take the place of a database of that name.
+        replace: bool,
+    },
+    /// 0x92, ours: the next bytes of the file, 1 MiB at most. Answered when they are committed.
+    RestoreChunk {
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// 0x93, ours: the file is whole; make it the database.
+    FinishRestore,
+    /// 0x94, ours: create a database.
+    CreateDatabase {
+        /// Its name.
+        name: String,
+        /// The size of its pages, in bytes.
+        page_size: u32,
+    },
+    /// 0x95, ours: drop a database on all nodes.
+    DropDatabase {
+        /// Its name.
+        name: String,
+    },
+    /// 0x96, ours: the databases of this node.
+    Databases,
 }
 
 impl Request {
@@ -256,13 +302,24 @@ impl Request {
             Self::Weight { .. } => kind::WEIGHT,
             Self::Digest { .. } => kind::DIGEST,
             Self::Status => kind::STATUS,
+            Self::Backup { .. } => kind::BACKUP,
+            Self::BeginRestore { .. } => kind::BEGIN_RESTORE,
+            Self::RestoreChunk { .. } => kind::RESTORE_CHUNK,
+            Self::FinishRestore => kind::FINISH_RESTORE,
+            Self::CreateDatabase { .. } => kind::CREATE_DATABASE,
+            Self::DropDatabase { .. } => kind::DROP_DATABASE,
+            Self::Databases => kind::DATABASES,
         }
     }
 
     /// Writes the body of a request without parameters and returns its schema.
     fn put_body(&self, out: &mut Vec<u8>) -> u8 {
         match self {
-            Self::Leader | Self::Describe | Self::Status => put_u64(out, 0),
+            Self::Leader
+            | Self::Describe
+            | Self::Status
+            | Self::FinishRestore
+            | Self::Databases => put_u64(out, 0),
             Self::Client { id } | Self::Remove { id } | Self::Transfer { id } => put_u64(out, *id),
             Self::Open { name, flags, vfs } => {
                 put_text(out, name);
@@ -308,7 +365,7 @@ impl Request {
                 put_u64(out, *id);
                 put_u64(out, *role as u64);
             }
-            Self::Dump { name } => put_text(out, name),
+            Self::Dump { name } | Self::DropDatabase { name } => put_text(out, name),
             Self::Cluster { format } => put_u64(out, *format as u64),
             Self::Weight { weight } => put_u64(out, *weight),
             Self::Digest {
@@ -317,6 +374,24 @@ impl Request {
             } => {
                 put_u64(out, *index_min);
                 put_text(out, database);
+            }
+            Self::Backup { database, local } => {
+                put_u64(out, u64::from(*local));
+                put_text(out, database);
+            }
+            Self::BeginRestore {
+                database,
+                file_bytes,
+                replace,
+            } => {
+                put_u64(out, *file_bytes);
+                put_u64(out, u64::from(*replace));
+                put_text(out, database);
+            }
+            Self::RestoreChunk { bytes } => put_blob(out, bytes),
+            Self::CreateDatabase { name, page_size } => {
+                put_u64(out, u64::from(*page_size));
+                put_text(out, name);
             }
         }
         0
@@ -332,7 +407,8 @@ fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
         | kind::OPEN
         | kind::FINALIZE..=kind::WEIGHT
         | kind::DIGEST
-        | kind::STATUS => (0, false),
+        | kind::STATUS
+        | kind::BACKUP..=kind::DATABASES => (0, false),
         _ => return Err(WireError::UnknownRequest { kind }),
     };
     if schema > schema_max {
@@ -449,6 +525,46 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
         kind::STATUS => {
             body.u64(UNUSED)?;
             Request::Status
+        }
+        _ => return decode_database(kind, body),
+    })
+}
+
+/// Reads a request about a database as a whole.
+fn decode_database(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireError> {
+    const NAME: &str = "the name of the database";
+    const UNUSED: &str = "the unused word";
+    Ok(match kind {
+        kind::BACKUP => Request::Backup {
+            local: body.u64("the level")? != 0,
+            database: body.text(NAME)?.to_owned(),
+        },
+        kind::BEGIN_RESTORE => Request::BeginRestore {
+            file_bytes: body.u64("the length of the file")?,
+            replace: body.u64("whether to replace")? != 0,
+            database: body.text(NAME)?.to_owned(),
+        },
+        kind::RESTORE_CHUNK => Request::RestoreChunk {
+            bytes: body.blob("the bytes of the file")?.to_owned(),
+        },
+        kind::FINISH_RESTORE => {
+            body.u64(UNUSED)?;
+            Request::FinishRestore
+        }
+        kind::CREATE_DATABASE => {
+            let page_size = body.u64("the page size")?;
+            Request::CreateDatabase {
+                // What does not fit is no page size either.
+                page_size: u32::try_from(page_size).unwrap_or(u32::MAX),
+                name: body.text(NAME)?.to_owned(),
+            }
+        }
+        kind::DROP_DATABASE => Request::DropDatabase {
+            name: body.text(NAME)?.to_owned(),
+        },
+        kind::DATABASES => {
+            body.u64(UNUSED)?;
+            Request::Databases
         }
         _ => return Err(WireError::UnknownRequest { kind }),
     })

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     WORD_BYTES,
-    body::{BodyReader, put_i64, put_text, put_u32, put_u64},
+    body::{BodyReader, put_blob, put_i64, put_text, put_u32, put_u64},
     cluster::{ClusterFormat, Role, ServerEntry},
     error::{FailureCode, WireError},
-    frame::{FRAME_BYTES_MAX, put_message},
+    frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, put_message},
     tuple::{put_row, row},
 };
 use crate::rows::{Column, ColumnKind, RowBatch};
@@ -27,6 +27,9 @@ mod kind {
     pub(super) const METADATA: u8 = 10;
     pub(super) const DIGEST: u8 = 0x80;
     pub(super) const STATUS: u8 = 0x81;
+    pub(super) const BACKUP: u8 = 0x90;
+    pub(super) const BACKUP_CHUNK: u8 = 0x91;
+    pub(super) const DATABASES: u8 = 0x96;
 }
 
 /// Ends the last ROWS message of a result.
@@ -41,6 +44,19 @@ pub struct DumpFile {
     pub name: String,
     /// Its content, in whole words of 8 bytes.
     pub bytes: Vec<u8>,
+}
+
+/// A database of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseEntry {
+    /// Its name.
+    pub name: String,
+    /// Its id: the index of the log at which it came into being.
+    pub id: u64,
+    /// The size of its pages, in bytes.
+    pub page_size: u64,
+    /// Its length in pages.
+    pub page_count: u64,
 }
 
 /// A response. The numbers are the types of the frames.
@@ -132,6 +148,22 @@ pub enum Response {
         /// A JSON object.
         json: String,
     },
+    /// 0x90, ours: the copy of a database that follows in BACKUP_CHUNK messages.
+    Backup {
+        /// The index that the copy is at.
+        applied: u64,
+        /// The length of a page, in bytes.
+        page_size: u64,
+        /// Its length in pages.
+        page_count: u64,
+    },
+    /// 0x91, ours: the next bytes of the copy.
+    BackupChunk {
+        /// Whole pages.
+        bytes: Vec<u8>,
+    },
+    /// 0x96, ours: the databases of this node.
+    Databases(Vec<DatabaseEntry>),
 }
 
 impl From<&WireError> for Response {
@@ -180,6 +212,9 @@ impl Response {
             Self::Metadata { .. } => "METADATA",
             Self::Digest { .. } => "DIGEST",
             Self::Status { .. } => "STATUS",
+            Self::Backup { .. } => "BACKUP",
+            Self::BackupChunk { .. } => "BACKUP_CHUNK",
+            Self::Databases(_) => "DATABASES",
         }
     }
 
@@ -198,6 +233,9 @@ impl Response {
             Self::Metadata { .. } => kind::METADATA,
             Self::Digest { .. } => kind::DIGEST,
             Self::Status { .. } => kind::STATUS,
+            Self::Backup { .. } => kind::BACKUP,
+            Self::BackupChunk { .. } => kind::BACKUP_CHUNK,
+            Self::Databases(_) => kind::DATABASES,
         }
     }
 
@@ -264,6 +302,17 @@ impl Response {
                 put_text(out, digest);
             }
             Self::Status { json } => put_text(out, json),
+            Self::Backup {
+                applied,
+                page_size,
+                page_count,
+            } => {
+                put_u64(out, *applied);
+                put_u64(out, *page_size);
+                put_u64(out, *page_count);
+            }
+            Self::BackupChunk { bytes } => put_blob(out, bytes),
+            Self::Databases(databases) => put_databases(out, databases),
         }
         Ok(0)
     }
@@ -337,6 +386,15 @@ impl Response {
             kind::STATUS => Self::Status {
                 json: reader.text("the status")?.to_owned(),
             },
+            kind::BACKUP => Self::Backup {
+                applied: reader.u64("the applied index")?,
+                page_size: reader.u64("the page size")?,
+                page_count: reader.u64("the number of pages")?,
+            },
+            kind::BACKUP_CHUNK => Self::BackupChunk {
+                bytes: reader.blob("the bytes of the copy")?.to_owned(),
+            },
+            kind::DATABASES => Self::Databases(databases(reader)?),
             _ => return Err(WireError::UnknownResponse { kind }),
         })
     }
@@ -351,6 +409,36 @@ pub fn encode_rows(batch: &RowBatch, out: &mut Vec<u8>) -> Result<(), WireError>
         put_rows(out, batch);
         Ok(0)
     })
+}
+
+/// What stands before and behind the content of a database in the FILES response to DUMP, for a
+/// content of `file_bytes` bytes, a multiple of 8, that is sent without ever being in memory as a
+/// whole. The file of its WAL, which follows, is empty.
+///
+/// # Errors
+/// [`WireError::TooLarge`] if a frame cannot hold it.
+pub fn dump_around(name: &str, file_bytes: u64) -> Result<(Vec<u8>, Vec<u8>), WireError> {
+    let mut before = vec![0; FRAME_HEADER_BYTES];
+    put_u64(&mut before, 2);
+    put_text(&mut before, name);
+    put_u64(&mut before, file_bytes);
+    let mut after = Vec::new();
+    put_text(&mut after, &format!("{name}-wal"));
+    put_u64(&mut after, 0);
+    let around = before.len() - FRAME_HEADER_BYTES + after.len();
+    let bytes = (around as u64).saturating_add(file_bytes);
+    let words = u32::try_from(bytes / WORD_BYTES as u64).ok();
+    let Some(words) = words.filter(|_| bytes <= FRAME_BYTES_MAX) else {
+        let bytes_max = FRAME_BYTES_MAX;
+        return Err(WireError::TooLarge { bytes, bytes_max });
+    };
+    let header = FrameHeader {
+        words,
+        kind: kind::FILES,
+        schema: 0,
+    };
+    before[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+    Ok((before, after))
 }
 
 /// Reads the body of a SERVERS response in the layout that was asked for.
@@ -386,6 +474,31 @@ fn put_servers(out: &mut Vec<u8>, format: ClusterFormat, servers: &[ServerEntry]
             put_u64(out, server.role as u64);
         }
     }
+}
+
+fn put_databases(out: &mut Vec<u8>, databases: &[DatabaseEntry]) {
+    put_u64(out, databases.len() as u64);
+    for database in databases {
+        put_text(out, &database.name);
+        put_u64(out, database.id);
+        put_u64(out, database.page_size);
+        put_u64(out, database.page_count);
+    }
+}
+
+fn databases(reader: &mut BodyReader<'_>) -> Result<Vec<DatabaseEntry>, WireError> {
+    // The shortest name and three numbers.
+    let count = reader.count(4 * WORD_BYTES, "the number of databases")?;
+    (0..count)
+        .map(|_| {
+            Ok(DatabaseEntry {
+                name: reader.text("the name of a database")?.to_owned(),
+                id: reader.u64("the id of a database")?,
+                page_size: reader.u64("the page size")?,
+                page_count: reader.u64("the number of pages")?,
+            })
+        })
+        .collect()
 }
 
 fn put_rows(out: &mut Vec<u8>, batch: &RowBatch) {

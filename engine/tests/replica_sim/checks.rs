@@ -66,6 +66,7 @@ impl Cluster {
     fn ask_until_answered(&mut self, database: &str, request: &Request) -> Reply {
         let open = Request::Open {
             database: database.to_owned(),
+            create: true,
         };
         let deadline = self.now + PATIENCE;
         loop {

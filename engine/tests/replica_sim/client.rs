@@ -94,7 +94,10 @@ impl Client {
         });
         let request = if self.open.is_none() {
             self.opening = true;
-            Request::Open { database: name }
+            Request::Open {
+                database: name,
+                create: true,
+            }
         } else {
             operation.ask(oracle)
         };

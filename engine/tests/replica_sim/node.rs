@@ -283,20 +283,40 @@ impl Node {
                 sql.set_writable(writable);
                 None
             }
-            Effect::OpenDatabase { id, name } => Some(Input::Opened {
-                database: id,
-                commit_point: sql.open_database(id, &name).expect("an old database"),
-            }),
+            Effect::OpenDatabase {
+                id,
+                name,
+                page_size,
+            } => sql
+                .open_database(id, &name, page_size)
+                .expect("a file or none"),
             Effect::CreateDatabase {
                 id,
                 name,
                 page_size,
             } => {
-                let point = sql.create_database(id, &name, page_size);
-                Some(Input::Opened {
-                    database: id,
-                    commit_point: point.expect("a database"),
-                })
+                let opened = sql.create_database(id, &name, page_size);
+                Some(opened.expect("a database"))
+            }
+            Effect::RemoveDatabase { database } => {
+                sql.remove_database(database).expect("a removal");
+                None
+            }
+            Effect::BeginRestore { restore } => {
+                sql.begin_restore(restore).expect("room for a file");
+                None
+            }
+            Effect::WriteRestore { restore, bytes } => {
+                sql.write_restore(restore, bytes);
+                None
+            }
+            Effect::FinishRestore { restore, id, name } => {
+                let opened = sql.finish_restore(restore, id, &name);
+                Some(opened.expect("a whole file").expect("a restore"))
+            }
+            Effect::DiscardRestore { restore } => {
+                sql.discard_restore(restore);
+                None
             }
             Effect::Apply { index, change } => {
                 let point = sql.apply(&change).expect("pages that can be applied");

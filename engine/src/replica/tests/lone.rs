@@ -137,10 +137,7 @@ impl Lone {
                 id,
                 name,
                 page_size,
-            } => Some(Input::Opened {
-                database: id,
-                commit_point: self.sql.create_database(id, &name, page_size).unwrap(),
-            }),
+            } => Some(self.sql.create_database(id, &name, page_size).unwrap()),
             Effect::Apply { index, change } => Some(Input::Applied {
                 database: change.database,
                 index,
@@ -148,6 +145,26 @@ impl Lone {
             }),
             Effect::RollBack { database, to } => {
                 self.sql.roll_back(database, &to).unwrap();
+                None
+            }
+            Effect::RemoveDatabase { database } => {
+                self.sql.remove_database(database).unwrap();
+                None
+            }
+            Effect::BeginRestore { restore } => {
+                self.sql.begin_restore(restore).unwrap();
+                None
+            }
+            Effect::WriteRestore { restore, bytes } => {
+                self.sql.write_restore(restore, bytes);
+                None
+            }
+            Effect::FinishRestore { restore, id, name } => {
+                let opened = self.sql.finish_restore(restore, id, &name).unwrap();
+                Some(opened.expect("a restore"))
+            }
+            Effect::DiscardRestore { restore } => {
+                self.sql.discard_restore(restore);
                 None
             }
             other => panic!("{other:?}"),
@@ -249,6 +266,7 @@ impl Lone {
             session,
             Request::Open {
                 database: "app".into(),
+                create: true,
             },
         );
         self.turn([asked]);

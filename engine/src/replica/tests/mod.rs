@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ringlite_raft::{Entry, EntryKind, LogIndex, Message, Term};
 
 use super::Input;
-use super::payload::encode_create;
+use super::payload::{DatabaseAct, encode_act};
 use super::request::{Reply, Request, RequestId, RowLimit, SessionId, Work};
 use crate::error::Error;
 use lone::{Lone, receive, sql_request};
@@ -111,7 +111,10 @@ fn records_that_their_turn_voids_say_nothing_of_what_replaced_them() {
         term: Term(term),
         index: LogIndex(index),
         kind: EntryKind::Data,
-        payload: encode_create(name, PageSize::DEFAULT),
+        payload: encode_act(&DatabaseAct::Create {
+            name: name.to_owned(),
+            page_size: PageSize::DEFAULT,
+        }),
     };
     let append = |from, prev_index, commit, entries: Vec<Entry>| {
         let term = entries[0].term;

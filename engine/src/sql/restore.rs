@@ -1,0 +1,103 @@
+//! A database file that arrives in pieces, kept where nothing sees it until it is whole.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use ringlite_vfs::VfsError;
+
+use crate::replica::payload::RestoreId;
+
+/// What the files are called until they are databases.
+const PREFIX: &str = "restore-";
+/// Pieces on the way to the disk. When there are more, whoever brings them waits.
+const PIECES_QUEUED_MAX: usize = 4;
+/// Bytes that the system may keep to itself, so that the last sync is a short one.
+const UNSYNCED_BYTES_MAX: usize = 4 << 20;
+
+/// A file on its way in. Dropping it removes the file.
+///
+/// A thread of its own writes and syncs, so that the shard's core waits only for the last few
+/// megabytes at the end.
+pub(super) struct RestoreFile {
+    path: PathBuf,
+    /// None once everything has arrived.
+    pieces: Option<SyncSender<Bytes>>,
+    writer: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl RestoreFile {
+    /// A new, empty file in `directory`. One that an earlier life has left is overwritten.
+    pub(super) fn create(directory: &Path, restore: RestoreId) -> Result<Self, VfsError> {
+        let path = directory.join(format!("{PREFIX}{}", restore.0));
+        let file = File::create(&path).map_err(io_error("create", &path))?;
+        let (pieces, incoming) = sync_channel(PIECES_QUEUED_MAX);
+        let writer = std::thread::Builder::new()
+            .name("ringlite-restore".into())
+            .spawn(move || write_all(file, &incoming))
+            .map_err(io_error("start a thread for", &path))?;
+        Ok(Self {
+            path,
+            pieces: Some(pieces),
+            writer: Some(writer),
+        })
+    }
+
+    /// Appends to the file.
+    pub(super) fn write(&self, bytes: Bytes) {
+        // A writer that has failed says so in the end; until then the restore may yet be aborted.
+        if let Some(pieces) = &self.pieces {
+            let _ = pieces.send(bytes);
+        }
+    }
+
+    /// Makes the file, which is whole, `path`, which must be free. Durable on return.
+    pub(super) fn finish(mut self, path: &Path) -> Result<(), VfsError> {
+        self.pieces = None;
+        if let Some(writer) = self.writer.take() {
+            let written = writer
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("its thread has panicked")));
+            written.map_err(io_error("write", &self.path))?;
+        }
+        std::fs::rename(&self.path, path).map_err(io_error("rename", &self.path))?;
+        super::sync_directory(path.parent().unwrap_or(path))
+    }
+}
+
+impl Drop for RestoreFile {
+    fn drop(&mut self) {
+        // It is not there any more after `finish`. What is left otherwise goes at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn write_all(mut file: File, pieces: &Receiver<Bytes>) -> io::Result<()> {
+    let mut unsynced_bytes = 0;
+    while let Ok(bytes) = pieces.recv() {
+        file.write_all(&bytes)?;
+        unsynced_bytes += bytes.len();
+        if unsynced_bytes > UNSYNCED_BYTES_MAX {
+            file.sync_data()?;
+            unsynced_bytes = 0;
+        }
+    }
+    file.sync_all()
+}
+
+/// Removes what restores of an earlier life have left in `directory`.
+pub(super) fn remove_leftovers(directory: &Path) -> Result<(), VfsError> {
+    super::remove_files(directory, |name| name.starts_with(PREFIX))
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VfsError {
+    let path = path.to_owned();
+    move |source| VfsError::Io {
+        operation,
+        path,
+        source,
+    }
+}

@@ -85,9 +85,7 @@ impl Recovered {
             .extract_if(.., |segment| segment.number > log.highest_segment)
             .map(|segment| segment.number);
         for number in obsolete.into_iter().chain(unused) {
-            let path = segment::path_in(directory, number);
-            std::fs::remove_file(&path)
-                .map_err(|source| StorageError::io("remove", &path, source))?;
+            segment::remove(directory, number)?;
         }
         Ok(Self {
             hard_state,

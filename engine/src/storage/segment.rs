@@ -95,7 +95,8 @@ impl SegmentReserve {
         }
         let path = path_in(&self.directory, number);
         glommio::spawn_local(async move {
-            // It is removed at the next start if it is not removed now.
+            // On a helper's thread, perhaps after the end of this life: no segment ever gets the
+            // number again, and the next start removes what is left.
             if let Err(error) = glommio::io::remove(&path).await {
                 tracing::warn!("cannot remove the old segment {}: {error}", path.display());
             }
@@ -146,7 +147,7 @@ impl Maker {
         file.close()
             .await
             .map_err(|source| StorageError::glommio("close", &unfinished, source))?;
-        rename(&unfinished, &path).await?;
+        rename(&unfinished, &path)?;
         let directory = &self.directory;
         let names = glommio::io::Directory::open(directory)
             .await
@@ -166,7 +167,7 @@ impl Maker {
         let Some(old) = old else {
             return DmaFile::create(unfinished).await.map_err(failed);
         };
-        rename(&path_in(&self.directory, old), unfinished).await?;
+        rename(&path_in(&self.directory, old), unfinished)?;
         let file = OpenOptions::new().write(true).dma_open(unfinished).await;
         let file = file.map_err(failed)?;
         // An earlier life may have had segments of another size.
@@ -197,8 +198,19 @@ impl Maker {
     }
 }
 
-async fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
-    glommio::io::rename(from, to)
-        .await
-        .map_err(|source| StorageError::glommio("rename", from, source))
+/// On this thread: one on a helper's could come after the end of the executor, when another life
+/// has a file by that name.
+fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+    std::fs::rename(from, to).map_err(|source| StorageError::io("rename", from, source))
+}
+
+/// Removes a segment; it is no error if it is gone.
+pub(super) fn remove(directory: &Path, number: u64) -> Result<(), StorageError> {
+    let path = path_in(directory, number);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::io("remove", &path, source))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,5 +1,7 @@
 //! One test per row of the decision table, then what no row may get wrong on random logs.
 
+mod behind_a_base;
+
 use super::*;
 use crate::entry::Entry;
 use crate::record::{RECORD_ALIGN, RecordIdentity, RecordPlace, encode_record, record_bytes};
@@ -101,9 +103,21 @@ impl Writer {
     }
 
     fn recover(&self, mark: impl Into<DurableMark>) -> Result<RecoveredLog, RecoveryError> {
+        self.recover_from(1, NO_BASE, mark)
+    }
+
+    /// The log behind `base`, from the segments from `first` on.
+    fn recover_from(
+        &self,
+        first: u64,
+        base: LogBase,
+        mark: impl Into<DurableMark>,
+    ) -> Result<RecoveredLog, RecoveryError> {
         let numbered = (1..).zip(&self.segments);
-        let scans = numbered.map(|(number, bytes)| scan_segment(bytes, number, &IDENTITY));
-        recover(scans.collect::<Result<_, _>>()?, mark, NO_BASE)
+        let scans = numbered
+            .filter(|(number, _)| *number >= first)
+            .map(|(number, bytes)| scan_segment(bytes, number, &IDENTITY));
+        recover(scans.collect::<Result<_, _>>()?, mark, base)
     }
 }
 

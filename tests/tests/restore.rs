@@ -16,6 +16,7 @@ use ringlite::{Client, ClientOptions, Value};
 use ringlite_tests::process::{self, Finished};
 use ringlite_tests::raw::{Answer, RawConnection};
 use ringlite_tests::scene;
+use ringlite_tests::shell::{Format, Shell};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
@@ -440,7 +441,7 @@ fn a_restore_survives_the_death_of_all_nodes() {
 
 #[test]
 fn other_databases_go_on_while_a_file_is_restored() {
-    let (directory, mut cluster) = cluster(3);
+    let (directory, cluster) = cluster(3);
     let addresses = cluster.addresses();
     let quiet = beside_for(&addresses, || thread::sleep(Duration::from_secs(1)));
     let busy = beside_for(&addresses, || {
@@ -633,4 +634,80 @@ fn databases_are_created_listed_and_dropped_by_command() {
         missing.refusal().contains("no database named"),
         "{missing:?}"
     );
+}
+
+/// What `.dump` writes makes the same database again, in sqlite3 and in the shell.
+#[test]
+fn a_dump_as_text_makes_the_database_again() {
+    let (directory, cluster) = cluster(1);
+    let schema = r#"
+        CREATE TABLE parent (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE);
+        CREATE TABLE "odd ""name" ("a b" REAL, c BLOB, d AS ("a b" * 2) STORED, yes BOOLEAN, at DATETIME);
+        CREATE TABLE child (id INTEGER PRIMARY KEY, of INTEGER REFERENCES parent (id)) STRICT;
+        CREATE TABLE pairs (k TEXT PRIMARY KEY, v) WITHOUT ROWID;
+        CREATE INDEX by_of ON child (of) WHERE of > 1;
+        CREATE VIEW names AS SELECT name FROM parent;
+        CREATE VIRTUAL TABLE words USING fts5 (body);
+        CREATE TABLE log (text);
+        CREATE TRIGGER noted AFTER INSERT ON child BEGIN
+            INSERT INTO log VALUES ('child ' || new.id || '; of ' || new.of); END;
+        INSERT INTO parent (name) VALUES ('it''s'), ('zwei
+Zeilen'), ('drei');
+        DELETE FROM parent WHERE id = 3;
+        INSERT INTO child VALUES (1, 1), (2, 2);
+        INSERT INTO "odd ""name" ("a b", c, yes, at) VALUES
+            (0.1, x'00ff', 1, '2026-01-01'), (9e999, CAST(x'610062' AS TEXT), 'text', NULL), (-0.0, '', 0, 5);
+        INSERT INTO pairs VALUES ('k', NULL), ('ä', 9223372036854775807);
+        INSERT INTO words VALUES ('the quick brown fox'), ('a lazy dog');
+        ANALYZE;
+    "#;
+    let shell = |database: &'static str| Shell::new(PROGRAM, &cluster, database);
+    shell("app").script(Format::Csv, schema).succeeded();
+    let dump = shell("app").script(Format::Csv, ".dump\n").succeeded();
+    assert!(dump.starts_with("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n"));
+    assert!(dump.ends_with("COMMIT;\n"));
+    // By the shell, from the standard input and from a file.
+    shell("again").script(Format::Csv, &dump).succeeded();
+    assert_eq!(
+        shell("again").script(Format::Csv, ".dump").succeeded(),
+        dump
+    );
+    let path = directory.path().join("dump of app.sql");
+    std::fs::write(&path, &dump).unwrap();
+    let read = format!(".read {}\n", path.display());
+    shell("read").script(Format::Csv, &read).succeeded();
+    assert_eq!(shell("read").script(Format::Csv, ".dump").succeeded(), dump);
+    // By SQLite.
+    let copy = directory.path().join("plain.db");
+    plain(&copy).execute_batch(&dump).unwrap();
+    let file = plain(&copy);
+    assert_eq!(text(&file, "PRAGMA integrity_check"), "ok");
+    let found = "SELECT body FROM words WHERE words MATCH 'quick'";
+    assert_eq!(text(&file, found), "the quick brown fox");
+    assert_eq!(
+        text(&file, "SELECT group_concat(text) FROM log"),
+        "child 1; of 1,child 2; of 2"
+    );
+    assert_eq!(text(&file, "SELECT seq || '' FROM sqlite_sequence"), "3");
+    assert_eq!(
+        text(
+            &file,
+            r#"SELECT hex(c) FROM "odd ""name" WHERE yes = 'text'"#
+        ),
+        "610062"
+    );
+    drop(file);
+    let list = cluster.addresses().join(",");
+    ringlite(&["restore", &list, "plain", copy.to_str().unwrap()]).succeeded();
+    assert_eq!(
+        shell("plain").script(Format::Csv, ".dump").succeeded(),
+        dump
+    );
+
+    let databases = shell("app").script(Format::Csv, ".databases\n").succeeded();
+    assert!(databases.contains("again"), "{databases}");
+    let endless = directory.path().join("endless.sql");
+    std::fs::write(&endless, format!(".read {}\n", endless.display())).unwrap();
+    let read = shell("app").script(Format::Csv, &format!(".read {}\n", endless.display()));
+    assert!(read.refusal().contains("too many deep"), "{read:?}");
 }

@@ -153,7 +153,7 @@ fn confirms_drop(database: &str) -> io::Result<bool> {
     Ok(answer.trim() == database)
 }
 
-fn print_databases(
+pub(crate) fn print_databases(
     out: &mut impl Write,
     databases: &[DatabaseEntry],
     format: Format,

@@ -4,6 +4,7 @@
 //! `INSERT ... RETURNING` prints its rows. Statements without columns print nothing.
 
 mod command;
+mod dump;
 mod interactive;
 mod script;
 mod session;
@@ -129,25 +130,25 @@ pub(crate) fn run(args: ShellArgs) -> Result<(), ShellError> {
 fn run_script(
     session: &mut Session,
     mut input: impl BufRead,
-    out: &mut impl Write,
+    mut out: &mut dyn Write,
 ) -> Result<(), ShellError> {
     let mut script = Script::default();
     let mut line = String::new();
     while input.read_line(&mut line).map_err(ShellError::Input)? > 0 {
         if !script.is_pending() && line.trim_start().starts_with('.') {
-            let next = command::run(session, &line, out).map_err(ShellError::Command)?;
+            let next = command::run(session, &line, &mut out).map_err(ShellError::Command)?;
             if next == command::Next::Quit {
                 return Ok(());
             }
         } else {
             for statement in script.push(&line) {
-                run_statement(session, &statement, out)?;
+                run_statement(session, &statement, &mut out)?;
             }
         }
         line.clear();
     }
     match script.finish() {
-        Some(statement) => run_statement(session, &statement, out),
+        Some(statement) => run_statement(session, &statement, &mut out),
         None => Ok(()),
     }
 }

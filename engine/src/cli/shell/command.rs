@@ -1,11 +1,18 @@
 //! The commands of the shell, which begin with a dot.
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Write},
+};
 
 use clap::ValueEnum;
 
-use super::session::{Session, StatementError};
+use super::{
+    ShellError, dump,
+    session::{Session, StatementError},
+};
 use crate::{
+    cli::cluster::print_databases,
     cli::output::{Format, print_json, print_object_table, print_table},
     client::Client,
     rows::{RowBatch, Value},
@@ -14,15 +21,21 @@ use crate::{
 /// What `.help` prints.
 pub(super) const HELP: &str = "\
 .cluster          the members of the cluster
+.databases        the databases, with their sizes in bytes
+.dump             the database as SQL text
 .format FORMAT    print results as table, json or csv
 .help             this list
 .leader           the address of the leader
 .quit             leave (also ctrl-d)
+.read FILE        run the SQL and the commands in a file
 .schema [TABLE]   the statements that created the database, or one table and what belongs to it
 .status           the state of the leader
 .tables           the tables and views
 Anything else is SQL, up to a semicolon.
 ";
+
+/// How deep files may read other files.
+const FILES_OPEN_MAX: usize = 16;
 
 const TABLES: &str = "SELECT name FROM sqlite_schema \
     WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
@@ -45,6 +58,22 @@ pub(crate) enum CommandError {
     Usage {
         /// How it is used.
         usage: &'static str,
+    },
+    /// A file of `.read` cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something in a file of `.read` has not worked.
+    #[error("{path}: {source}")]
+    Script {
+        /// The file.
+        path: String,
+        /// What happened.
+        source: Box<ShellError>,
     },
     /// The server did not answer it.
     #[error(transparent)]
@@ -70,6 +99,9 @@ pub(super) fn run(
     line: &str,
     out: &mut impl Write,
 ) -> Result<Next, CommandError> {
+    if let Some(path) = line.trim().strip_prefix(".read ") {
+        return read_file(session, path.trim(), out);
+    }
     let words: Vec<&str> = line
         .trim()
         .trim_end_matches(';')
@@ -87,6 +119,16 @@ pub(super) fn run(
         [".tables"] => {
             let tables = session.ask(|client| client.query(TABLES, &[]))?;
             print_lines(out, &tables, "")?;
+        }
+        [".databases"] => {
+            let databases = session.ask(Client::databases)?;
+            print_databases(out, &databases, session.format)?;
+        }
+        [".dump"] => dump::dump(session, out)?,
+        [".read"] => {
+            return Err(CommandError::Usage {
+                usage: ".read FILE",
+            });
         }
         [".schema"] => print_schema(session, Value::Null, out)?,
         [".schema", table] => print_schema(session, Value::Text((*table).to_owned()), out)?,
@@ -114,6 +156,33 @@ pub(super) fn run(
         }
         [] => {}
     }
+    out.flush()?;
+    Ok(Next::GoOn)
+}
+
+/// Runs what is in a file, up to the first error.
+fn read_file(
+    session: &mut Session,
+    path: &str,
+    out: &mut impl Write,
+) -> Result<Next, CommandError> {
+    let cannot = |source| CommandError::File {
+        path: path.to_owned(),
+        source,
+    };
+    if session.files_open >= FILES_OPEN_MAX {
+        return Err(cannot(io::Error::other(
+            "files read each other, too many deep",
+        )));
+    }
+    let file = File::open(path).map_err(cannot)?;
+    session.files_open += 1;
+    let ran = super::run_script(session, io::BufReader::new(file), out);
+    session.files_open -= 1;
+    ran.map_err(|error| CommandError::Script {
+        path: path.to_owned(),
+        source: Box::new(error),
+    })?;
     out.flush()?;
     Ok(Next::GoOn)
 }

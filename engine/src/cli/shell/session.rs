@@ -52,6 +52,8 @@ pub(super) struct Session {
     transaction: Transaction,
     /// How results are printed.
     pub(super) format: Format,
+    /// How many files of `.read` are being read, each from within the one before.
+    pub(super) files_open: usize,
 }
 
 impl Session {
@@ -60,6 +62,7 @@ impl Session {
             client,
             transaction: Transaction::default(),
             format,
+            files_open: 0,
         }
     }
 
@@ -118,6 +121,21 @@ impl Session {
             }
             other => other.map_err(StatementError::Failed),
         }
+    }
+
+    /// Asks something that is part of a transaction: if the connection is lost, so is that.
+    pub(super) fn ask_once<T>(
+        &mut self,
+        question: impl FnOnce(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, StatementError> {
+        question(&mut self.client).map_err(|error| {
+            if error.is_connection_lost() {
+                self.transaction.close();
+                StatementError::RolledBack(error)
+            } else {
+                StatementError::Failed(error)
+            }
+        })
     }
 
     /// Notices that the server has closed the connection before a statement is put in doubt by it.

@@ -143,8 +143,8 @@ impl Backfill {
     /// the end. True while there is more to write. With the last slice the file gets the size of
     /// the database as of the end.
     ///
-    /// Fails with what the file system says, after which the file must be taken for spoilt until
-    /// the log was replayed over it, or with [`VfsError::Removed`].
+    /// Fails with what the file system says, or with [`VfsError::Removed`]. The WAL and the log still
+    /// have every page then, so that the slice may be tried again, as when a disk was full.
     pub fn write_slice(&mut self, pages_max: usize) -> Result<bool, VfsError> {
         let page_count = self.end.page_count();
         if let Stage::Begun = self.stage {

@@ -75,10 +75,9 @@ impl DatabaseInner {
         let mut start = [0; 100];
         let found = file.read_page(PageNumber(1), &mut start)?;
         let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
-        if bytes % u64::from(page_size.bytes()) != 0 {
-            return Err(not_a_database("its size is no multiple of its page size"));
-        }
-        let page_count = u32::try_from(bytes / u64::from(page_size.bytes()))
+        // A power loss in the middle of a backfill may leave a part of the last page, which the
+        // replay of the log completes, as it does any other page of that backfill.
+        let page_count = u32::try_from(bytes.div_ceil(u64::from(page_size.bytes())))
             .map_err(|_| not_a_database("it has more pages than SQLite can number"))?;
         let header = IndexHeader::empty(page_size, page_count);
         Ok(DatabaseInner {

@@ -104,9 +104,11 @@ impl Vfs {
         }
     }
 
-    /// Opens an existing database file as the base of an empty in-memory WAL. Fails if it is no
-    /// database in WAL mode that consists of whole pages, and with [`VfsError::AlreadyOpen`] if the
-    /// name is in use: each database of a VFS is there once, so that all see the same WAL.
+    /// Opens an existing database file as the base of an empty in-memory WAL. What a power loss has
+    /// left of a backfill is not noticed here: the caller replays the log up to the `target` of the
+    /// file before anybody reads. Fails if it is no database in WAL mode, and with
+    /// [`VfsError::AlreadyOpen`] if the name is in use: each database of a VFS is there once, so that
+    /// all see the same WAL.
     pub fn open(&self, name: &str) -> Result<Database, VfsError> {
         validate_database_name(name)?;
         let mut databases = lock(&self.inner.databases);

@@ -9,7 +9,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use crate::database::{Database, DatabaseInner};
 use crate::epoch::Epoch;
@@ -18,6 +17,7 @@ use crate::frames::{FrameFault, FrameStore, NewestFrame};
 use crate::header::CommitPoint;
 use crate::lock;
 use crate::locks::{CHECKPOINT, READ_FIRST, READ_SLOTS};
+use crate::sync::atomic::{Ordering, fence};
 use crate::wal_index::READ_MARK_UNUSED;
 
 /// A backfill in progress: [`write_slice`](Backfill::write_slice) until nothing is left,

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::creation::page_size_of;
@@ -16,6 +15,8 @@ use crate::history::History;
 use crate::main_file::MainFile;
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::{lock, read_lock};
 
 /// Pages whose images are looked up at once when a whole database is read, so that writers wait

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use rusqlite::ffi;
 
@@ -14,6 +14,7 @@ use crate::database::{Database, DatabaseInner};
 use crate::error::VfsError;
 use crate::ffi_vfs::new_sqlite3_vfs;
 use crate::lock;
+use crate::sync::Mutex;
 
 /// Counts the registrations of this process, for their names.
 static REGISTRATIONS: AtomicU64 = AtomicU64::new(0);

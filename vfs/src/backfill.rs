@@ -9,7 +9,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use crate::database::{Database, DatabaseInner};
 use crate::epoch::Epoch;
@@ -18,6 +17,7 @@ use crate::frames::{FrameFault, FrameStore, NewestFrame};
 use crate::header::CommitPoint;
 use crate::lock;
 use crate::locks::{CHECKPOINT, READ_FIRST, READ_SLOTS};
+use crate::sync::atomic::{Ordering, fence};
 use crate::wal_index::READ_MARK_UNUSED;
 
 /// A backfill in progress: [`write_slice`](Backfill::write_slice) until nothing is left,
@@ -149,8 +149,8 @@ impl Backfill {
     /// the end. True while there is more to write. With the last slice the file gets the size of
     /// the database as of the end.
     ///
-    /// Fails with what the file system says, after which the file must be taken for spoilt until
-    /// the log was replayed over it, or with [`VfsError::Removed`].
+    /// Fails with what the file system says, or with [`VfsError::Removed`]. The WAL and the log still
+    /// have every page then, so that the slice may be tried again, as when a disk was full.
     pub fn write_slice(&mut self, pages_max: usize) -> Result<bool, VfsError> {
         let page_count = self.end.page_count();
         if let Stage::Begun = self.stage {

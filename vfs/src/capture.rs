@@ -1,12 +1,11 @@
 //! Capture: what committed, taken out as page images.
 
-use std::sync::atomic::Ordering;
-
 use crate::database::{Database, DatabaseInner};
 use crate::epoch::Epoch;
 use crate::header::CommitPoint;
 use crate::lock;
 use crate::page::{Page, PageNumber};
+use crate::sync::atomic::Ordering;
 
 /// What committed since the last capture.
 #[derive(Clone, Debug)]

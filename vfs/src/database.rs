@@ -3,8 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::creation::page_size_of;
@@ -17,6 +16,8 @@ use crate::main_file::MainFile;
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
 use crate::snapshot::Pin;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::{lock, read_lock};
 
 /// Pages whose images are looked up at once when a whole database is read, so that writers wait
@@ -88,14 +89,12 @@ impl DatabaseInner {
             None => {
                 let mut start = [0; 100];
                 let found = file.read_page(PageNumber(1), &mut start)?;
-                let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
-                if file.bytes() % u64::from(page_size.bytes()) != 0 {
-                    return Err(not_a_database("its size is no multiple of its page size"));
-                }
-                page_size
+                page_size_of(&start[..found]).map_err(not_a_database)?
             }
         };
-        let page_count = u32::try_from(file.bytes() / u64::from(page_size.bytes()))
+        // A power loss in the middle of a backfill may leave a part of the last page, which the
+        // replay of the log completes, as it does any other page of that backfill.
+        let page_count = u32::try_from(file.bytes().div_ceil(u64::from(page_size.bytes())))
             .map_err(|_| not_a_database("it has more pages than SQLite can number"))?
             .max(1);
         let header = IndexHeader::empty(page_size, page_count);

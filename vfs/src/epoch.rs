@@ -1,11 +1,10 @@
 //! One epoch: the in-memory WAL as one set of file handles sees it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::frames::{FrameStore, Frames};
 use crate::header::IndexHeader;
 use crate::locks::LockTable;
 use crate::page::PageSize;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wal_index::WalIndex;
 
 /// Frames, index and locks between two roll-backs. Every connection holds the epoch it was opened

@@ -5,13 +5,13 @@
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::ffi;
 
 use crate::epoch::Epoch;
 use crate::frames::FrameFault;
 use crate::main_handle::MainHandle;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// What SQLite calls the smallest unit that a power loss can spoil. No file of ours has one, but
 /// the usual value keeps SQLite's arithmetic on trodden paths.
@@ -318,7 +318,7 @@ unsafe extern "C" fn shm_lock(
 }
 
 unsafe extern "C" fn shm_barrier(_file: *mut ffi::sqlite3_file) {
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut ffi::sqlite3_file, _delete: c_int) -> c_int {

@@ -243,7 +243,7 @@ unsafe extern "C" fn randomness(
 
 unsafe extern "C" fn sleep(_vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) -> c_int {
     let requested = u64::try_from(microseconds).unwrap_or(0);
-    std::thread::sleep(Duration::from_micros(requested));
+    crate::sync::sleep(Duration::from_micros(requested));
     microseconds
 }
 

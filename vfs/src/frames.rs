@@ -3,10 +3,9 @@
 //! A frame is its 24-byte header and one page image. Images are immutable and shared: writing a
 //! frame again puts a new image in its place, so whoever captured the old one keeps it.
 
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::page::{Page, PageNumber, PageSize};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{read_lock, write_lock};
 
 /// The bytes before the first frame (walformat.html, section 3.1).

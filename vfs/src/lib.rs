@@ -65,6 +65,7 @@ mod removal;
 mod replay;
 mod restart;
 mod snapshot;
+mod sync;
 mod temporary;
 mod wal_index;
 
@@ -80,7 +81,9 @@ pub use registration::{Vfs, VfsOptions};
 pub use restart::Parking;
 pub use snapshot::Pin;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
+
+use sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 // The wal-index is native-endian (walformat.html, section 2.1), and this crate lays out its two
 // sub-word header fields for a little-endian machine.

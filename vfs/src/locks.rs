@@ -1,7 +1,9 @@
 //! The eight lock slots of a wal-index (walformat.html, section 2.3), as atomics.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use crate::sync::{spin_loop, yield_now};
 
 /// The number of slots (`SQLITE_SHM_NLOCK`).
 pub(crate) const SLOTS: usize = 8;
@@ -193,10 +195,10 @@ impl Drop for SlotsGuard<'_> {
 fn back_off(spins: &mut u32) {
     *spins += 1;
     if *spins < SPINS_MAX {
-        std::hint::spin_loop();
+        spin_loop();
     } else {
         // The holder may need this very core.
-        std::thread::yield_now();
+        yield_now();
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::VfsError;
 use crate::page::{PageNumber, PageSize};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The open file of one database. Reads and writes go through the page cache, so that a reader sees
 /// what a backfill has written before it is durable.

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::ffi;
 
@@ -11,6 +10,7 @@ use crate::database::DatabaseInner;
 use crate::epoch::Epoch;
 use crate::header::WalPosition;
 use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wal_index::REGION_BYTES;
 
 /// Regions that an index may have: as many as 2^32 frames need.

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use rusqlite::ffi;
 
@@ -15,6 +15,7 @@ use crate::error::VfsError;
 use crate::ffi_vfs::new_sqlite3_vfs;
 use crate::lock;
 use crate::page::PageSize;
+use crate::sync::Mutex;
 
 /// Counts the registrations of this process, for their names.
 static REGISTRATIONS: AtomicU64 = AtomicU64::new(0);
@@ -105,9 +106,11 @@ impl Vfs {
         }
     }
 
-    /// Opens an existing database file as the base of an empty in-memory WAL. Fails if it is no
-    /// database in WAL mode that consists of whole pages, and with [`VfsError::AlreadyOpen`] if the
-    /// name is in use: each database of a VFS is there once, so that all see the same WAL.
+    /// Opens an existing database file as the base of an empty in-memory WAL. What a power loss has
+    /// left of a backfill is not noticed here: the caller replays the log up to the `target` of the
+    /// file before anybody reads. Fails if it is no database in WAL mode, and with
+    /// [`VfsError::AlreadyOpen`] if the name is in use: each database of a VFS is there once, so that
+    /// all see the same WAL.
     pub fn open(&self, name: &str) -> Result<Database, VfsError> {
         self.open_as(name, None)
     }

@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::sync::atomic::Ordering;
 
 use crate::creation::validate_database_name;
 use crate::database::DatabaseInner;
 use crate::error::VfsError;
 use crate::lock;
 use crate::registration::Vfs;
+use crate::sync::atomic::Ordering;
 
 impl Vfs {
     /// Removes a database and its file, durably. On return a new one can have the name.

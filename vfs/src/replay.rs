@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::database::Database;
@@ -10,6 +9,7 @@ use crate::epoch::Epoch;
 use crate::error::VfsError;
 use crate::header::CommitPoint;
 use crate::page::{Page, PageNumber};
+use crate::sync::atomic::Ordering;
 use crate::{lock, write_lock};
 
 /// How long an apply waits for a connection that holds WRITE. On a follower none does, except for

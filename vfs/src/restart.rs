@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::database::{Database, DatabaseInner};
@@ -10,6 +9,8 @@ use crate::epoch::Epoch;
 use crate::history::History;
 use crate::lock;
 use crate::locks::{CHECKPOINT, READ_SLOTS};
+use crate::sync::atomic::Ordering;
+use crate::sync::sleep;
 
 /// How long a read transaction that has to wait sleeps at a time.
 const PARKED_SLEEP: Duration = Duration::from_micros(50);
@@ -110,7 +111,7 @@ impl DatabaseInner {
             if until.is_none_or(|until| Instant::now() >= until) {
                 return;
             }
-            std::thread::sleep(PARKED_SLEEP);
+            sleep(PARKED_SLEEP);
         }
     }
 }

@@ -6,12 +6,15 @@
 
 use std::ffi::c_void;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+// SQLite has the regions too, so they are of nothing but these.
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crate::header::{HEADER_WORDS, IndexHeader};
 use crate::lock;
 use crate::page::PageNumber;
+use crate::sync::Mutex;
+use crate::sync::atomic::fence;
 
 /// The size of one region in bytes (`WALINDEX_PGSZ`).
 pub(crate) const REGION_BYTES: usize = 32768;

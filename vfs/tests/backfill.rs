@@ -92,6 +92,40 @@ fn a_power_loss_after_a_backfill_leaves_the_state_of_its_end() {
 }
 
 #[test]
+fn replay_heals_what_a_power_loss_has_left_of_a_backfill() {
+    // Each file is the one before a backfill with some of its pages written, and perhaps cut in the
+    // middle of a page: the end of the file moves by the pages of the system, not by ours.
+    let page_size = PageSize::MAX;
+    let node = Node::new();
+    let database = node.database("torn.db", page_size);
+    database.set_writable(true);
+    let sql = database.connect().unwrap();
+    sql.execute_batch(&format!("{TABLE}; {ROWS}")).unwrap();
+    backfill(&database, &[database.commit_point()]).unwrap();
+    database.take_capture();
+    let before = std::fs::read(node.path().join("torn.db")).unwrap();
+    sql.execute_batch("UPDATE t SET b = zeroblob(900)").unwrap();
+    let capture = database.take_capture().unwrap();
+    let expected = image(&database);
+    drop((sql, database));
+    for (written, cut) in [(0, 0), (1, 0), (3, 4096), (usize::MAX, 65536 - 512)] {
+        let mut file = before.clone();
+        for (number, page) in capture.pages.iter().take(written) {
+            let offset = (number.0 as usize - 1) * page_size.as_usize();
+            file.resize(file.len().max(offset + page.len()), 0);
+            file[offset..offset + page.len()].copy_from_slice(page);
+        }
+        file.truncate(file.len() - cut);
+        std::fs::write(node.path().join("torn.db"), &file).unwrap();
+        let database = node.vfs.open("torn.db").unwrap();
+        let end = database.apply(&capture.pages, capture.page_count).unwrap();
+        assert_same_image(&image(&database), &expected);
+        assert_eq!(backfill(&database, &[end]), Some(end));
+        assert_same_image(&file_image(&node, &database), &expected);
+    }
+}
+
+#[test]
 fn a_reader_bounds_it_and_it_rounds_down_to_an_end() {
     let node = Node::new();
     let (database, sql) = leader(&node);

@@ -4,11 +4,15 @@
 //! statement at a time.
 
 mod authorizer;
+mod functions;
+mod limits;
+mod pragmas;
 mod session;
 mod statement;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, Database, PageSize, Vfs, VfsError, VfsOptions};
@@ -27,11 +31,13 @@ pub struct Sql {
     databases: HashMap<DatabaseId, Database>,
     sessions: HashMap<SessionId, Session>,
     writable: bool,
+    vacuum_directory: Option<Arc<Path>>,
 }
 
 impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
+        limits::bound_heap();
         let vfs = Vfs::register(VfsOptions::new(directory.clone(), temporary_directory))?;
         Ok(Self {
             vfs,
@@ -39,14 +45,22 @@ impl Sql {
             databases: HashMap::new(),
             sessions: HashMap::new(),
             writable: false,
+            vacuum_directory: None,
         })
+    }
+
+    /// Lets `VACUUM INTO` write files into `directory`, an absolute path.
+    pub fn allow_vacuum_into(&mut self, directory: PathBuf) {
+        self.vacuum_directory = Some(directory.into());
     }
 
     /// Runs SQL for a session.
     pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
         if let Work::Connect { database, options } = work {
             let connected = match self.databases.get(&database) {
-                Some(database) => Session::connect(database, options),
+                Some(database) => {
+                    Session::connect(database, options, self.vacuum_directory.clone())
+                }
                 None => Err(Error::misuse(
                     rusqlite::ffi::SQLITE_NOTFOUND,
                     "the database does not exist any more",

@@ -1,15 +1,18 @@
 //! One session's SQLite connection: its statements, its running query, its open transaction.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringlite_vfs::Database;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::authorize;
+use super::authorizer::{self, Permissions};
 use super::statement::{Statement, Step};
+use super::{functions, limits};
 use crate::error::Error;
 use crate::replica::request::{
     Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
@@ -84,15 +87,21 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn connect(database: &Database, options: SessionOptions) -> Result<Self, Error> {
+    pub(super) fn connect(
+        database: &Database,
+        options: SessionOptions,
+        vacuum_directory: Option<Arc<Path>>,
+    ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
         let mut connection = database.connect().map_err(|error| failed(&error))?;
-        connection
-            .authorizer(Some(authorize))
-            .map_err(|error| failed(&error))?;
+        let permissions = Permissions {
+            page_bytes: database.page_size().bytes(),
+            vacuum_directory,
+        };
+        configure(&mut connection, permissions).map_err(|error| failed(&error))?;
         let deadline = Arc::new(Mutex::new(None));
         let stops_at = Arc::clone(&deadline);
         let is_late = move || {
@@ -376,7 +385,13 @@ impl Session {
         let mut bytes = 0;
         let mut failed = None;
         while step == Step::Row {
-            let (row, row_bytes) = cursor.statement.row();
+            let (row, row_bytes) = match cursor.statement.row() {
+                Ok(row) => row,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             rows.push(row);
             bytes += row_bytes;
             match cursor.limit {
@@ -495,6 +510,16 @@ impl Session {
             changes: self.connection.changes(),
         }
     }
+}
+
+/// What a session's connection has beyond what the VFS gives it.
+fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite::Result<()> {
+    limits::set(connection)?;
+    // SQL that corrupts the database file on purpose is refused, as writing the tables behind a
+    // full-text index.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    functions::add(connection)?;
+    authorizer::install(connection, permissions)
 }
 
 /// Whether a statement is `BEGIN` and nothing else.

@@ -5,6 +5,7 @@ pub mod netns;
 pub mod oracle;
 pub mod process;
 pub mod raw;
+pub mod reference;
 pub mod scene;
 pub mod segments;
 pub mod shell;

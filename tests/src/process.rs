@@ -119,13 +119,25 @@ fn read_all(pipe: Option<impl Read>) -> String {
 /// # Panics
 /// If there is no such process.
 pub fn resident_bytes(process: u32) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+/// The memory in RAM that a process has to itself and that is of no file, in bytes.
+///
+/// # Panics
+/// If there is no such process.
+pub fn anonymous_bytes(process: u32) -> u64 {
+    status_bytes(process, "RssAnon:")
+}
+
+fn status_bytes(process: u32, field: &str) -> u64 {
     let path = format!("/proc/{process}/status");
     let status = std::fs::read_to_string(&path).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.split_whitespace().next());
     let kib: u64 = kib
         .and_then(|text| text.parse().ok())
-        .expect("VmRSS is a number");
+        .unwrap_or_else(|| panic!("{field} is a number"));
     kib << 10
 }
 

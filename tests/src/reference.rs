@@ -60,11 +60,7 @@ impl Reference {
     pub fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Answer, Failure> {
         let failed = |error: rusqlite::Error| self.failure(&error);
         let mut statement = self.connection.prepare(sql).map_err(failed)?;
-        let columns: Vec<String> = statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let count = columns.len();
         let mut found = statement
             .query(rusqlite::params_from_iter(parameters))

@@ -27,6 +27,9 @@ const STATEMENT_TIME_MAX: Duration = Duration::from_secs(5);
 const PROGRESS_STEPS: i32 = 10_000;
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
+/// A longer text is not kept: compiled, it may take fifty times the memory, and a program that
+/// writes its values into the text does not send it again.
+const TEXT_CACHE_TEXT_BYTES_MAX: usize = 8 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
 
@@ -478,10 +481,11 @@ impl Session {
     fn put_back(&mut self, mut statement: Statement, home: Home) {
         statement.reset();
         match home {
-            Home::Text(text) => {
+            Home::Text(text) if text.len() <= TEXT_CACHE_TEXT_BYTES_MAX => {
                 self.texts.push_front((text, statement));
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
+            Home::Text(_) => {}
             Home::Prepared(id) => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
                     *slot = Slot::Kept(statement);

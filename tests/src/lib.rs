@@ -1,6 +1,8 @@
 //! What the real-process suites share: clusters of real nodes, an oracle for rows, and the means
 //! to treat nodes badly.
 
+pub mod differential;
+pub mod generator;
 pub mod netns;
 pub mod oracle;
 pub mod process;

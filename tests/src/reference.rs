@@ -1,6 +1,6 @@
 //! Plain SQLite, set up as a session of a node is, to compare with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringlite::Value;
 use rusqlite::Connection;
@@ -27,6 +27,7 @@ pub struct Answer {
 
 /// A connection of plain SQLite to a file of its own.
 pub struct Reference {
+    path: PathBuf,
     connection: Connection,
 }
 
@@ -37,15 +38,18 @@ impl Reference {
     /// If that fails.
     pub fn open(directory: &Path, name: &str) -> Self {
         let path = directory.join(format!("{name}.plain"));
-        let connection = Connection::open(path).expect("SQLite opens a file");
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
-            .and_then(|_| connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, 64 << 20))
-            .and_then(|_| {
-                connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF")
-            })
-            .expect("SQLite can be set up");
-        Self { connection }
+        Self {
+            connection: connect(&path),
+            path,
+        }
+    }
+
+    /// Closes the connection, which rolls its transaction back, and opens another.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn reopen(&mut self) {
+        self.connection = connect(&self.path);
     }
 
     /// The connection itself.
@@ -92,4 +96,15 @@ impl Reference {
             other => panic!("not an error of SQLite: {other:?}"),
         }
     }
+}
+
+/// A connection like those that `Database::connect` of the VFS and a session set up.
+fn connect(path: &Path) -> Connection {
+    let connection = Connection::open(path).expect("SQLite opens a file");
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+        .and_then(|_| connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, 64 << 20))
+        .and_then(|_| connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"))
+        .expect("SQLite can be set up");
+    connection
 }

@@ -2,7 +2,8 @@
 //! the node lives and serves others, and its memory comes back.
 
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,15 +25,30 @@ const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 F
 const SERIES: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)";
 
+/// One test at a time: they take a machine's memory and time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Lets the threads that watch go on until it is dropped, also by a panic.
+struct Watching<'a>(&'a AtomicBool);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 struct One {
+    _turn: MutexGuard<'static, ()>,
     cluster: LocalCluster,
     directory: TempDir,
 }
 
 impl One {
     fn start() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self {
+            _turn: turn,
             cluster: scene::start(PROGRAM, directory.path(), 1),
             directory,
         }
@@ -47,21 +63,21 @@ impl One {
     }
 }
 
-/// Runs `act`, and tells how much memory the node took at most meanwhile.
-fn watch<T>(one: &One, act: impl FnOnce() -> T) -> (T, u64) {
+/// Runs `act`, and tells what `measure` gave at most meanwhile.
+fn watch<T>(measure: impl Fn() -> u64 + Sync, act: impl FnOnce() -> T) -> (T, u64) {
     let most = AtomicU64::new(0);
-    let over = AtomicU64::new(0);
-    thread::scope(|scope| {
+    let goes_on = AtomicBool::new(true);
+    let result = thread::scope(|scope| {
+        let _watching = Watching(&goes_on);
         scope.spawn(|| {
-            while over.load(Ordering::Relaxed) == 0 {
-                most.fetch_max(one.memory(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(5));
+            while goes_on.load(Ordering::Relaxed) {
+                most.fetch_max(measure(), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(2));
             }
         });
-        let result = act();
-        over.store(1, Ordering::Relaxed);
-        (result, most.load(Ordering::Relaxed))
-    })
+        act()
+    });
+    (result, most.into_inner())
 }
 
 fn repeat(item: &str, by: &str, count: usize) -> String {
@@ -226,9 +242,10 @@ fn a_statement_cannot_take_the_memory_or_the_node() {
     let before = one.memory();
     for (what, sql, words) in bombs() {
         let began = Instant::now();
-        let (result, most) = watch(&one, || {
-            client.query_each(&sql, &[], |_| std::ops::ControlFlow::Continue(()))
-        });
+        let (result, most) = watch(
+            || one.memory(),
+            || client.query_each(&sql, &[], |_| std::ops::ControlFlow::Continue(())),
+        );
         let took = began.elapsed();
         println!(
             "{what}: {took:.1?}, at most {} MiB: {}",
@@ -342,21 +359,11 @@ fn a_large_sort_goes_to_disk() {
         MEGABYTES * 100
     );
     let before = one.memory();
-    let spilled = AtomicU64::new(0);
-    let over = AtomicU64::new(0);
-    let most = thread::scope(|scope| {
-        scope.spawn(|| {
-            while over.load(Ordering::Relaxed) == 0 {
-                spilled.fetch_max(spilled_bytes(&one), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let (count, most) = watch(&one, || scene::integer(&mut client, &sort));
-        over.store(1, Ordering::Relaxed);
-        assert_eq!(count, MEGABYTES as i64 * 100 - 1);
-        most
-    });
-    let spilled = spilled.into_inner();
+    let ((count, most), spilled) = watch(
+        || spilled_bytes(&one),
+        || watch(|| one.memory(), || scene::integer(&mut client, &sort)),
+    );
+    assert_eq!(count, MEGABYTES as i64 * 100 - 1);
     println!(
         "{} MiB of memory more, {} MiB on disk",
         (most - before) >> 20,

@@ -97,6 +97,7 @@ pub struct NodeBuilder {
     members: Vec<NodeAddress>,
     core: Option<usize>,
     segment_bytes: u64,
+    vacuum_directory: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -143,6 +144,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets SQL write copies of a database into `directory` with `VACUUM INTO 'FILE'`; without it
+    /// that statement is refused.
+    #[must_use]
+    pub fn vacuum_into(mut self, directory: impl AsRef<Path>) -> Self {
+        self.vacuum_directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
     /// Starts the node on a thread of its own. A cluster of one serves when this returns; a
     /// member of a larger one may still be waiting for the others.
     ///
@@ -166,6 +175,7 @@ impl NodeBuilder {
             });
         }
         self.check_members()?;
+        let vacuum_directory = self.vacuum_directory()?;
         let own_address = self.own_address(id)?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
         if self.members.is_empty() {
@@ -187,7 +197,16 @@ impl NodeBuilder {
             .name("ringlite")
             .io_memory(IO_MEMORY_BYTES)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .spawn(move || run(directory, members, listener, incoming, started))
+            .spawn(move || {
+                run(
+                    directory,
+                    members,
+                    vacuum_directory,
+                    listener,
+                    incoming,
+                    started,
+                )
+            })
             .map_err(|error| NodeError::Executor {
                 core,
                 reason: error.to_string(),
@@ -205,6 +224,24 @@ impl NodeBuilder {
             node.wait_for_leader(Duration::from_secs(10))?;
         }
         Ok(node)
+    }
+
+    /// The absolute path of the directory for `VACUUM INTO`.
+    fn vacuum_directory(&self) -> std::result::Result<Option<PathBuf>, NodeError> {
+        let Some(directory) = &self.vacuum_directory else {
+            return Ok(None);
+        };
+        match directory.canonicalize() {
+            Ok(path) if path.is_dir() => Ok(Some(path)),
+            Ok(_) => Err("it is no directory".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+        .map_err(|reason| NodeError::Settings {
+            what: format!(
+                "VACUUM INTO cannot write into {}: {reason}; name a directory that is there",
+                directory.display()
+            ),
+        })
     }
 
     /// No two members have one id or one address.
@@ -321,6 +358,7 @@ impl Node {
             members: Vec::new(),
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
+            vacuum_directory: None,
         }
     }
 
@@ -462,6 +500,7 @@ impl Drop for Node {
 async fn run(
     directory: DataDirectory,
     members: Vec<NodeAddress>,
+    vacuum_directory: Option<PathBuf>,
     listener: Option<TcpListener>,
     commands: flume::Receiver<Command>,
     started: flume::Sender<()>,
@@ -473,7 +512,7 @@ async fn run(
     if let Some(listener) = listener {
         glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
     }
-    let starting = start_shard(directory, &members, &gateway);
+    let starting = start_shard(directory, &members, vacuum_directory, &gateway);
     let stopped_early = async {
         loop {
             match commands.recv_async().await {
@@ -547,6 +586,7 @@ async fn back_up(shard: Rc<Shard>, database: String, pieces: flume::Sender<Resul
 async fn start_shard(
     mut directory: DataDirectory,
     members: &[NodeAddress],
+    vacuum_directory: Option<PathBuf>,
     gateway: &Gateway,
 ) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
     if directory.identity().cluster.is_none() {
@@ -576,11 +616,14 @@ async fn start_shard(
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
     })?;
-    let sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
+    let mut sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
         NodeError::Settings {
             what: format!("SQLite cannot be set up: {error}"),
         }
     })?;
+    if let Some(directory) = vacuum_directory {
+        sql.allow_vacuum_into(directory);
+    }
     let (writer, log) = storage::start(&directory, &recovered).await?;
     let peers: HashMap<_, _> = members
         .iter()

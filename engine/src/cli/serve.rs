@@ -32,6 +32,10 @@ pub(crate) struct ServeArgs {
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
+    /// A directory that SQL may write copies of a database into, with VACUUM INTO 'FILE' on the
+    /// leader [default: VACUUM INTO is refused]
+    #[arg(long, value_name = "DIR")]
+    vacuum_into: Option<PathBuf>,
     /// Stop when the process that started this one is gone
     #[arg(long, hide = true)]
     stop_with_parent: bool,
@@ -98,6 +102,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         .segment_bytes(args.segment_mib << 20);
     if let Some(core) = args.core {
         builder = builder.core(core);
+    }
+    if let Some(directory) = args.vacuum_into {
+        builder = builder.vacuum_into(directory);
     }
     let node = builder.start()?;
     tracing::info!("node {} listens on {listen}", args.id);

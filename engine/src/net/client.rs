@@ -22,6 +22,8 @@ use crate::wire::{
 };
 
 /// Rows of about so many bytes travel in one message.
+/// What the buffers of a connection keep after a large message.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
 const ROW_BATCH_BYTES: usize = 32 << 10;
 const READ_BYTES: usize = 16 << 10;
 /// What WELCOME promises; nothing enforces it.
@@ -150,6 +152,11 @@ impl Connection {
         let body = bytes.get(FRAME_HEADER_BYTES..frame_bytes)?;
         let request = Request::decode(header.kind, header.schema, body);
         self.handled += frame_bytes;
+        if self.handled == self.incoming.len() {
+            self.handled = 0;
+            self.incoming.clear();
+            self.incoming.shrink_to(BUFFER_BYTES_KEPT);
+        }
         Some(request)
     }
 
@@ -165,7 +172,10 @@ impl Connection {
                 return Err(std::io::ErrorKind::InvalidData.into());
             }
         }
-        self.stream.write_all(&self.outgoing).await
+        self.stream.write_all(&self.outgoing).await?;
+        self.outgoing.clear();
+        self.outgoing.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(())
     }
 
     async fn handle(&mut self, request: Request) -> std::io::Result<()> {

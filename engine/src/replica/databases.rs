@@ -408,7 +408,9 @@ impl Replica {
         if let Some(database) = replaces {
             self.remove_database(database, REPLACED);
         }
-        if arrival.arrived_bytes != arrival.file_bytes || !self.catalogue.insert(id, name, FileState::new(id.0, id.0)) {
+        if arrival.arrived_bytes != arrival.file_bytes
+            || !self.catalogue.insert(id, name, FileState::new(id.0, id.0))
+        {
             // The leader has looked before it proposed this.
             let reason = format!(
                 "the file of restore {} has no place: this is a bug",

@@ -4,6 +4,9 @@
 //! statement at a time.
 
 mod authorizer;
+mod functions;
+mod limits;
+mod pragmas;
 mod restore;
 mod session;
 mod statement;
@@ -12,6 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,9 +26,9 @@ use ringlite_vfs::{
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::replica::{DatabaseId, Input};
 use crate::replica::payload::{DatabaseChange, RestoreId};
 use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
+use crate::replica::{DatabaseId, Input};
 use restore::RestoreFile;
 use session::Session;
 
@@ -42,11 +46,13 @@ pub struct Sql {
     sessions: HashMap<SessionId, Session>,
     restores: HashMap<RestoreId, RestoreFile>,
     writable: bool,
+    vacuum_directory: Option<Arc<Path>>,
 }
 
 impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
+        limits::bound_heap();
         let options = VfsOptions::new(directory.clone(), temporary_directory.clone());
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
@@ -58,14 +64,22 @@ impl Sql {
             sessions: HashMap::new(),
             restores: HashMap::new(),
             writable: false,
+            vacuum_directory: None,
         })
+    }
+
+    /// Lets `VACUUM INTO` write files into `directory`, an absolute path.
+    pub fn allow_vacuum_into(&mut self, directory: PathBuf) {
+        self.vacuum_directory = Some(directory.into());
     }
 
     /// Runs SQL for a session.
     pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
         if let Work::Connect { database, options } = work {
             let connected = match self.databases.get(&database) {
-                Some(database) => Session::connect(database, options),
+                Some(database) => {
+                    Session::connect(database, options, self.vacuum_directory.clone())
+                }
                 None => Err(Error::misuse(
                     rusqlite::ffi::SQLITE_NOTFOUND,
                     "the database does not exist any more",

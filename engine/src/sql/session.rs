@@ -1,15 +1,18 @@
 //! One session's SQLite connection: its statements, its running query, its open transaction.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringlite_vfs::Database;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::authorize;
+use super::authorizer::{self, Permissions};
 use super::statement::{Statement, Step};
+use super::{functions, limits};
 use crate::error::Error;
 use crate::replica::request::{
     Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
@@ -24,6 +27,9 @@ const STATEMENT_TIME_MAX: Duration = Duration::from_secs(5);
 const PROGRESS_STEPS: i32 = 10_000;
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
+/// A longer text is not kept: compiled, it may take fifty times the memory, and a program that
+/// writes its values into the text does not send it again.
+const TEXT_CACHE_TEXT_BYTES_MAX: usize = 8 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
 
@@ -84,15 +90,21 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn connect(database: &Database, options: SessionOptions) -> Result<Self, Error> {
+    pub(super) fn connect(
+        database: &Database,
+        options: SessionOptions,
+        vacuum_directory: Option<Arc<Path>>,
+    ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
         let mut connection = database.connect().map_err(|error| failed(&error))?;
-        connection
-            .authorizer(Some(authorize))
-            .map_err(|error| failed(&error))?;
+        let permissions = Permissions {
+            page_bytes: database.page_size().bytes(),
+            vacuum_directory,
+        };
+        configure(&mut connection, permissions).map_err(|error| failed(&error))?;
         let deadline = Arc::new(Mutex::new(None));
         let stops_at = Arc::clone(&deadline);
         let is_late = move || {
@@ -376,7 +388,13 @@ impl Session {
         let mut bytes = 0;
         let mut failed = None;
         while step == Step::Row {
-            let (row, row_bytes) = cursor.statement.row();
+            let (row, row_bytes) = match cursor.statement.row() {
+                Ok(row) => row,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             rows.push(row);
             bytes += row_bytes;
             match cursor.limit {
@@ -463,10 +481,11 @@ impl Session {
     fn put_back(&mut self, mut statement: Statement, home: Home) {
         statement.reset();
         match home {
-            Home::Text(text) => {
+            Home::Text(text) if text.len() <= TEXT_CACHE_TEXT_BYTES_MAX => {
                 self.texts.push_front((text, statement));
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
+            Home::Text(_) => {}
             Home::Prepared(id) => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
                     *slot = Slot::Kept(statement);
@@ -495,6 +514,16 @@ impl Session {
             changes: self.connection.changes(),
         }
     }
+}
+
+/// What a session's connection has beyond what the VFS gives it.
+fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite::Result<()> {
+    limits::set(connection)?;
+    // SQL that corrupts the database file on purpose is refused, as writing the tables behind a
+    // full-text index.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    functions::add(connection)?;
+    authorizer::install(connection, permissions)
 }
 
 /// Whether a statement is `BEGIN` and nothing else.

@@ -38,6 +38,13 @@ impl Session {
         Ok(receiver)
     }
 
+    fn interrupt_handle(&self) -> InterruptHandle {
+        InterruptHandle {
+            commands: self.commands.clone(),
+            session: self.id,
+        }
+    }
+
     fn open_request(&self) -> Request {
         Request::Open {
             database: self.database.clone(),
@@ -51,6 +58,22 @@ impl Session {
     async fn call_async(&self, request: Request) -> Result<Reply> {
         let receiver = self.ask(request)?;
         receiver.recv_async().await.map_err(|_| Error::Stopped)?
+    }
+}
+
+/// Stops what a [`Database`] or a [`Transaction`] runs, from any thread.
+#[derive(Clone)]
+pub struct InterruptHandle {
+    commands: flume::Sender<Command>,
+    session: SessionId,
+}
+
+impl InterruptHandle {
+    /// Stops the statement that runs, or waits for its turn to write, at this moment: it fails with
+    /// SQLite's code `SQLITE_INTERRUPT`. Does nothing if there is none.
+    pub fn interrupt(&self) {
+        // A node that has stopped runs nothing.
+        drop(self.commands.send(Command::Interrupt(self.session)));
     }
 }
 
@@ -139,6 +162,11 @@ impl Database {
     /// The database's name.
     pub fn name(&self) -> &str {
         &self.session.database
+    }
+
+    /// Stops what this handle and its clones run.
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        self.session.interrupt_handle()
     }
 
     /// Runs statements that give no rows; each is a transaction of its own.
@@ -244,6 +272,12 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Stops what the transaction runs. A statement that writes takes the whole transaction with
+    /// it, as SQLite has it.
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        self.session.interrupt_handle()
+    }
+
     /// Runs statements that give no rows.
     ///
     /// # Errors

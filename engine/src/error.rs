@@ -68,6 +68,25 @@ impl Error {
         }
     }
 
+    /// A client has asked for it.
+    pub(crate) fn interrupted() -> Self {
+        Self::Sqlite {
+            code: rusqlite::ffi::SQLITE_INTERRUPT,
+            message: "the statement was interrupted".into(),
+        }
+    }
+
+    /// A reader has held its snapshot for longer than the node keeps old pages for it.
+    pub(crate) fn snapshot_too_old() -> Self {
+        Self::Sqlite {
+            code: rusqlite::ffi::SQLITE_ABORT_ROLLBACK,
+            message: "snapshot too old: this read has held its snapshot for longer than the limit \
+                 that --snapshot-time sets, and was ended so that old pages can be let go; run it \
+                 again"
+                .into(),
+        }
+    }
+
     pub(crate) fn misuse(code: i32, what: impl Into<String>) -> Self {
         Self::Misuse {
             what: what.into(),

@@ -36,7 +36,7 @@ mod storage;
 pub mod wire;
 
 pub use client::{Client, ClientError, ClientOptions};
-pub use database::{Database, Transaction};
+pub use database::{Database, InterruptHandle, Transaction};
 pub use error::{CODE_LEADERSHIP_LOST, CODE_NOT_LEADER, Error, Result};
 pub use node::{Node, NodeBuilder, NodeError};
 pub use parameters::{Parameters, ToValue};

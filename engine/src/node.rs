@@ -18,8 +18,9 @@ use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
 use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
-use crate::shard::Shard;
-use crate::sql::Sql;
+use crate::shard::{self, Shard};
+use crate::sql::workers::WorkerCores;
+use crate::sql::{RunLimits, Sql};
 use crate::storage::{self, DataDirectory, StorageError};
 
 /// Below glommio's default, which is above the usual limit of locked memory.
@@ -92,6 +93,8 @@ pub struct NodeBuilder {
     members: Vec<NodeAddress>,
     core: Option<usize>,
     segment_bytes: u64,
+    limits: RunLimits,
+    snapshot_time: Duration,
 }
 
 impl NodeBuilder {
@@ -138,6 +141,21 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a statement may run, 30 s unless told; zero for no limit.
+    #[must_use]
+    pub fn statement_time(mut self, limit: Duration) -> Self {
+        self.limits.statement_time = limit;
+        self
+    }
+
+    /// How long a session that does not write may hold a snapshot, 30 s unless told. It is then
+    /// ended with a clear error, so that the pages that only it needs can be let go.
+    #[must_use]
+    pub fn snapshot_time(mut self, limit: Duration) -> Self {
+        self.snapshot_time = limit;
+        self
+    }
+
     /// Starts the node on a thread of its own. A cluster of one serves when this returns; a
     /// member of a larger one may still be waiting for the others.
     ///
@@ -177,12 +195,17 @@ impl NodeBuilder {
         let (commands, incoming) = flume::unbounded();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
-        let members = self.members;
+        let setup = ShardSetup {
+            members: self.members,
+            limits: self.limits,
+            snapshot_time: self.snapshot_time,
+            worker_cores: WorkerCores::beside(core),
+        };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("ringlite")
             .io_memory(IO_MEMORY_BYTES)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .spawn(move || run(directory, members, listener, incoming, started))
+            .spawn(move || run(directory, setup, listener, incoming, started))
             .map_err(|error| NodeError::Executor {
                 core,
                 reason: error.to_string(),
@@ -284,6 +307,7 @@ pub(crate) enum Command {
         reply: flume::Sender<Result<Reply>>,
     },
     CloseSession(SessionId),
+    Interrupt(SessionId),
     Status(flume::Sender<Status>),
     Stop,
 }
@@ -305,6 +329,8 @@ impl Node {
             members: Vec::new(),
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
+            limits: RunLimits::default(),
+            snapshot_time: Duration::from_secs(30),
         }
     }
 
@@ -394,10 +420,18 @@ impl Drop for Node {
     }
 }
 
+/// What a shard is made with.
+struct ShardSetup {
+    members: Vec<NodeAddress>,
+    limits: RunLimits,
+    snapshot_time: Duration,
+    worker_cores: WorkerCores,
+}
+
 /// The life of a node on its executor.
 async fn run(
     directory: DataDirectory,
-    members: Vec<NodeAddress>,
+    setup: ShardSetup,
     listener: Option<TcpListener>,
     commands: flume::Receiver<Command>,
     started: flume::Sender<()>,
@@ -409,7 +443,7 @@ async fn run(
     if let Some(listener) = listener {
         glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
     }
-    let starting = start_shard(directory, &members, &gateway);
+    let starting = start_shard(directory, &setup, &gateway);
     let stopped_early = async {
         loop {
             match commands.recv_async().await {
@@ -417,7 +451,7 @@ async fn run(
                 Ok(Command::Ask { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::CloseSession(_) | Command::Status(_)) => {}
+                Ok(Command::CloseSession(_) | Command::Interrupt(_) | Command::Status(_)) => {}
             }
         }
     };
@@ -439,6 +473,7 @@ async fn run(
                     reply,
                 } => shard.ask_remotely(session, options, request, reply),
                 Command::CloseSession(session) => shard.push(Input::SessionClosed { session }),
+                Command::Interrupt(session) => shard.push(Input::Interrupted { session }),
                 Command::Status(reply) => drop(reply.send(shard.status())),
                 Command::Stop => break,
             }
@@ -450,14 +485,17 @@ async fn run(
             reason: shard.halted().await,
         })
     };
-    futures_lite::future::or(halted, served).await
+    let ended = futures_lite::future::or(halted, served).await;
+    shard.stop();
+    ended
 }
 
 async fn start_shard(
     mut directory: DataDirectory,
-    members: &[NodeAddress],
+    setup: &ShardSetup,
     gateway: &Gateway,
 ) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
+    let members = &setup.members;
     if directory.identity().cluster.is_none() {
         let formed = formation::form(&gateway.identity, members)
             .await
@@ -473,8 +511,10 @@ async fn start_shard(
     let voters = members.iter().map(|member| member.id).collect();
     let raft =
         ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));
+    let mut config = Config::new(raft, members.clone());
+    config.snapshot_ticks = shard::ticks(setup.snapshot_time);
     let replica = Replica::new(
-        Config::new(raft, members.to_vec()),
+        config,
         ringlite_raft::HardState {
             term: recovered.hard_state.term,
             vote: recovered.hard_state.vote,
@@ -484,18 +524,24 @@ async fn start_shard(
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
     })?;
-    let sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
+    let mut sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
         NodeError::Settings {
             what: format!("SQLite cannot be set up: {error}"),
         }
     })?;
+    sql.set_limits(setup.limits);
     let (writer, log) = storage::start(&directory, &recovered).await?;
     let peers: HashMap<_, _> = members
         .iter()
         .filter(|member| member.id != node)
         .map(|member| (member.id, PeerLink::new(member.clone())))
         .collect();
-    let shard = Shard::new(replica, sql, writer, log, peers.clone());
+    let cores = &setup.worker_cores;
+    let shard = Shard::new(replica, sql, writer, log, peers.clone(), cores).map_err(|error| {
+        NodeError::Settings {
+            what: format!("the threads for long statements cannot be started: {error}"),
+        }
+    })?;
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));

@@ -2,7 +2,8 @@
 //!
 //! Everything here runs on one executor. Tasks put inputs into the inbox; one task takes turns:
 //! it steps the replica through everything that is ready, performs the effects, and flushes the
-//! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks.
+//! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks: a
+//! statement that runs long goes on on a worker thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -13,10 +14,13 @@ use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
-use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use crate::replica::request::{
+    Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
+};
 use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
-use crate::sql::Sql;
+use crate::sql::workers::{Back, WorkerCores, Workers};
+use crate::sql::{Sql, Started};
 use crate::storage::{Log, LogWriter, WriteDone};
 
 /// The replica's unit of time.
@@ -24,6 +28,11 @@ const TICK: Duration = Duration::from_millis(10);
 /// While nothing happens the timer fires only once in so many ticks, which are then given to the
 /// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
 const QUIET_TICKS: u32 = 5;
+
+/// How many ticks a time is, at least one.
+pub(crate) fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).map_or(u64::MAX, |ticks| ticks.max(1))
+}
 
 /// Receives the answer to one request.
 enum Waiter {
@@ -36,7 +45,39 @@ enum Waiter {
 #[derive(Default)]
 struct ReplySlot {
     reply: RefCell<Option<Result<Reply>>>,
-    arrived: Signal,
+    /// Whether the answer will take its time.
+    is_slow: Cell<bool>,
+    /// Raised with each of the two.
+    changed: Signal,
+}
+
+/// A question to the replica that was not answered yet.
+pub(crate) struct Pending(Rc<ReplySlot>);
+
+impl Pending {
+    /// Waits for the answer; comes back with none, once, when it is seen that it will take its
+    /// time.
+    pub(crate) async fn reply_unless_slow(&self) -> Option<Result<Reply>> {
+        loop {
+            if let Some(reply) = self.0.reply.take() {
+                return Some(reply);
+            }
+            if self.0.is_slow.get() {
+                return None;
+            }
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn reply(&self) -> Result<Reply> {
+        loop {
+            if let Some(reply) = self.0.reply.take() {
+                return reply;
+            }
+            self.0.changed.wait().await;
+        }
+    }
 }
 
 /// What the replica has not been told yet.
@@ -57,6 +98,12 @@ impl Inbox {
 pub(crate) struct Shard {
     replica: RefCell<Replica>,
     sql: RefCell<Sql>,
+    /// Where long runs go on; none once the shard has stopped.
+    workers: RefCell<Option<Workers>>,
+    /// Long runs that have ended.
+    came_back: RefCell<VecDeque<Back>>,
+    /// How workers tell of them.
+    back: flume::Receiver<Back>,
     inbox: Rc<Inbox>,
     writer: LogWriter,
     log: Rc<Log>,
@@ -83,10 +130,16 @@ impl Shard {
         writer: LogWriter,
         log: Rc<Log>,
         peers: HashMap<NodeId, Rc<PeerLink>>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
+        worker_cores: &WorkerCores,
+    ) -> std::io::Result<Rc<Self>> {
+        // Not longer than there are sessions with a long run.
+        let (ended, back) = flume::unbounded();
+        Ok(Rc::new(Self {
             replica: RefCell::new(replica),
             sql: RefCell::new(sql),
+            workers: RefCell::new(Some(Workers::start(worker_cores, ended)?)),
+            came_back: RefCell::default(),
+            back,
             inbox: Rc::default(),
             writer,
             log,
@@ -100,7 +153,7 @@ impl Shard {
             disturbed: Signal::default(),
             halted: RefCell::default(),
             halt: Signal::default(),
-        })
+        }))
     }
 
     /// Applies what the log has as committed, before anything else happens.
@@ -121,6 +174,14 @@ impl Shard {
         })
         .detach();
         glommio::spawn_local(Rc::clone(self).tick_for_ever()).detach();
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            while let Ok(back) = shard.back.recv_async().await {
+                shard.came_back.borrow_mut().push_back(back);
+                shard.inbox.filled.raise();
+            }
+        })
+        .detach();
         let shard = Rc::clone(self);
         self.writer.on_done(move |done| match done {
             WriteDone::Persisted(io) => shard.persisted(io),
@@ -199,13 +260,13 @@ impl Shard {
         }
     }
 
-    /// Asks the replica for a session, and waits for the answer.
-    pub(crate) async fn ask(
+    /// Asks the replica for a session.
+    pub(crate) fn ask(
         &self,
         session: SessionId,
         options: SessionOptions,
         request: Request,
-    ) -> Result<Reply> {
+    ) -> Pending {
         let id = self.new_request(session);
         self.wait_for(
             id,
@@ -215,7 +276,6 @@ impl Shard {
                 request,
             },
         )
-        .await
     }
 
     /// Waits for a digest of a database at `index_min` or later.
@@ -229,21 +289,17 @@ impl Shard {
                 index_min,
             },
         )
+        .reply()
         .await
     }
 
-    async fn wait_for(&self, id: RequestId, input: Input) -> Result<Reply> {
+    fn wait_for(&self, id: RequestId, input: Input) -> Pending {
         let slot = Rc::new(ReplySlot::default());
         self.waiters
             .borrow_mut()
             .insert(id, Waiter::Local(Rc::clone(&slot)));
         self.push(input);
-        loop {
-            if let Some(reply) = slot.reply.take() {
-                return reply;
-            }
-            slot.arrived.wait().await;
-        }
+        Pending(slot)
     }
 
     /// Asks for a session of another thread, which gets the answer by channel.
@@ -263,6 +319,16 @@ impl Shard {
         });
     }
 
+    /// Ends the worker threads with what they run. Nothing can be asked any more.
+    pub(crate) fn stop(&self) {
+        self.halted
+            .borrow_mut()
+            .get_or_insert_with(|| "it was asked to".into());
+        self.sql.borrow().stop_all();
+        drop(self.workers.take());
+        self.refuse_all();
+    }
+
     /// Where the replica stands.
     pub(crate) fn status(&self) -> Status {
         self.replica.borrow().status()
@@ -278,11 +344,18 @@ impl Shard {
         if self.halted.borrow().is_some() {
             return;
         }
+        self.take_back();
         loop {
             let input = self.inbox.inputs.borrow_mut().pop_front();
             let Some(input) = input else {
                 break;
             };
+            self.replica.borrow_mut().step(input);
+            self.perform_effects();
+        }
+        let captures = self.sql.borrow().take_captures();
+        for (database, capture) in captures {
+            let input = Input::Captured { database, capture };
             self.replica.borrow_mut().step(input);
             self.perform_effects();
         }
@@ -293,6 +366,58 @@ impl Shard {
             peer.flush();
         }
         self.writer.flush();
+    }
+
+    /// Tells the replica of the long runs that have ended.
+    fn take_back(&self) {
+        loop {
+            let back = self.came_back.borrow_mut().pop_front();
+            match back {
+                None => return,
+                Some(Back::Returned(returned)) => {
+                    let ran = self.sql.borrow_mut().take_back(returned);
+                    if let Some(ran) = ran {
+                        self.replica.borrow_mut().step(Input::Ran(ran));
+                        self.perform_effects();
+                    }
+                }
+                Some(Back::Panicked) => {
+                    self.halt("a statement panicked on a worker thread: this is a bug".into());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs SQL, as far as it gets within its time on this core.
+    fn run(&self, request: RequestId, work: Work, may_write: bool) {
+        let started = self.sql.borrow_mut().start(request, work, may_write);
+        let input = match started {
+            Started::Ran(ran) => {
+                if matches!(ran.outcome, Outcome::NeedsWriteLock(_)) {
+                    self.tell_slow(request);
+                }
+                Input::Ran(ran)
+            }
+            Started::Left { paused, writes } => {
+                self.tell_slow(request);
+                match &*self.workers.borrow() {
+                    Some(workers) => workers.take_over(paused),
+                    // It ends here.
+                    None => drop(paused),
+                }
+                Input::Left { request, writes }
+            }
+        };
+        self.replica.borrow_mut().step(input);
+    }
+
+    /// Whoever waits for the answer to `request` may look after its client meanwhile.
+    fn tell_slow(&self, request: RequestId) {
+        if let Some(Waiter::Local(slot)) = self.waiters.borrow().get(&request) {
+            slot.is_slow.set(true);
+            slot.changed.raise();
+        }
     }
 
     fn perform_effects(&self) {
@@ -311,10 +436,8 @@ impl Shard {
                 request,
                 work,
                 may_write,
-            } => {
-                let ran = self.sql.borrow_mut().run(request, work, may_write);
-                self.replica.borrow_mut().step(Input::Ran(ran));
-            }
+            } => self.run(request, work, may_write),
+            Effect::StopRun { session, reason } => self.sql.borrow().stop(session, reason),
             Effect::Reply { request, reply } => self.deliver(request, reply),
             Effect::Send { to, message, after } => self.send(to, message, after),
             Effect::Append {
@@ -384,7 +507,7 @@ impl Shard {
         match self.waiters.borrow_mut().remove(&request) {
             Some(Waiter::Local(slot)) => {
                 slot.reply.replace(Some(reply));
-                slot.arrived.raise();
+                slot.changed.raise();
             }
             // An asker that has gone away needs no answer.
             Some(Waiter::Remote(sender)) => drop(sender.send(reply)),
@@ -450,15 +573,20 @@ impl Shard {
             *halted = Some(reason);
         }
         drop(halted);
+        self.refuse_all();
+        self.halt.raise();
+    }
+
+    /// Nobody gets an answer any more.
+    fn refuse_all(&self) {
         for (_, waiter) in self.waiters.borrow_mut().drain() {
             match waiter {
                 Waiter::Local(slot) => {
                     slot.reply.replace(Some(Err(Error::Stopped)));
-                    slot.arrived.raise();
+                    slot.changed.raise();
                 }
                 Waiter::Remote(sender) => drop(sender.send(Err(Error::Stopped))),
             }
         }
-        self.halt.raise();
     }
 }

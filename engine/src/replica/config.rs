@@ -32,7 +32,9 @@ pub struct Config {
     pub write_wait_ticks: u64,
     /// How long a transaction that holds the write lock may idle.
     pub write_idle_ticks: u64,
-    /// How many requests may wait for one database's write lock.
+    /// How long a session that does not write may hold a snapshot.
+    pub snapshot_ticks: u64,
+    /// How many requests may wait for one database's write lock, or for one session's long run.
     pub write_queue_max: usize,
     /// How many batches may be in the log and not durable on this node: while so many are, what
     /// commits locally gathers in the next batch.
@@ -51,6 +53,7 @@ impl Config {
             members,
             write_wait_ticks: 500,
             write_idle_ticks: 1_000,
+            snapshot_ticks: 3_000,
             write_queue_max: 4_096,
             batches_in_flight_max: 1,
             uncommitted_bytes_max: 64 << 20,

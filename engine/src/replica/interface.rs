@@ -1,12 +1,12 @@
 //! What goes into a replica and what comes out of it.
 
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
-use ringlite_vfs::{CommitPoint, PageSize};
+use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::payload::DatabaseChange;
-use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
+use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work};
 use crate::error::Error;
 
 /// What happens to a replica.
@@ -52,8 +52,27 @@ pub enum Input {
         /// Which.
         session: SessionId,
     },
+    /// A client wants what its session runs, or waits to run, to be stopped.
+    Interrupted {
+        /// Which session.
+        session: SessionId,
+    },
     /// SQL ran.
     Ran(Ran),
+    /// SQL goes on on another thread; [`Input::Ran`] comes at its end.
+    Left {
+        /// For which request.
+        request: RequestId,
+        /// Whether it has begun to write.
+        writes: bool,
+    },
+    /// SQL that goes on on another thread has committed something.
+    Captured {
+        /// In which database.
+        database: DatabaseId,
+        /// What.
+        capture: Capture,
+    },
     /// A database was created or changed by [`Effect::CreateDatabase`] or [`Effect::Apply`].
     Applied {
         /// Which.
@@ -75,7 +94,7 @@ pub enum Input {
 /// What a replica wants done.
 #[derive(Debug)]
 pub enum Effect {
-    /// Run SQL, and answer with [`Input::Ran`].
+    /// Run SQL, and answer with [`Input::Ran`], before the next effect or after [`Input::Left`].
     Run {
         /// For which request.
         request: RequestId,
@@ -84,7 +103,15 @@ pub enum Effect {
         /// Whether it may take the database's write lock.
         may_write: bool,
     },
-    /// Drop a session's connection.
+    /// Stop what a session runs on another thread.
+    StopRun {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// Drop a session's connection; what it runs on another thread is stopped, and its end is not
+    /// told.
     CloseSession {
         /// Which.
         session: SessionId,

@@ -16,6 +16,7 @@ mod config;
 mod gate;
 mod interface;
 mod invariants;
+mod long_runs;
 pub mod payload;
 pub mod request;
 mod serving;
@@ -37,6 +38,7 @@ pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
+use long_runs::Ahead;
 use payload::DatabaseChange;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
@@ -83,6 +85,8 @@ pub struct Replica {
     /// The sum of the bytes in `uncommitted`.
     uncommitted_bytes: usize,
     gate: Gate,
+    /// Replies that have seen a commit which was not captured yet.
+    ahead: BTreeMap<DatabaseId, Vec<Ahead>>,
     /// Replies of this turn that need a ReadIndex round, with the entry that they also need.
     unconfirmed: Vec<(LogIndex, Held)>,
     last_read: ReadId,
@@ -120,6 +124,7 @@ impl Replica {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             gate: Gate::default(),
+            ahead: BTreeMap::new(),
             unconfirmed: Vec::new(),
             last_read: ReadId(0),
             digests: Vec::new(),
@@ -154,6 +159,11 @@ impl Replica {
             } => self.asked(id, options, request),
             Input::SessionClosed { session } => self.close_session(session),
             Input::Ran(ran) => self.ran(ran),
+            Input::Interrupted { session } => self.interrupt(session),
+            Input::Left { request, writes } => self.left(request, writes),
+            Input::Captured { database, capture } => {
+                self.captured(database, capture, None);
+            }
             Input::Applied {
                 database,
                 commit_point,

@@ -30,6 +30,15 @@ pub enum Error {
         /// Which bound, in words.
         what: &'static str,
     },
+    /// A read at level `local` with a bound on its staleness: this node has not heard of a leader
+    /// for longer.
+    #[error("this node has not heard of a leader {}, and at most {limit_ms} ms was asked for: read elsewhere", stale(*age_ms))]
+    TooStale {
+        /// For how long, in ms; `u64::MAX` for never.
+        age_ms: u64,
+        /// How long was allowed, in ms.
+        limit_ms: u64,
+    },
     /// The session has no database open, because it never opened one or because this node has
     /// lost its leadership since.
     #[error("no database opened")]
@@ -63,7 +72,9 @@ impl Error {
             Self::NotLeader { .. } => CODE_NOT_LEADER,
             Self::OutcomeUnknown => CODE_LEADERSHIP_LOST,
             Self::NoDatabaseOpened => rusqlite::ffi::SQLITE_NOTFOUND,
-            Self::Busy { .. } | Self::AlreadyOpen => rusqlite::ffi::SQLITE_BUSY,
+            Self::Busy { .. } | Self::TooStale { .. } | Self::AlreadyOpen => {
+                rusqlite::ffi::SQLITE_BUSY
+            }
             Self::Stopped => rusqlite::ffi::SQLITE_IOERR,
         }
     }
@@ -92,6 +103,13 @@ impl Error {
             what: what.into(),
             code,
         }
+    }
+}
+
+fn stale(age_ms: u64) -> String {
+    match age_ms {
+        u64::MAX => "yet".into(),
+        age_ms => format!("for {age_ms} ms"),
     }
 }
 

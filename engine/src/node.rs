@@ -16,6 +16,7 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
+use crate::readers::{ReadDatabase, Readers};
 use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::{self, Shard};
@@ -195,11 +196,13 @@ impl NodeBuilder {
         let (commands, incoming) = flume::unbounded();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
+        let readers = Arc::new(Readers::new(self.limits, self.snapshot_time));
         let setup = ShardSetup {
             members: self.members,
             limits: self.limits,
             snapshot_time: self.snapshot_time,
             worker_cores: WorkerCores::beside(core),
+            readers: Arc::clone(&readers),
         };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("ringlite")
@@ -212,6 +215,7 @@ impl NodeBuilder {
             })?;
         let node = Node {
             commands,
+            readers,
             sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
             thread: Some(thread),
         };
@@ -308,6 +312,11 @@ pub(crate) enum Command {
     },
     CloseSession(SessionId),
     Interrupt(SessionId),
+    /// The database of this name, for readers on other threads.
+    Read {
+        name: String,
+        reply: flume::Sender<Result<Arc<ReadDatabase>>>,
+    },
     Status(flume::Sender<Status>),
     Stop,
 }
@@ -315,6 +324,7 @@ pub(crate) enum Command {
 /// A running node. Dropping it stops it.
 pub struct Node {
     commands: flume::Sender<Command>,
+    readers: Arc<Readers>,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
 }
@@ -336,8 +346,12 @@ impl Node {
 
     /// The database of this name, created if there is none.
     ///
+    /// On a node that does not lead, a database that exists can be had too, for reads at the level
+    /// [`ReadLevel::Local`](crate::ReadLevel::Local); everything else fails with
+    /// [`Error::NotLeader`] there.
+    ///
     /// # Errors
-    /// [`Error::NotLeader`] on a node that does not lead.
+    /// [`Error::NotLeader`] on a node that does not lead and has no such database.
     pub fn database(&self, name: &str) -> Result<Database> {
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let database = Database::new(
@@ -345,9 +359,15 @@ impl Node {
             Arc::clone(&self.sessions),
             session,
             name,
+            Arc::clone(&self.readers),
         );
-        database.open()?;
-        Ok(database)
+        match database.open() {
+            Err(Error::NotLeader { leader }) if database.read_database().is_err() => {
+                Err(Error::NotLeader { leader })
+            }
+            Ok(()) | Err(Error::NotLeader { .. }) => Ok(database),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the node stands; `None` before it has started and after it has stopped.
@@ -426,6 +446,7 @@ struct ShardSetup {
     limits: RunLimits,
     snapshot_time: Duration,
     worker_cores: WorkerCores,
+    readers: Arc<Readers>,
 }
 
 /// The life of a node on its executor.
@@ -451,6 +472,9 @@ async fn run(
                 Ok(Command::Ask { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
+                Ok(Command::Read { reply, .. }) => {
+                    drop(reply.send(Err(Error::NotLeader { leader: None })));
+                }
                 Ok(Command::CloseSession(_) | Command::Interrupt(_) | Command::Status(_)) => {}
             }
         }
@@ -474,6 +498,7 @@ async fn run(
                 } => shard.ask_remotely(session, options, request, reply),
                 Command::CloseSession(session) => shard.push(Input::SessionClosed { session }),
                 Command::Interrupt(session) => shard.push(Input::Interrupted { session }),
+                Command::Read { name, reply } => drop(reply.send(shard.read_database(&name))),
                 Command::Status(reply) => drop(reply.send(shard.status())),
                 Command::Stop => break,
             }
@@ -537,11 +562,13 @@ async fn start_shard(
         .map(|member| (member.id, PeerLink::new(member.clone())))
         .collect();
     let cores = &setup.worker_cores;
-    let shard = Shard::new(replica, sql, writer, log, peers.clone(), cores).map_err(|error| {
-        NodeError::Settings {
-            what: format!("the threads for long statements cannot be started: {error}"),
-        }
-    })?;
+    let readers = Arc::clone(&setup.readers);
+    let shard =
+        Shard::new(replica, sql, writer, log, peers.clone(), readers, cores).map_err(|error| {
+            NodeError::Settings {
+                what: format!("the threads for long statements cannot be started: {error}"),
+            }
+        })?;
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));

@@ -8,12 +8,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
+use crate::readers::{Published, ReadDatabase, Readers};
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
@@ -105,6 +107,10 @@ pub(crate) struct Shard {
     /// How workers tell of them.
     back: flume::Receiver<Back>,
     inbox: Rc<Inbox>,
+    /// Shared with the readers on other threads.
+    readers: Arc<Readers>,
+    /// What they were told last.
+    published: Cell<Option<(LogIndex, bool, Option<NodeId>)>>,
     writer: LogWriter,
     log: Rc<Log>,
     peers: HashMap<NodeId, Rc<PeerLink>>,
@@ -130,6 +136,7 @@ impl Shard {
         writer: LogWriter,
         log: Rc<Log>,
         peers: HashMap<NodeId, Rc<PeerLink>>,
+        readers: Arc<Readers>,
         worker_cores: &WorkerCores,
     ) -> std::io::Result<Rc<Self>> {
         // Not longer than there are sessions with a long run.
@@ -140,6 +147,8 @@ impl Shard {
             workers: RefCell::new(Some(Workers::start(worker_cores, ended)?)),
             came_back: RefCell::default(),
             back,
+            readers,
+            published: Cell::new(None),
             inbox: Rc::default(),
             writer,
             log,
@@ -325,6 +334,7 @@ impl Shard {
             .borrow_mut()
             .get_or_insert_with(|| "it was asked to".into());
         self.sql.borrow().stop_all();
+        self.readers.stop();
         drop(self.workers.take());
         self.refuse_all();
     }
@@ -350,8 +360,18 @@ impl Shard {
             let Some(input) = input else {
                 break;
             };
+            let speaker = match &input {
+                Input::Receive {
+                    from,
+                    message: Message::Heartbeat { .. } | Message::Append { .. },
+                } => Some(*from),
+                _ => None,
+            };
             self.replica.borrow_mut().step(input);
             self.perform_effects();
+            if speaker.is_some() && self.replica.borrow().leader_id() == speaker {
+                self.readers.heard_leader();
+            }
         }
         let captures = self.sql.borrow().take_captures();
         for (database, capture) in captures {
@@ -366,6 +386,47 @@ impl Shard {
             peer.flush();
         }
         self.writer.flush();
+        self.publish();
+    }
+
+    /// Tells the readers on other threads where the shard stands.
+    fn publish(&self) {
+        let replica = self.replica.borrow();
+        let (applied, serving) = replica.serves_at();
+        let now = (applied, serving, replica.leader_id());
+        let before = self.published.replace(Some(now));
+        if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
+            self.readers.publish_leader(replica.leader());
+        }
+        if before != Some(now) {
+            let published = Published {
+                applied: applied.0,
+                serving,
+            };
+            self.readers
+                .publish(published, |id| replica.committed_position(id));
+        }
+    }
+
+    /// Readers on other threads want to read a database.
+    pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
+        if let Some(known) = self.readers.find(name) {
+            return Ok(known);
+        }
+        let replica = self.replica.borrow();
+        let sql = self.sql.borrow();
+        let found = replica
+            .find_database(name)
+            .and_then(|(id, committed)| Some((id, committed, sql.database(id)?)));
+        let Some((id, committed, handle)) = found else {
+            return Err(Error::misuse(
+                rusqlite::ffi::SQLITE_NOTFOUND,
+                format!("there is no database named {name:?} on this node"),
+            ));
+        };
+        let database = Arc::new(ReadDatabase::new(id, handle.clone(), committed));
+        self.readers.insert(name, Arc::clone(&database));
+        Ok(database)
     }
 
     /// Tells the replica of the long runs that have ended.
@@ -479,7 +540,9 @@ impl Shard {
             Effect::Apply(change) => sql
                 .apply(&change)
                 .map(|applied| applied.map(|commit_point| (change.database, commit_point))),
-            Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|()| None),
+            Effect::RollBack { database, to } => sql
+                .roll_back(database, &to)
+                .map(|rolled_back| rolled_back.map(|commit_point| (database, commit_point))),
             Effect::Digest {
                 request,
                 database,

@@ -129,8 +129,7 @@ pub enum Effect {
     },
     /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
     Apply(DatabaseChange),
-    /// Undo what did not commit. Nothing has to answer it; [`Input::Applied`] with the new commit
-    /// point may.
+    /// Undo what did not commit; answered by [`Input::Applied`] with the new commit point.
     RollBack {
         /// In which database.
         database: DatabaseId,

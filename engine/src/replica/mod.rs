@@ -225,6 +225,30 @@ impl Replica {
         }
     }
 
+    /// What is applied, and whether this node leads and serves.
+    pub(crate) fn serves_at(&self) -> (LogIndex, bool) {
+        (self.applied, self.serving)
+    }
+
+    /// Who leads in this term, as far as this node knows.
+    pub(crate) fn leader_id(&self) -> Option<ringlite_raft::NodeId> {
+        self.raft.status().leader
+    }
+
+    /// The database of this name, and how far it is committed.
+    pub(crate) fn find_database(
+        &self,
+        name: &str,
+    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
+        let id = self.catalogue.find(name)?;
+        Some((id, self.committed_position(id)?))
+    }
+
+    /// How far a database is committed.
+    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
+        Some(self.catalogue.get(id)?.committed?.position)
+    }
+
     /// The node that leads and serves, as far as this one knows; itself only once it serves.
     pub fn leader(&self) -> Option<NodeAddress> {
         let status = self.raft.status();

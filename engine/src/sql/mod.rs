@@ -5,6 +5,7 @@
 //! ([`workers`]), and comes back ([`Sql::take_back`]). Everything else happens on the core.
 
 mod authorizer;
+pub(crate) mod reader;
 mod run;
 mod session;
 mod statement;
@@ -291,12 +292,26 @@ impl Sql {
             .transpose()
     }
 
-    /// Undoes what came after `to`.
-    pub fn roll_back(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
-        match self.databases.get(&id) {
-            Some(database) => database.roll_back(to),
-            None => Ok(()),
-        }
+    /// Undoes what came after `to`; returns the same state in the new life of the in-memory WAL, or
+    /// `None` if the database does not exist (any more).
+    ///
+    /// It waits for nobody: runs that are away go on in the old life, where they can neither commit
+    /// nor be captured, until they see that they are to stop.
+    pub fn roll_back(
+        &self,
+        id: DatabaseId,
+        to: &CommitPoint,
+    ) -> Result<Option<CommitPoint>, VfsError> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        database.roll_back(to)?;
+        Ok(Some(database.commit_point()))
+    }
+
+    /// The handle of a database.
+    pub(crate) fn database(&self, id: DatabaseId) -> Option<&Database> {
+        self.databases.get(&id)
     }
 
     /// How often SQLite asked for recovery of an in-memory WAL; more than 0 is a defect.

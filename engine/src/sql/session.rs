@@ -90,11 +90,28 @@ impl Session {
         database: &Database,
         options: SessionOptions,
     ) -> Result<Self, Error> {
+        Self::connect_as(id, database, options, false)
+    }
+
+    /// A session in which nothing can be written.
+    pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
+        Self::connect_as(id, database, SessionOptions::default(), true)
+    }
+
+    fn connect_as(
+        id: DatabaseId,
+        database: &Database,
+        options: SessionOptions,
+        only_reads: bool,
+    ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
         let mut connection = database.connect().map_err(|error| failed(&error))?;
+        connection
+            .pragma_update(None, "query_only", only_reads)
+            .map_err(|error| failed(&error))?;
         connection
             .authorizer(Some(authorize))
             .map_err(|error| failed(&error))?;

@@ -234,8 +234,8 @@ impl Node {
             }
             Effect::RollBack { database, to } => {
                 self.roll_backs += 1;
-                sql.roll_back(database, &to).expect("a known commit");
-                None
+                let point = sql.roll_back(database, &to).expect("a known commit");
+                point.map(|point| (database, point))
             }
             Effect::Digest {
                 request,

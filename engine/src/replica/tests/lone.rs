@@ -176,8 +176,8 @@ impl Lone {
                 Some((change.database, point.expect("a database")))
             }
             Effect::RollBack { database, to } => {
-                self.sql.roll_back(database, &to).unwrap();
-                None
+                let point = self.sql.roll_back(database, &to).unwrap();
+                point.map(|point| (database, point))
             }
             other => panic!("{other:?}"),
         };

@@ -144,7 +144,7 @@ impl Shard {
         Ok(Rc::new(Self {
             replica: RefCell::new(replica),
             sql: RefCell::new(sql),
-            workers: RefCell::new(Some(Workers::start(worker_cores, ended)?)),
+            workers: RefCell::new(Some(Workers::start(worker_cores, &ended)?)),
             came_back: RefCell::default(),
             back,
             readers,

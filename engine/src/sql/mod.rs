@@ -100,7 +100,7 @@ impl Sql {
                 let finished = run::run_to_end(session, work);
                 self.finish(request, finished)
             }
-            Err(ran) => ran,
+            Err(ran) => *ran,
         }
     }
 
@@ -108,7 +108,7 @@ impl Sql {
     pub fn start(&mut self, request: RequestId, work: Work, may_write: bool) -> Started {
         let (session, work) = match self.prepare_run(request, work, may_write) {
             Ok(ready) => ready,
-            Err(ran) => return Started::Ran(ran),
+            Err(ran) => return Started::Ran(*ran),
         };
         self.runs += 1;
         match run::begin(&mut self.stacks, session, work, request, self.runs) {
@@ -127,17 +127,19 @@ impl Sql {
         request: RequestId,
         work: Work,
         may_write: bool,
-    ) -> Result<(Box<Session>, Work), Ran> {
-        let ended = |outcome| Ran {
-            request,
-            outcome,
-            standing: Standing::default(),
-            capture: None,
-            is_ahead: false,
+    ) -> Result<(Box<Session>, Work), Box<Ran>> {
+        let ended = |outcome| {
+            Box::new(Ran {
+                request,
+                outcome,
+                standing: Standing::default(),
+                capture: None,
+                is_ahead: false,
+            })
         };
         if let Work::Connect { database, options } = work {
             let connected = match self.databases.get(&database) {
-                Some(handle) => Session::connect(database, handle, options),
+                Some(handle) => Session::connect(database, handle, options, self.limits.look_steps),
                 None => Err(Error::misuse(
                     rusqlite::ffi::SQLITE_NOTFOUND,
                     "the database does not exist any more",

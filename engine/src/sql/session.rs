@@ -9,7 +9,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::authorize;
 use super::statement::{Statement, Step};
-use super::watch::{Stopper, Watch};
+use super::watch::{RunLimits, Stopper, Watch};
 use crate::error::Error;
 use crate::replica::DatabaseId;
 use crate::replica::request::{
@@ -17,9 +17,6 @@ use crate::replica::request::{
 };
 use crate::rows::{Column, RowBatch, Value};
 
-/// How many steps of SQLite's machine lie between two looks at the clock: some tens of
-/// microseconds.
-const PROGRESS_STEPS: i32 = 10_000;
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
 /// How many rows, and bytes of rows, are read between two looks at the clock.
@@ -89,19 +86,22 @@ impl Session {
         id: DatabaseId,
         database: &Database,
         options: SessionOptions,
+        look_steps: i32,
     ) -> Result<Self, Error> {
-        Self::connect_as(id, database, options, false)
+        Self::connect_as(id, database, options, look_steps, false)
     }
 
     /// A session in which nothing can be written.
     pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
-        Self::connect_as(id, database, SessionOptions::default(), true)
+        let look_steps = RunLimits::default().look_steps;
+        Self::connect_as(id, database, SessionOptions::default(), look_steps, true)
     }
 
     fn connect_as(
         id: DatabaseId,
         database: &Database,
         options: SessionOptions,
+        look_steps: i32,
         only_reads: bool,
     ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
@@ -118,7 +118,7 @@ impl Session {
         let watch = Watch::new();
         let looks_at = Arc::clone(&watch);
         connection
-            .progress_handler(PROGRESS_STEPS, Some(move || looks_at.must_stop()))
+            .progress_handler(look_steps, Some(move || looks_at.must_stop()))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             cursor: None,

@@ -45,6 +45,9 @@ fn error_of(reason: StopReason, statement_time: Duration) -> Error {
 pub struct RunLimits {
     /// After this long on the shard's core a run leaves it.
     pub core_time: Duration,
+    /// How many steps of SQLite's machine lie between two looks at the clock; for connections that
+    /// are opened from then on.
+    pub look_steps: i32,
     /// After this long in all, waiting for a worker included, it is stopped; zero for no limit.
     pub statement_time: Duration,
 }
@@ -53,6 +56,8 @@ impl Default for RunLimits {
     fn default() -> Self {
         Self {
             core_time: Duration::from_millis(1),
+            // Some tens of microseconds.
+            look_steps: 10_000,
             statement_time: Duration::from_secs(30),
         }
     }

@@ -97,7 +97,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts the threads; each run's end is told to `back`.
-    pub(crate) fn start(cores: &WorkerCores, back: flume::Sender<Back>) -> std::io::Result<Self> {
+    pub(crate) fn start(cores: &WorkerCores, back: &flume::Sender<Back>) -> std::io::Result<Self> {
         let queue = Arc::new(Queue {
             jobs: Mutex::default(),
             filled: Condvar::new(),

@@ -83,6 +83,7 @@ pub(crate) struct Yield {
     pub(crate) storage_reads: u64,
     pub(crate) databases: u64,
     pub(crate) stand_stills: u64,
+    pub(crate) long_runs: u64,
 }
 
 impl Yield {
@@ -101,6 +102,7 @@ impl Yield {
         self.storage_reads += other.storage_reads;
         self.databases += other.databases;
         self.stand_stills += other.stand_stills;
+        self.long_runs += other.long_runs;
     }
 
     /// Whether so many seeds have given enough to be worth their time.
@@ -116,6 +118,7 @@ impl Yield {
             self.storage_reads,
             self.databases,
             self.stand_stills,
+            self.long_runs,
         ];
         self.acknowledged > 40 * seeds
             && self.reads > 20 * seeds
@@ -128,7 +131,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64, size: usize) -> Cluster {
         let mut random = Random::new(seed);
         let nodes = (1..=size as u64)
-            .map(|id| Node::new(id, random.below(TICK)))
+            .map(|id| Node::new(id, random.below(TICK), random.number()))
             .collect();
         let bounds = Bounds {
             batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),
@@ -170,7 +173,9 @@ impl Cluster {
             trace: 0,
             random,
         };
+        let leave_per_mille = cluster.random.one_of(&[0, 50, 500]);
         for at in 0..size {
+            cluster.nodes[at].leave_per_mille = leave_per_mille;
             cluster.start(at);
         }
         cluster.create_schema();
@@ -445,6 +450,7 @@ impl Cluster {
             digests: self.oracle.digests_taken() as u64,
             restarts: self.restarts,
             roll_backs: nodes().map(|node| node.roll_backs).sum(),
+            long_runs: nodes().map(|node| node.long_runs).sum(),
             torn: nodes().map(|node| node.disk.torn).sum(),
             lost: self.network.lost,
             repeated: self.network.repeated,

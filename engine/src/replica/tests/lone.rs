@@ -57,6 +57,7 @@ impl Lone {
         sql.set_limits(RunLimits {
             core_time: Duration::MAX,
             statement_time: Duration::ZERO,
+            ..RunLimits::default()
         });
         Lone {
             replica: Replica::new(config, HardState::default(), RestoredLog::default()).unwrap(),
@@ -194,6 +195,7 @@ impl Lone {
         self.sql.set_limits(RunLimits {
             core_time: Duration::ZERO,
             statement_time: Duration::ZERO,
+            ..RunLimits::default()
         });
     }
 

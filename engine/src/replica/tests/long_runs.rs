@@ -135,7 +135,9 @@ fn a_reader_that_found_a_commit_away_is_not_told_that_it_wrote() {
         assert!(is_not_leader(&mut lone, read), "it may be repeated");
         assert!(matches!(lone.reply(long), Err(Error::OutcomeUnknown)));
         assert_eq!(lone.rows(), 0);
-        returned.map(|returned| lone.come_back(returned));
+        if let Some(returned) = returned {
+            lone.come_back(returned);
+        }
         assert_eq!(lone.rows(), 0);
     }
 }

@@ -311,11 +311,6 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
         )
     };
     let message = match code {
-        ffi::SQLITE_INTERRUPT => {
-            "the statement ran for too long on the node's core, where everything \
-             else waits for it, and was stopped"
-                .into()
-        }
         ffi::SQLITE_BUSY_SNAPSHOT => "this transaction has read, and another one has committed \
              since, so that it cannot write any more: roll back and run it again, or begin it \
              with BEGIN IMMEDIATE"

@@ -1,6 +1,7 @@
 //! Single moments that went wrong once, or would with a likely mistake.
 
 mod lone;
+mod long_runs;
 
 use bytes::Bytes;
 use ringlite_raft::{Entry, EntryKind, LogIndex, Message, Term};

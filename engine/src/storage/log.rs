@@ -2,7 +2,7 @@
 //! those that nobody needs.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -48,6 +48,10 @@ struct State {
     places: VecDeque<Place>,
     /// The numbers of all segments of the log, ascending; the last one is being written.
     segments: VecDeque<u64>,
+    /// Segments that are being read, and by how many.
+    readers: BTreeMap<u64, usize>,
+    /// Segments that the log was cut behind while they were being read.
+    awaiting_readers: BTreeSet<u64>,
 }
 
 impl State {
@@ -77,6 +81,8 @@ impl Log {
                 start,
                 places,
                 segments,
+                readers: BTreeMap::new(),
+                awaiting_readers: BTreeSet::new(),
             }),
         }
     }
@@ -151,7 +157,11 @@ impl Log {
             && oldest < start.segment
         {
             state.segments.pop_front();
-            self.reserve.recycle(oldest);
+            if state.readers.contains_key(&oldest) {
+                state.awaiting_readers.insert(oldest);
+            } else {
+                self.reserve.recycle(oldest);
+            }
         }
         // A long log leaves a long list behind.
         if state.places.capacity() / 4 > state.places.len() {
@@ -160,8 +170,8 @@ impl Log {
         }
     }
 
-    /// Reads the entries from `from` to `up_to`, or the first of them if they exceed `bytes_max`;
-    /// none if the log was cut behind `from`, perhaps while they were read.
+    /// Reads the entries from `from` to `up_to`, or the first of them if they exceed `bytes_max`.
+    /// None if the log was cut behind `from`, and fewer if it is cut while they are read.
     pub(crate) async fn read(
         &self,
         from: LogIndex,
@@ -170,7 +180,7 @@ impl Log {
     ) -> Result<Vec<Entry>, StorageError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut open: Option<(u64, DmaFile)> = None;
+        let mut open: Option<OpenSegment<'_>> = None;
         for index in from.0..=up_to.0 {
             let index = LogIndex(index);
             let Some(place) = self.place(index) else {
@@ -180,42 +190,85 @@ impl Log {
                 break;
             }
             bytes += place.payload_bytes as usize;
-            match self.read_record(index, place, &mut open).await {
-                Ok(entry) => entries.push(entry),
-                // Its segment may be in use again.
-                Err(_) if index <= self.base().index => break,
-                Err(error) => return Err(error),
-            }
+            let segment = match open.take() {
+                Some(segment) if segment.number() == place.segment => segment,
+                _ => OpenSegment::open(self.start_reading(place.segment)).await?,
+            };
+            entries.push(segment.read(index, place).await?);
+            open = Some(segment);
         }
         Ok(entries)
+    }
+
+    /// From now on the segment is not used again before the reader is dropped.
+    fn start_reading(&self, segment: u64) -> Reader<'_> {
+        *self.state.borrow_mut().readers.entry(segment).or_default() += 1;
+        Reader { log: self, segment }
+    }
+
+    fn stop_reading(&self, segment: u64) {
+        let mut state = self.state.borrow_mut();
+        if let Some(readers) = state.readers.get_mut(&segment) {
+            *readers -= 1;
+            if *readers > 0 {
+                return;
+            }
+        }
+        state.readers.remove(&segment);
+        if state.awaiting_readers.remove(&segment) {
+            self.reserve.recycle(segment);
+        }
     }
 
     fn place(&self, index: LogIndex) -> Option<Place> {
         let state = self.state.borrow();
         state.places.get(state.position(index)?).copied()
     }
+}
 
-    async fn read_record(
-        &self,
-        index: LogIndex,
-        place: Place,
-        open: &mut Option<(u64, DmaFile)>,
-    ) -> Result<Entry, StorageError> {
-        let path = segment::path_in(&self.directory, place.segment);
-        let failed = |source| StorageError::glommio("read", &path, source);
-        let file = match open.take() {
-            Some((number, file)) if number == place.segment => file,
-            _ => DmaFile::open(&path).await.map_err(failed)?,
-        };
-        let bytes = record_bytes(place.payload_bytes as usize);
-        let record = file
-            .read_at(u64::from(place.offset), bytes)
+/// Keeps a segment from being used again.
+///
+/// A reader may be far behind, waiting for the disk, when the log is cut; and glommio panics if a
+/// file loses its name while it is being opened.
+struct Reader<'a> {
+    log: &'a Log,
+    segment: u64,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.log.stop_reading(self.segment);
+    }
+}
+
+/// A segment that is being read.
+struct OpenSegment<'a> {
+    file: DmaFile,
+    path: PathBuf,
+    /// Dropped last.
+    reader: Reader<'a>,
+}
+
+impl<'a> OpenSegment<'a> {
+    async fn open(reader: Reader<'a>) -> Result<Self, StorageError> {
+        let path = segment::path_in(&reader.log.directory, reader.segment);
+        let file = DmaFile::open(&path)
             .await
-            .map_err(failed)?;
-        *open = Some((place.segment, file));
+            .map_err(|source| StorageError::glommio("read", &path, source))?;
+        Ok(Self { reader, path, file })
+    }
+
+    fn number(&self) -> u64 {
+        self.reader.segment
+    }
+
+    async fn read(&self, index: LogIndex, place: Place) -> Result<Entry, StorageError> {
+        let bytes = record_bytes(place.payload_bytes as usize);
+        let record = self.file.read_at(u64::from(place.offset), bytes).await;
+        let record = record.map_err(|source| StorageError::glommio("read", &self.path, source))?;
         let damaged = |what: String| {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidData, what);
-            StorageError::io("read a record in", &path, source)
+            StorageError::io("read a record in", &self.path, source)
         };
         let (header, payload) =
             decode_record(&record).map_err(|error| damaged(error.to_string()))?;

@@ -238,6 +238,28 @@ impl Database {
             .map(|batch| Rows::new(batch.columns, batch.rows))
     }
 
+    /// [`Database::query_with`], without blocking the thread: at the levels `leader` and `local` the
+    /// read runs on a thread of the node's.
+    ///
+    /// # Errors
+    /// The same, and [`Error::Busy`] if too many such reads wait.
+    pub async fn query_with_async(
+        &self,
+        level: ReadLevel,
+        sql: &str,
+        parameters: impl Parameters,
+    ) -> Result<Rows> {
+        if level == ReadLevel::Linearizable {
+            return self.query_async(sql, parameters).await;
+        }
+        let database = self.read_database()?;
+        let (sql, parameters) = (sql.to_owned(), parameters.into_values());
+        self.readers
+            .query_async(level, database, sql, parameters, RESULT_BYTES_MAX)
+            .await
+            .map(|batch| Rows::new(batch.columns, batch.rows))
+    }
+
     pub(crate) fn read_database(&self) -> Result<Arc<ReadDatabase>> {
         if let Some(known) = self.read.get() {
             return Ok(Arc::clone(known));

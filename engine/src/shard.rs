@@ -15,7 +15,7 @@ use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
-use crate::readers::{Published, ReadDatabase, Readers};
+use crate::readers::{Published, ReadDatabase, ReadLevel, Readers};
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// While nothing happens the timer fires only once in so many ticks, which are then given to the
 /// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
 const QUIET_TICKS: u32 = 5;
+
+/// What a client may read at once at a level below `linearizable`: it is one message.
+const READ_BYTES_MAX: usize = 64 << 20;
 
 /// How many ticks a time is, at least one.
 pub(crate) fn ticks(time: Duration) -> u64 {
@@ -406,6 +409,21 @@ impl Shard {
             self.readers
                 .publish(published, |id| replica.committed_position(id));
         }
+    }
+
+    /// Runs one statement that reads, at a level below `linearizable`, on another thread.
+    pub(crate) async fn read(
+        &self,
+        level: ReadLevel,
+        database: &str,
+        sql: String,
+    ) -> Result<Reply> {
+        let database = self.read_database(database)?;
+        let parameters = Vec::new();
+        self.readers
+            .query_async(level, database, sql, parameters, READ_BYTES_MAX)
+            .await
+            .map(Reply::Rows)
     }
 
     /// Readers on other threads want to read a database.

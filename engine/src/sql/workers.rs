@@ -86,6 +86,13 @@ impl WorkerCores {
         let count = usize::try_from(allowed.count()).unwrap_or(1).max(1);
         Self { allowed, count }
     }
+
+    /// Moves this thread there: it has inherited the single core of the one that started it.
+    pub(crate) fn settle(&self) {
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &self.allowed) {
+            tracing::warn!("a thread stays on the shard's core: {error}");
+        }
+    }
 }
 
 /// A pool of threads that run paused runs to their end, a slice at a time. Dropping it waits for
@@ -104,11 +111,12 @@ impl Workers {
         });
         let mut threads = Vec::with_capacity(cores.count);
         for number in 1..=cores.count {
-            let (queue, back, allowed) = (Arc::clone(&queue), back.clone(), cores.allowed);
+            let (queue, back, cores) = (Arc::clone(&queue), back.clone(), cores.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("ringlite-sql-{number}"))
                 .spawn(move || {
-                    settle(&allowed);
+                    cores.settle();
+                    stand_back();
                     work(&queue, &back);
                 })?;
             threads.push(thread);
@@ -133,11 +141,7 @@ impl Drop for Workers {
     }
 }
 
-/// A thread inherits the single core of the one that started it.
-fn settle(allowed: &CpuSet) {
-    if let Err(error) = rustix::thread::sched_setaffinity(None, allowed) {
-        tracing::warn!("long statements stay on the shard's core: {error}");
-    }
+fn stand_back() {
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
         tracing::warn!("long statements have the priority of the shard: {error}");

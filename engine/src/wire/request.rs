@@ -35,6 +35,7 @@ pub(super) mod kind {
     pub(crate) const WEIGHT: u8 = 19;
     pub(crate) const DIGEST: u8 = 0x80;
     pub(crate) const STATUS: u8 = 0x81;
+    pub(crate) const READ: u8 = 0x82;
 }
 
 /// A request. The numbers are the types of the frames.
@@ -171,6 +172,19 @@ pub enum Request {
     },
     /// 0x81, ours: the state of this node, as JSON.
     Status,
+    /// 0x82, ours: run one statement that reads, at a level below `linearizable`, on any node.
+    Read {
+        /// 1 for `leader`, 2 for `local`.
+        level: u64,
+        /// At `local`: wait until this index is applied.
+        index_min: u64,
+        /// At `local`: refuse if no leader was heard of for longer; `u64::MAX` for no bound.
+        staleness_max_ms: u64,
+        /// The name of the database.
+        database: String,
+        /// The text.
+        sql: String,
+    },
 }
 
 impl Request {
@@ -256,6 +270,7 @@ impl Request {
             Self::Weight { .. } => kind::WEIGHT,
             Self::Digest { .. } => kind::DIGEST,
             Self::Status => kind::STATUS,
+            Self::Read { .. } => kind::READ,
         }
     }
 
@@ -318,6 +333,19 @@ impl Request {
                 put_u64(out, *index_min);
                 put_text(out, database);
             }
+            Self::Read {
+                level,
+                index_min,
+                staleness_max_ms,
+                database,
+                sql,
+            } => {
+                put_u64(out, *level);
+                put_u64(out, *index_min);
+                put_u64(out, *staleness_max_ms);
+                put_text(out, database);
+                put_text(out, sql);
+            }
         }
         0
     }
@@ -332,7 +360,8 @@ fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
         | kind::OPEN
         | kind::FINALIZE..=kind::WEIGHT
         | kind::DIGEST
-        | kind::STATUS => (0, false),
+        | kind::STATUS
+        | kind::READ => (0, false),
         _ => return Err(WireError::UnknownRequest { kind }),
     };
     if schema > schema_max {
@@ -450,6 +479,13 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
             body.u64(UNUSED)?;
             Request::Status
         }
+        kind::READ => Request::Read {
+            level: body.u64("the level")?,
+            index_min: body.u64("the index to wait for")?,
+            staleness_max_ms: body.u64("the bound on staleness")?,
+            database: body.text("the name of the database")?.to_owned(),
+            sql: body.text("the SQL text")?.to_owned(),
+        },
         _ => return Err(WireError::UnknownRequest { kind }),
     })
 }

@@ -129,7 +129,9 @@ fn unexpected(reply: &Reply) -> Error {
     )
 }
 
-/// A database of this process's node. Clones are cheap and may be used from any thread at once.
+/// A database of this process's node. Clones are cheap and may be used from any thread at once. They
+/// share a session: a statement that takes long holds up the others on it, but not those of another
+/// handle from [`Node::database`](crate::Node::database).
 ///
 /// Each call returns when what it did is on stable storage of a majority, or, for a read, when
 /// this node was confirmed to be the leader after the call began.

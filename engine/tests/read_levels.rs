@@ -353,7 +353,7 @@ fn two_readers_read_more_than_one() {
             (),
         )
         .unwrap();
-    let time = Duration::from_secs(3);
+    let time = Duration::from_secs(1);
     reads_per_second(&database, 1, time / 3);
     let mut ratios: Vec<f64> = (0..5)
         .map(|_| {

@@ -304,7 +304,7 @@ fn what_was_told_of_long_writes_survives_the_leader() {
             let seen = seen.into_iter().map(|seen| seen.join().unwrap());
             (written.join().unwrap(), seen.max().unwrap())
         });
-        assert!(written > told + 5, "that was no load");
+        assert!(written > told, "that was no load");
         let mut client = scene::open(&mut cluster, SLOW);
         let found = scene::integer(&mut client, "SELECT coalesce(max(a), 0) FROM t");
         assert!(

@@ -77,10 +77,11 @@ impl WorkerCores {
     pub(crate) fn beside(core: usize) -> Self {
         let mut allowed = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| {
             let mut only = CpuSet::new();
-            only.set(core);
+            only.set(core.min(CpuSet::MAX_CPU - 1));
             only
         });
-        if allowed.count() > 1 {
+        // A core that does not exist is refused when the shard is placed.
+        if allowed.count() > 1 && core < CpuSet::MAX_CPU {
             allowed.unset(core);
         }
         let count = usize::try_from(allowed.count()).unwrap_or(1).max(1);

@@ -135,7 +135,9 @@ fn unexpected(reply: &Reply) -> Error {
     )
 }
 
-/// A database of this process's node. Clones are cheap and may be used from any thread at once.
+/// A database of this process's node. Clones are cheap and may be used from any thread at once. They
+/// share a session: a statement that takes long holds up the others on it, but not those of another
+/// handle from [`Node::database`](crate::Node::database).
 ///
 /// Each call returns when what it did is on stable storage of a majority, or, for a read, when
 /// this node was confirmed to be the leader after the call began.
@@ -241,6 +243,28 @@ impl Database {
         let parameters = parameters.into_values();
         self.readers
             .query(level, &database, sql, &parameters, RESULT_BYTES_MAX)
+            .map(|batch| Rows::new(batch.columns, batch.rows))
+    }
+
+    /// [`Database::query_with`], without blocking the thread: at the levels `leader` and `local` the
+    /// read runs on a thread of the node's.
+    ///
+    /// # Errors
+    /// The same, and [`Error::Busy`] if too many such reads wait.
+    pub async fn query_with_async(
+        &self,
+        level: ReadLevel,
+        sql: &str,
+        parameters: impl Parameters,
+    ) -> Result<Rows> {
+        if level == ReadLevel::Linearizable {
+            return self.query_async(sql, parameters).await;
+        }
+        let database = self.read_database()?;
+        let (sql, parameters) = (sql.to_owned(), parameters.into_values());
+        self.readers
+            .query_async(level, database, sql, parameters, RESULT_BYTES_MAX)
+            .await
             .map(|batch| Rows::new(batch.columns, batch.rows))
     }
 

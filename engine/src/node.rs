@@ -211,13 +211,15 @@ impl NodeBuilder {
         let (commands, incoming) = flume::unbounded();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
-        let readers = Arc::new(Readers::new(self.limits, self.snapshot_time));
+        let worker_cores = WorkerCores::beside(core);
+        let cores = worker_cores.clone();
+        let readers = Arc::new(Readers::new(self.limits, self.snapshot_time, cores));
         let setup = ShardSetup {
             members: self.members,
             limits: self.limits,
             vacuum_directory,
             snapshot_time: self.snapshot_time,
-            worker_cores: WorkerCores::beside(core),
+            worker_cores,
             readers: Arc::clone(&readers),
         };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))

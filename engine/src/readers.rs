@@ -16,6 +16,7 @@ use crate::replica::{DatabaseId, NodeAddress};
 use crate::rows::{RowBatch, Value};
 use crate::sql::RunLimits;
 use crate::sql::reader::{Read, ReadFailure, Reader};
+use crate::sql::workers::WorkerCores;
 
 /// Connections of one database that are kept for later reads.
 const READERS_KEPT: usize = 16;
@@ -51,6 +52,105 @@ impl ReadLevel {
         index_min: 0,
         staleness_max: None,
     };
+}
+
+impl ReadLevel {
+    /// Its code on the wire, and its two numbers: the least index, and the bound on staleness in
+    /// ms.
+    pub(crate) fn to_wire(self) -> [u64; 3] {
+        match self {
+            Self::Linearizable => [0, 0, NO_BOUND],
+            Self::Leader => [1, 0, NO_BOUND],
+            Self::Local {
+                index_min,
+                staleness_max,
+            } => [2, index_min, staleness_max.map_or(NO_BOUND, in_ms)],
+        }
+    }
+
+    /// The level below `linearizable` with this code.
+    pub(crate) fn of_wire([code, index_min, staleness_max_ms]: [u64; 3]) -> Option<Self> {
+        let staleness_max =
+            (staleness_max_ms != NO_BOUND).then(|| Duration::from_millis(staleness_max_ms));
+        match code {
+            1 => Some(Self::Leader),
+            2 => Some(Self::Local {
+                index_min,
+                staleness_max,
+            }),
+            _ => None,
+        }
+    }
+}
+
+const NO_BOUND: u64 = u64::MAX;
+
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(NO_BOUND)
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for those who ask and must not block. There are as many as reads run at once, up to a
+/// bound, because a read may have to wait.
+struct Threads {
+    cores: WorkerCores,
+    jobs: flume::Sender<Job>,
+    waiting_jobs: flume::Receiver<Job>,
+    idle: Arc<AtomicUsize>,
+    count: AtomicUsize,
+}
+
+/// Threads for reads that others wait for.
+const THREADS_MAX: usize = 32;
+/// Reads that wait for a thread.
+const JOBS_MAX: usize = 1_024;
+
+impl Threads {
+    fn new(cores: WorkerCores) -> Self {
+        let (jobs, waiting_jobs) = flume::bounded(JOBS_MAX);
+        Self {
+            cores,
+            jobs,
+            waiting_jobs,
+            idle: Arc::default(),
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    fn run(&self, job: Job) -> Result<()> {
+        if self.idle.load(Ordering::SeqCst) == 0 && self.count.load(Ordering::SeqCst) < THREADS_MAX
+        {
+            self.add();
+        }
+        self.jobs.try_send(job).map_err(|_| Error::Busy {
+            what: "too many reads wait for a thread",
+        })
+    }
+
+    fn add(&self) {
+        let (jobs, cores) = (self.waiting_jobs.clone(), self.cores.clone());
+        let idle = Arc::clone(&self.idle);
+        let spawned = std::thread::Builder::new()
+            .name("ringlite-read".into())
+            .spawn(move || {
+                cores.settle();
+                loop {
+                    idle.fetch_add(1, Ordering::SeqCst);
+                    let job = jobs.recv();
+                    idle.fetch_sub(1, Ordering::SeqCst);
+                    match job {
+                        Ok(job) => job(),
+                        // The node is gone.
+                        Err(_) => return,
+                    }
+                }
+            });
+        match spawned {
+            Ok(_) => drop(self.count.fetch_add(1, Ordering::SeqCst)),
+            Err(error) => tracing::warn!("a thread for reads cannot be started: {error}"),
+        }
+    }
 }
 
 /// One database as readers share it.
@@ -121,12 +221,13 @@ pub(crate) struct Readers {
     waiting: AtomicUsize,
     turn: Mutex<()>,
     published: Condvar,
+    threads: Threads,
     limits: RunLimits,
     snapshot_time: Duration,
 }
 
 impl Readers {
-    pub(crate) fn new(limits: RunLimits, snapshot_time: Duration) -> Self {
+    pub(crate) fn new(limits: RunLimits, snapshot_time: Duration, cores: WorkerCores) -> Self {
         Self {
             base: Instant::now(),
             applied: AtomicU64::new(0),
@@ -138,6 +239,7 @@ impl Readers {
             waiting: AtomicUsize::new(0),
             turn: Mutex::default(),
             published: Condvar::new(),
+            threads: Threads::new(cores),
             limits,
             snapshot_time,
         }
@@ -255,6 +357,25 @@ impl Readers {
         Err(self.not_leader())
     }
 
+    /// [`Readers::query`] on another thread.
+    pub(crate) async fn query_async(
+        self: &Arc<Self>,
+        level: ReadLevel,
+        database: Arc<ReadDatabase>,
+        sql: String,
+        parameters: Vec<Value>,
+        bytes_max: usize,
+    ) -> Result<RowBatch> {
+        let (answer, answered) = flume::bounded(1);
+        let readers = Arc::clone(self);
+        self.threads.run(Box::new(move || {
+            let read = readers.query(level, &database, &sql, &parameters, bytes_max);
+            // Whoever asked may have gone away.
+            drop(answer.send(read));
+        }))?;
+        answered.recv_async().await.map_err(|_| Error::Stopped)?
+    }
+
     /// Whether a read at this level may begin; waits for what it asks to be applied.
     fn admit(&self, level: ReadLevel, deadline: Instant) -> Result<()> {
         match level {
@@ -288,12 +409,12 @@ impl Readers {
             .checked_sub(Duration::from_nanos(contact));
         match age {
             Some(age) if contact > 0 && age > limit => Err(Error::TooStale {
-                age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+                age_ms: in_ms(age),
+                limit_ms: in_ms(limit),
             }),
             _ if contact == 0 => Err(Error::TooStale {
                 age_ms: u64::MAX,
-                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+                limit_ms: in_ms(limit),
             }),
             _ => Ok(()),
         }

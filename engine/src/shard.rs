@@ -16,7 +16,7 @@ use ringlite_vfs::{CommitPoint, VfsError};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
-use crate::readers::{Published, ReadDatabase, Readers};
+use crate::readers::{Published, ReadDatabase, ReadLevel, Readers};
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
@@ -37,6 +37,9 @@ const QUIET_TICKS: u32 = 5;
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
+/// What a client may read at once at a level below `linearizable`: it is one message.
+const READ_BYTES_MAX: usize = 64 << 20;
+
 /// How many ticks a time is, at least one.
 pub(crate) fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / TICK.as_millis()).map_or(u64::MAX, |ticks| ticks.max(1))
@@ -459,6 +462,21 @@ impl Shard {
             self.readers
                 .publish(published, |id| replica.committed_position(id));
         }
+    }
+
+    /// Runs one statement that reads, at a level below `linearizable`, on another thread.
+    pub(crate) async fn read(
+        &self,
+        level: ReadLevel,
+        database: &str,
+        sql: String,
+    ) -> Result<Reply> {
+        let database = self.read_database(database)?;
+        let parameters = Vec::new();
+        self.readers
+            .query_async(level, database, sql, parameters, READ_BYTES_MAX)
+            .await
+            .map(Reply::Rows)
     }
 
     /// Readers on other threads want to read a database.

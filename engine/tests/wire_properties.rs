@@ -149,6 +149,13 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|id| Request::Transfer { id }),
         Just(Request::Describe),
         any::<u64>().prop_map(|weight| Request::Weight { weight }),
+        (any::<[u64; 3]>(), text(), text()).prop_map(|(numbers, database, sql)| Request::Read {
+            level: numbers[0],
+            index_min: numbers[1],
+            staleness_max_ms: numbers[2],
+            database,
+            sql,
+        }),
         (text(), any::<u64>()).prop_map(|(database, index_min)| Request::Digest {
             database,
             index_min
@@ -332,7 +339,7 @@ proptest! {
 
     #[test]
     fn random_bodies_do_no_harm(
-        kind in prop_oneof![0..=20u8, Just(0x80), Just(0x81), any::<u8>()],
+        kind in prop_oneof![0..=20u8, Just(0x80), Just(0x81), Just(0x82), any::<u8>()],
         schema in 0..=2u8,
         body in vec(any::<u8>(), 0..400),
     ) {
@@ -342,7 +349,7 @@ proptest! {
     /// Small words are counts and type codes more often than random bytes are.
     #[test]
     fn random_words_do_no_harm(
-        kind in prop_oneof![0..=20u8, Just(0x80), Just(0x81)],
+        kind in prop_oneof![0..=20u8, Just(0x80), Just(0x81), Just(0x82)],
         schema in 0..=1u8,
         words in vec(
             prop_oneof![0..=12u64, any::<u64>(), Just(u64::MAX), Just(0xeeee_eeee_eeee_eeee)],

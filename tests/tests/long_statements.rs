@@ -252,6 +252,74 @@ fn a_statement_is_stopped_at_the_limit_and_a_killed_leader_leaves_nothing() {
     scene::assert_identical(&mut cluster, SLOW);
 }
 
+/// Rows of some milliseconds each, which commit on a worker thread, until the leader is gone;
+/// the last one that was acknowledged.
+fn write_slowly(client: &mut Client, first: i64) -> i64 {
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) \
+               INSERT INTO t SELECT ?1 + count(*) * 0 FROM n";
+    let mut acknowledged = first;
+    while client
+        .execute(sql, &[Value::Integer(acknowledged + 1)])
+        .is_ok()
+    {
+        acknowledged += 1;
+    }
+    acknowledged
+}
+
+/// The largest number that was seen until the leader is gone.
+fn read_on(client: &mut Client, first: i64) -> i64 {
+    let mut seen = first;
+    while let Ok(batch) = client.query("SELECT coalesce(max(a), 0) FROM t", &[]) {
+        match batch.rows[0][0] {
+            Value::Integer(number) => {
+                assert!(number >= seen, "{number} after {seen}");
+                seen = number;
+            }
+            ref other => panic!("not a number, but {other:?}"),
+        }
+    }
+    seen
+}
+
+/// Readers see a commit of another thread before its own client hears of it, and even before it
+/// can be captured. `KILLS` sets how often the leader is killed (2 unless told).
+#[test]
+fn what_was_told_of_long_writes_survives_the_leader() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut cluster = start(directory.path(), &[]);
+    let mut told = 0;
+    for _ in 0..process::size("KILLS", 2) {
+        let mut writer = patient_client(&mut cluster, SLOW);
+        let mut readers = [(); 3].map(|()| patient_client(&mut cluster, SLOW));
+        let leader = scene::leader_of(&mut cluster);
+        let (written, seen) = thread::scope(|scope| {
+            let written = scope.spawn(|| write_slowly(&mut writer, told));
+            let seen: Vec<_> = readers
+                .iter_mut()
+                .map(|reader| scope.spawn(move || read_on(reader, told)))
+                .collect();
+            thread::sleep(Duration::from_millis(700));
+            cluster.kill(leader);
+            let seen = seen.into_iter().map(|seen| seen.join().unwrap());
+            (written.join().unwrap(), seen.max().unwrap())
+        });
+        assert!(written > told, "that was no load");
+        let mut client = scene::open(&mut cluster, SLOW);
+        let found = scene::integer(&mut client, "SELECT coalesce(max(a), 0) FROM t");
+        assert!(
+            found >= written,
+            "{written} was acknowledged, {found} is there"
+        );
+        assert!(found >= seen, "{seen} was seen, {found} is there");
+        let rows = scene::integer(&mut client, "SELECT count(*) FROM t");
+        assert_eq!(rows, found, "none is missing, and none is there twice");
+        told = found;
+        cluster.start_node(leader).unwrap();
+        scene::assert_identical(&mut cluster, SLOW);
+    }
+}
+
 /// A statement deep inside SQLite's recursive code runs on a stack of ours.
 #[test]
 fn deeply_nested_sql_does_not_overflow_the_stack() {

@@ -19,6 +19,7 @@ pub(crate) use session::StatementError;
 
 use super::output::Format;
 use crate::client::{Client, ClientError, ClientOptions};
+use crate::readers::ReadLevel;
 use script::Script;
 use session::Session;
 
@@ -41,11 +42,34 @@ pub(crate) struct ShellArgs {
     /// The database; it is created on its first use
     #[arg(long, value_name = "NAME", default_value = "main.db")]
     pub(crate) db: String,
+    /// How fresh what is read has to be: at `leader` and `local` statements can only read, without
+    /// transactions, and at `local` the first address that answers is asked, whoever leads
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) level: Level,
     /// How to print results; a table on a terminal and JSON otherwise
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
     /// SQL statements, or one command of the shell (such as .tables)
     pub(crate) sql: Option<String>,
+}
+
+/// The levels of reads, as they are typed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Level {
+    #[default]
+    Linearizable,
+    Leader,
+    Local,
+}
+
+impl Level {
+    fn of_reads(self) -> ReadLevel {
+        match self {
+            Self::Linearizable => ReadLevel::Linearizable,
+            Self::Leader => ReadLevel::Leader,
+            Self::Local => ReadLevel::LOCAL,
+        }
+    }
 }
 
 /// Why the shell has ended with an error.
@@ -97,16 +121,27 @@ pub(crate) fn run(args: ShellArgs) -> Result<(), ShellError> {
     let ShellArgs {
         addresses,
         db,
+        level,
         format,
         sql,
     } = args;
     let addresses = super::split_addresses(&addresses);
-    let mut client =
-        Client::connect(&addresses, ClientOptions::default()).map_err(ShellError::Connect)?;
-    client.open(&db).map_err(ShellError::Connect)?;
-    // The members are places to look for the next leader. It works without, if less well.
-    let _ = client.cluster();
-    let mut session = Session::new(client, format.unwrap_or_else(Format::of_stdout));
+    let format = format.unwrap_or_else(Format::of_stdout);
+    let mut session = if level == Level::Local {
+        let client = connect_to_any(&addresses).map_err(ShellError::Connect)?;
+        Session::reading(client, format, level.of_reads(), &db)
+    } else {
+        let mut client =
+            Client::connect(&addresses, ClientOptions::default()).map_err(ShellError::Connect)?;
+        // The members are places to look for the next leader. It works without, if less well.
+        let _ = client.cluster();
+        if level == Level::Leader {
+            Session::reading(client, format, level.of_reads(), &db)
+        } else {
+            client.open(&db).map_err(ShellError::Connect)?;
+            Session::new(client, format)
+        }
+    };
     let mut out = io::BufWriter::new(io::stdout());
     let result = match sql {
         Some(sql) => run_script(&mut session, sql.as_bytes(), &mut out),
@@ -123,6 +158,21 @@ pub(crate) fn run(args: ShellArgs) -> Result<(), ShellError> {
             Err(ShellError::Command(CommandError::from(error)))
         }
         _ => result,
+    }
+}
+
+/// A client of the first node that answers.
+fn connect_to_any(addresses: &[String]) -> Result<Client, ClientError> {
+    let mut failed = None;
+    for address in addresses {
+        match Client::connect_to(address) {
+            Ok(client) => return Ok(client),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Client::connect_to(""),
     }
 }
 
@@ -194,6 +244,7 @@ mod tests {
             db,
             format,
             sql,
+            ..
         } = Arguments::parse_from(line).shell;
         assert_eq!((addresses.as_str(), db.as_str()), ("a:1,b:2", "x"));
         assert_eq!(

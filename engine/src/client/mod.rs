@@ -19,6 +19,7 @@ pub use source_file::SourceFile;
 
 pub use crate::replica::request::Executed;
 use crate::{
+    readers::ReadLevel,
     rows::{RowBatch, Value},
     wire::{self, ClusterFormat, Request, Response, ServerEntry, VFS_NAME, WireError},
 };
@@ -239,6 +240,33 @@ impl Client {
         let response = self
             .exchange(|out| wire::encode_query_sql(out, u64::from(DATABASE_ID), sql, parameters))?;
         self.each_batch(response, each)
+    }
+
+    /// Runs one statement that reads `database` as fresh as `level` asks, and collects its rows. At
+    /// the levels `leader` and `local` no database has to be open, and at `local` any node answers.
+    /// Ringlite only.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub fn query_at(
+        &mut self,
+        level: ReadLevel,
+        database: &str,
+        sql: &str,
+    ) -> Result<RowBatch, ClientError> {
+        if level == ReadLevel::Linearizable {
+            return self.query(sql, &[]);
+        }
+        let [level, index_min, staleness_max_ms] = level.to_wire();
+        let (database, sql) = (database.to_owned(), sql.to_owned());
+        let response = self.request(&Request::Read {
+            level,
+            index_min,
+            staleness_max_ms,
+            database,
+            sql,
+        })?;
+        self.collect(response)
     }
 
     /// Prepares one statement.

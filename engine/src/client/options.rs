@@ -20,7 +20,8 @@ impl Default for ClientOptions {
         Self {
             find_leader_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_secs(30),
+            // Longer than nodes let a statement run, so that it is they who say what happened.
+            request_timeout: Duration::from_secs(40),
         }
     }
 }

@@ -11,6 +11,7 @@ use ringlite_raft::LogIndex;
 
 use super::Gateway;
 use crate::error::Error;
+use crate::readers::ReadLevel;
 use crate::replica::request::{
     Reply, Request as Ask, RowLimit, SessionId, SessionOptions, Source, StatementId, Work,
 };
@@ -218,6 +219,23 @@ impl Connection {
             } => {
                 let digest = self.shard.digest(database, LogIndex(index_min)).await;
                 return self.write(&response_to(digest)).await;
+            }
+            Request::Read {
+                level,
+                index_min,
+                staleness_max_ms,
+                database,
+                sql,
+            } => {
+                let level = ReadLevel::of_wire([level, index_min, staleness_max_ms]);
+                let read = match level {
+                    Some(level) => self.shard.read(level, &database, sql).await,
+                    None => Err(Error::misuse(
+                        rusqlite::ffi::SQLITE_MISUSE,
+                        "READ is for the levels leader (1) and local (2)",
+                    )),
+                };
+                return self.write(&response_to(read)).await;
             }
             other => {
                 let Some(other) = self.handle_databases(other).await? else {

@@ -77,14 +77,22 @@ impl WorkerCores {
     pub(crate) fn beside(core: usize) -> Self {
         let mut allowed = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| {
             let mut only = CpuSet::new();
-            only.set(core);
+            only.set(core.min(CpuSet::MAX_CPU - 1));
             only
         });
-        if allowed.count() > 1 {
+        // A core that does not exist is refused when the shard is placed.
+        if allowed.count() > 1 && core < CpuSet::MAX_CPU {
             allowed.unset(core);
         }
         let count = usize::try_from(allowed.count()).unwrap_or(1).max(1);
         Self { allowed, count }
+    }
+
+    /// Moves this thread there: it has inherited the single core of the one that started it.
+    pub(crate) fn settle(&self) {
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &self.allowed) {
+            tracing::warn!("a thread stays on the shard's core: {error}");
+        }
     }
 }
 
@@ -104,11 +112,12 @@ impl Workers {
         });
         let mut threads = Vec::with_capacity(cores.count);
         for number in 1..=cores.count {
-            let (queue, back, allowed) = (Arc::clone(&queue), back.clone(), cores.allowed);
+            let (queue, back, cores) = (Arc::clone(&queue), back.clone(), cores.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("ringlite-sql-{number}"))
                 .spawn(move || {
-                    settle(&allowed);
+                    cores.settle();
+                    stand_back();
                     work(&queue, &back);
                 })?;
             threads.push(thread);
@@ -133,11 +142,7 @@ impl Drop for Workers {
     }
 }
 
-/// A thread inherits the single core of the one that started it.
-fn settle(allowed: &CpuSet) {
-    if let Err(error) = rustix::thread::sched_setaffinity(None, allowed) {
-        tracing::warn!("long statements stay on the shard's core: {error}");
-    }
+fn stand_back() {
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
         tracing::warn!("long statements have the priority of the shard: {error}");

@@ -42,6 +42,7 @@ pub(super) mod kind {
     pub(crate) const CREATE_DATABASE: u8 = 0x94;
     pub(crate) const DROP_DATABASE: u8 = 0x95;
     pub(crate) const DATABASES: u8 = 0x96;
+    pub(crate) const READ: u8 = 0x82;
 }
 
 /// A request. The numbers are the types of the frames.
@@ -217,6 +218,19 @@ pub enum Request {
     },
     /// 0x96, ours: the databases of this node.
     Databases,
+    /// 0x82, ours: run one statement that reads, at a level below `linearizable`, on any node.
+    Read {
+        /// 1 for `leader`, 2 for `local`.
+        level: u64,
+        /// At `local`: wait until this index is applied.
+        index_min: u64,
+        /// At `local`: refuse if no leader was heard of for longer; `u64::MAX` for no bound.
+        staleness_max_ms: u64,
+        /// The name of the database.
+        database: String,
+        /// The text.
+        sql: String,
+    },
 }
 
 impl Request {
@@ -309,6 +323,7 @@ impl Request {
             Self::CreateDatabase { .. } => kind::CREATE_DATABASE,
             Self::DropDatabase { .. } => kind::DROP_DATABASE,
             Self::Databases => kind::DATABASES,
+            Self::Read { .. } => kind::READ,
         }
     }
 
@@ -393,6 +408,19 @@ impl Request {
                 put_u64(out, u64::from(*page_size));
                 put_text(out, name);
             }
+            Self::Read {
+                level,
+                index_min,
+                staleness_max_ms,
+                database,
+                sql,
+            } => {
+                put_u64(out, *level);
+                put_u64(out, *index_min);
+                put_u64(out, *staleness_max_ms);
+                put_text(out, database);
+                put_text(out, sql);
+            }
         }
         0
     }
@@ -408,6 +436,7 @@ fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
         | kind::FINALIZE..=kind::WEIGHT
         | kind::DIGEST
         | kind::STATUS
+        | kind::READ
         | kind::BACKUP..=kind::DATABASES => (0, false),
         _ => return Err(WireError::UnknownRequest { kind }),
     };
@@ -526,6 +555,13 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
             body.u64(UNUSED)?;
             Request::Status
         }
+        kind::READ => Request::Read {
+            level: body.u64("the level")?,
+            index_min: body.u64("the index to wait for")?,
+            staleness_max_ms: body.u64("the bound on staleness")?,
+            database: body.text("the name of the database")?.to_owned(),
+            sql: body.text("the SQL text")?.to_owned(),
+        },
         _ => return decode_database(kind, body),
     })
 }

@@ -9,6 +9,7 @@ use super::transaction::{StatementKind, Transaction};
 use crate::{
     cli::output::{Format, ResultPrinter},
     client::{Client, ClientError},
+    readers::ReadLevel,
 };
 
 /// How often a statement that surely did not run is sent to the next leader.
@@ -54,6 +55,8 @@ pub(super) struct Session {
     pub(super) format: Format,
     /// How many files of `.read` are being read, each from within the one before.
     pub(super) files_open: usize,
+    /// At a level below `linearizable`: the level and the database.
+    reads: Option<(ReadLevel, String)>,
 }
 
 impl Session {
@@ -63,6 +66,20 @@ impl Session {
             transaction: Transaction::default(),
             format,
             files_open: 0,
+            reads: None,
+        }
+    }
+
+    /// A session that only reads, at a level below `linearizable`.
+    pub(super) fn reading(
+        client: Client,
+        format: Format,
+        level: ReadLevel,
+        database: &str,
+    ) -> Self {
+        Self {
+            reads: Some((level, database.to_owned())),
+            ..Self::new(client, format)
         }
     }
 
@@ -99,6 +116,10 @@ impl Session {
                 Err(other) => return Err(other),
             };
             let has_printed = printer.has_started();
+            if matches!(self.reads, Some((ReadLevel::Local { .. }, _))) {
+                // It is about this node, and no other one is asked.
+                return Err(StatementError::Failed(error));
+            }
             self.judge(sql, error, has_printed, attempts_left > 0)?;
         }
     }
@@ -160,6 +181,11 @@ impl Session {
         sql: &str,
         printer: &mut ResultPrinter<W>,
     ) -> Result<(), StatementError> {
+        if let Some((level, database)) = &self.reads {
+            let read = self.client.query_at(*level, database, sql);
+            let batch = read.map_err(StatementError::Failed)?;
+            return printer.print(&batch).map_err(StatementError::Output);
+        }
         let mut printed = Ok(());
         let queried = self.client.query_each(sql, &[], |batch| {
             printed = printer.print(&batch);

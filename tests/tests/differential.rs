@@ -79,10 +79,10 @@ fn explain(directory: &Path, script: &[Statement]) -> String {
         runs += 1;
         let name = format!("shrink-{runs}");
         let mut subject = Embedded::open(&node, &name);
-        differential::replay(&mut subject, directory, &name, script).err()
+        differential::replay(&mut subject, directory, &name, script).mismatch
     };
     let short = differential::shrink(script, &mut |script| run(script).is_some());
-    let what = run(&short).map_or("(it does not show again)".to_owned(), |it| it.what);
+    let what = run(&short).unwrap_or_else(|| "(it does not show again)".to_owned());
     let statements: Vec<String> = short
         .iter()
         .map(|statement| format!("{}; -- {:?}", statement.sql, statement.parameters))
@@ -92,11 +92,13 @@ fn explain(directory: &Path, script: &[Statement]) -> String {
 
 fn report(what: &str, cases: usize, tally: Tally, began: Instant) {
     println!(
-        "{what}: {cases} cases, {} statements, {} failed alike, {} rows, {} interrupted, {:.1?}",
+        "{what}: {cases} cases, {} statements, {} failed alike, {} rows, {} interrupted, \
+         {} ended by random row ids, {:.1?}",
         tally.statements,
         tally.failed,
         tally.rows,
         tally.interrupted,
+        tally.random,
         began.elapsed()
     );
 }
@@ -113,16 +115,15 @@ fn an_embedded_node_answers_as_sqlite_does() {
             let seed = seed() + case as u64;
             let mut subject = Embedded::open(&node, &format!("case-{seed}"));
             let path = directory.path();
-            let (script, result) =
-                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, &mut |_| false);
-            match result {
-                Ok(tally) => total += tally,
-                Err(mismatch) => panic!(
-                    "DIFFERENTIAL_SEED={seed}, statement {}: {}\n\nshrunk: {}",
-                    mismatch.at,
-                    mismatch.what,
-                    explain(path, &script[..=mismatch.at.min(script.len() - 1)])
-                ),
+            let run =
+                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, &mut || false);
+            total += run.tally;
+            if let Some(mismatch) = run.mismatch {
+                panic!(
+                    "DIFFERENTIAL_SEED={seed}, statement {}: {mismatch}\n\nshrunk: {}",
+                    run.tally.statements,
+                    explain(path, &run.script)
+                );
             }
         }
     }
@@ -167,6 +168,10 @@ impl Subject for Remote {
     fn reopen(&mut self) -> Result<(), String> {
         self.client.reconnect().map_err(|error| error.to_string())
     }
+
+    fn cuts_texts(&self) -> bool {
+        true
+    }
 }
 
 #[test]
@@ -186,7 +191,7 @@ fn three_processes_answer_as_sqlite_does_while_leaders_are_killed() {
                 client: scene::open(&mut cluster, &name),
             };
             let mut random = Random::new(!seed);
-            let kill = &mut |_| {
+            let kill = &mut || {
                 let now = random.percent(KILL_PERCENT);
                 if now {
                     replace_leader(&mut cluster);
@@ -195,14 +200,13 @@ fn three_processes_answer_as_sqlite_does_while_leaders_are_killed() {
                 now
             };
             let path = directory.path();
-            let (_, result) =
-                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, kill);
-            match result {
-                Ok(tally) => total += tally,
-                Err(mismatch) => panic!(
-                    "DIFFERENTIAL_SEED={seed}, statement {} on three nodes: {}",
-                    mismatch.at, mismatch.what
-                ),
+            let run = differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, kill);
+            total += run.tally;
+            if let Some(mismatch) = run.mismatch {
+                panic!(
+                    "DIFFERENTIAL_SEED={seed}, statement {} on three nodes: {mismatch}",
+                    run.tally.statements
+                );
             }
             scene::assert_identical(&mut cluster, &name);
         }

@@ -9,7 +9,7 @@ use crate::generator::{Generator, Schema, Statement};
 use crate::reference::{Answer, Failure, Reference};
 
 /// What a session asks itself after each statement.
-const COUNTS: &str = "SELECT changes(), total_changes(), last_insert_rowid()";
+pub const COUNTS: &str = "SELECT changes(), total_changes(), last_insert_rowid()";
 /// What is compared of the schema. Equal steps allocate equal pages.
 const OBJECTS: &str = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema";
 /// What may change the tables and columns that there are.

@@ -3,14 +3,18 @@
 
 use std::path::Path;
 
+use ringlite::Value;
+
 use crate::generator::{Generator, Schema, Statement};
 use crate::reference::{Answer, Failure, Reference};
 
 /// What a session asks itself after each statement.
-const COUNTS: &str = "SELECT changes(), total_changes(), last_insert_rowid()";
+pub const COUNTS: &str = "SELECT changes(), total_changes(), last_insert_rowid()";
 /// What is compared of the schema. Equal steps allocate equal pages.
 const OBJECTS: &str = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema";
-/// Statements that a case may take at most to shrink.
+/// What may change the tables and columns that there are.
+const SCHEMA_CHANGES: [&str; 5] = ["CREATE", "DROP", "ALTER", "ROLLBACK", Statement::REOPEN];
+/// How often a script is run at most to shrink it.
 const SHRINK_RUNS_MAX: usize = 200;
 
 /// Why a session gave no answer.
@@ -35,19 +39,26 @@ pub trait Subject {
     /// # Errors
     /// Why there is no other.
     fn reopen(&mut self) -> Result<(), String>;
+
+    /// Whether a text ends at its first NUL on the way to and from this session.
+    fn cuts_texts(&self) -> bool {
+        false
+    }
 }
 
-/// What a case came to.
+/// What cases came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// Statements that were compared.
+    /// Generated statements that were compared.
     pub statements: usize,
-    /// Those of them that failed on both sides alike.
+    /// How often both sides failed alike.
     pub failed: usize,
     /// Rows that were compared.
     pub rows: usize,
     /// Cases that ended early, because the node lost its leadership by itself.
     pub interrupted: usize,
+    /// Cases that ended early, because SQLite chose row ids at random.
+    pub random: usize,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -56,27 +67,32 @@ impl std::ops::AddAssign for Tally {
         self.failed += other.failed;
         self.rows += other.rows;
         self.interrupted += other.interrupted;
+        self.random += other.random;
     }
 }
 
-/// Where the two differ.
+/// A case that was run.
 #[derive(Clone, Debug)]
-pub struct Mismatch {
-    /// After which statement of the script, from 0.
-    pub at: usize,
-    /// What differs, in words.
-    pub what: String,
+pub struct Case {
+    /// All that was run, to be run again.
+    pub script: Vec<Statement>,
+    /// What it came to, up to its end.
+    pub tally: Tally,
+    /// Where the two differ, if they do, in words.
+    pub mismatch: Option<String>,
 }
 
 enum Stop {
     Mismatch(String),
     Lost,
+    Random,
 }
 
 /// A case in the run.
 struct Pair<'a> {
     subject: &'a mut dyn Subject,
     reference: Reference,
+    script: Vec<Statement>,
     tally: Tally,
 }
 
@@ -84,28 +100,49 @@ impl Pair<'_> {
     /// Runs a statement on both sides and compares.
     fn run(&mut self, statement: &Statement) -> Result<(), Stop> {
         self.tally.statements += 1;
-        if statement.sql == Statement::REOPEN {
-            self.reference.reopen();
-            return self.subject.reopen().map_err(|_| Stop::Lost);
-        }
-        self.compare(statement)?;
-        self.compare(&Statement::plain(COUNTS))
+        self.step(statement)?;
+        self.compare(&Statement::plain(COUNTS)).map(drop)
     }
 
-    fn compare(&mut self, statement: &Statement) -> Result<(), Stop> {
+    /// The same, for what is part of the script without being generated. Gives the rows that both
+    /// gave; none if it failed on both.
+    fn step(&mut self, statement: &Statement) -> Result<Vec<Vec<Value>>, Stop> {
+        self.script.push(statement.clone());
+        if statement.sql == Statement::REOPEN {
+            return self.reopen().map(|()| Vec::new());
+        }
+        let mut statement = statement.clone();
+        if self.subject.cuts_texts() {
+            statement.parameters.iter_mut().for_each(cut_text);
+        }
+        self.compare(&statement)
+    }
+
+    fn reopen(&mut self) -> Result<(), Stop> {
+        self.reference.reopen();
+        self.subject.reopen().map_err(|_| Stop::Lost)
+    }
+
+    fn compare(&mut self, statement: &Statement) -> Result<Vec<Vec<Value>>, Stop> {
         let found = match self.subject.query(statement) {
             Ok(answer) => Ok(answer),
             Err(Broken::Failure(failure)) => Err(failure),
             Err(Broken::Lost(_)) => return Err(Stop::Lost),
         };
-        let expected = self.reference.query(&statement.sql, &statement.parameters);
+        let mut expected = self.reference.query(&statement.sql, &statement.parameters);
+        if let (true, Ok(answer)) = (self.subject.cuts_texts(), &mut expected) {
+            answer.rows.iter_mut().flatten().for_each(cut_text);
+        }
         match &expected {
             Ok(answer) => self.tally.rows += answer.rows.len(),
             Err(_) => self.tally.failed += 1,
         }
-        // Not `==`: there is no NaN in SQLite, but -0.0 is not 0.0 here.
+        // Not `==`, for which -0.0 is 0.0.
         if format!("{found:?}") == format!("{expected:?}") {
-            return Ok(());
+            return Ok(expected.map_or(Vec::new(), |answer| answer.rows));
+        }
+        if self.reference.has_largest_rowid() {
+            return Err(Stop::Random);
         }
         Err(Stop::Mismatch(format!(
             "{}\nwith {:?}\n  here:   {}\n  SQLite: {}",
@@ -116,10 +153,53 @@ impl Pair<'_> {
         )))
     }
 
+    fn in_transaction(&mut self) -> bool {
+        !self.reference.connection().is_autocommit()
+    }
+
+    /// Reads the schema on both sides.
+    fn read_schema(&mut self) -> Result<Schema, Stop> {
+        let mut stopped = Ok(());
+        let mut schema = Schema::read(&mut |sql| {
+            let rows = self.step(&Statement::plain(sql));
+            rows.unwrap_or_else(|stop| {
+                stopped = Err(stop);
+                Vec::new()
+            })
+        });
+        schema.in_transaction = self.in_transaction();
+        stopped.map(|()| schema)
+    }
+
+    /// Runs what `seed` generates, as [`run_case`] says.
+    fn generate(
+        &mut self,
+        seed: u64,
+        count: usize,
+        between: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stop> {
+        let mut generator = Generator::new(seed);
+        let mut schema = self.read_schema()?;
+        for _ in 0..count {
+            let statement = if between() {
+                Statement::plain(Statement::REOPEN)
+            } else {
+                generator.statement_for(&schema)
+            };
+            let was_in_transaction = schema.in_transaction;
+            self.run(&statement)?;
+            schema.in_transaction = self.in_transaction();
+            let is_change = |word: &&str| statement.sql.starts_with(*word);
+            if SCHEMA_CHANGES.iter().any(is_change) || was_in_transaction != schema.in_transaction {
+                schema = self.read_schema()?;
+            }
+        }
+        self.finish()
+    }
+
     /// Compares the whole databases, outside of any transaction.
     fn finish(&mut self) -> Result<(), Stop> {
-        self.reference.reopen();
-        self.subject.reopen().map_err(|_| Stop::Lost)?;
+        self.reopen()?;
         for sql in [
             "PRAGMA integrity_check",
             OBJECTS,
@@ -128,19 +208,36 @@ impl Pair<'_> {
         ] {
             self.compare(&Statement::plain(sql))?;
         }
-        let check = self.reference.query("PRAGMA integrity_check", &[]);
-        let tables = self
-            .reference
-            .query("SELECT name FROM sqlite_schema WHERE type = 'table'", &[]);
-        // A schema that names what is gone cannot be read: on neither side, as was seen.
-        if let (Ok(_), Ok(tables)) = (check, tables) {
-            for row in tables.rows {
-                if let [ringlite::Value::Text(name)] = row.as_slice() {
-                    self.compare(&Statement::plain(format!("SELECT * FROM \"{name}\"")))?;
-                }
+        let tables = "SELECT name FROM sqlite_schema WHERE type = 'table'";
+        for row in self.compare(&Statement::plain(tables))? {
+            if let [Value::Text(name)] = row.as_slice() {
+                self.compare(&Statement::plain(format!("SELECT * FROM \"{name}\"")))?;
             }
         }
         Ok(())
+    }
+
+    fn conclude(mut self, result: Result<(), Stop>) -> Case {
+        let mut mismatch = None;
+        match result {
+            Ok(()) => {}
+            Err(Stop::Lost) => self.tally.interrupted += 1,
+            Err(Stop::Random) => self.tally.random += 1,
+            Err(Stop::Mismatch(what)) => mismatch = Some(what),
+        }
+        Case {
+            script: self.script,
+            tally: self.tally,
+            mismatch,
+        }
+    }
+}
+
+fn cut_text(value: &mut Value) {
+    if let Value::Text(text) = value
+        && let Some(end) = text.find('\0')
+    {
+        text.truncate(end);
     }
 }
 
@@ -150,40 +247,23 @@ fn shown(result: &Result<Answer, Failure>) -> String {
     text.chars().take(CHARACTERS_MAX).collect()
 }
 
-/// Generates and runs a case of `count` statements. `between` is called before each, and may say
-/// that the session has been lost, as when it has killed the node.
-///
-/// Returns the script too, so that it can be run again.
+/// Generates and runs a case of `count` statements. `between` is called before each, and says
+/// whether it has ended the session, as when it has killed the node.
 pub fn run_case(
     subject: &mut dyn Subject,
     directory: &Path,
     seed: u64,
     count: usize,
-    between: &mut dyn FnMut(usize) -> bool,
-) -> (Vec<Statement>, Result<Tally, Mismatch>) {
-    let mut generator = Generator::new(seed);
-    let mut script = Vec::new();
+    between: &mut dyn FnMut() -> bool,
+) -> Case {
     let mut pair = Pair {
         subject,
         reference: Reference::open(directory, &format!("case-{seed}")),
+        script: Vec::new(),
         tally: Tally::default(),
     };
-    let result = (|| {
-        for at in 0..count {
-            let statement = if between(at) {
-                Statement::plain(Statement::REOPEN)
-            } else {
-                let schema = Schema::read(pair.reference.connection()).unwrap_or_default();
-                generator.next(&schema)
-            };
-            script.push(statement.clone());
-            pair.run(&statement)?;
-        }
-        pair.finish()
-    })();
-    let tally = pair.tally;
-    let result = conclude(result, tally, script.len());
-    (script, result)
+    let result = pair.generate(seed, count, between);
+    pair.conclude(result)
 }
 
 /// Runs a script again.
@@ -192,35 +272,18 @@ pub fn replay(
     directory: &Path,
     name: &str,
     script: &[Statement],
-) -> Result<Tally, Mismatch> {
+) -> Case {
     let mut pair = Pair {
         subject,
         reference: Reference::open(directory, name),
+        script: Vec::new(),
         tally: Tally::default(),
     };
-    let mut done = 0;
-    let result = (|| {
-        for statement in script {
-            done += 1;
-            pair.run(statement)?;
-        }
-        pair.finish()
-    })();
-    conclude(result, pair.tally, done)
-}
-
-fn conclude(result: Result<(), Stop>, tally: Tally, done: usize) -> Result<Tally, Mismatch> {
-    match result {
-        Ok(()) => Ok(tally),
-        Err(Stop::Lost) => Ok(Tally {
-            interrupted: 1,
-            ..tally
-        }),
-        Err(Stop::Mismatch(what)) => Err(Mismatch {
-            at: done.saturating_sub(1),
-            what,
-        }),
-    }
+    let mut statements = script.iter();
+    let result = statements
+        .try_for_each(|statement| pair.run(statement))
+        .and_then(|()| pair.finish());
+    pair.conclude(result)
 }
 
 /// Leaves out of a script what the mismatch does not need, in larger parts first. `fails` runs a

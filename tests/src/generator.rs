@@ -44,7 +44,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -54,7 +54,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.number() % bound as u64) as usize
     }
 
     /// Whether something happens that happens in `percent` of all cases.
@@ -92,7 +92,7 @@ impl Generator {
     }
 
     /// The next statement, for a session in this state.
-    pub fn next(&mut self, schema: &Schema) -> Statement {
+    pub fn statement_for(&mut self, schema: &Schema) -> Statement {
         self.parameters.clear();
         self.may_bind = false;
         let sql = self.statement(schema);

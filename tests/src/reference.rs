@@ -83,6 +83,21 @@ impl Reference {
         Ok(Answer { columns, rows })
     }
 
+    /// Whether a table has the largest row id there is. SQLite then chooses further ones at random.
+    pub fn has_largest_rowid(&mut self) -> bool {
+        let tables = "SELECT name FROM pragma_table_list WHERE type = 'table' AND NOT wr";
+        let tables = self
+            .query(tables, &[])
+            .map_or(Vec::new(), |found| found.rows);
+        tables.iter().flatten().any(|name| match name {
+            Value::Text(name) => {
+                let largest = self.query(&format!("SELECT max(rowid) FROM \"{name}\""), &[]);
+                largest.is_ok_and(|found| found.rows == [[Value::Integer(i64::MAX)]])
+            }
+            _ => false,
+        })
+    }
+
     fn failure(&self, error: &rusqlite::Error) -> Failure {
         match error {
             rusqlite::Error::SqliteFailure(code, message) => Failure {

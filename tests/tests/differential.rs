@@ -9,9 +9,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ringlite::client::Executed;
 use ringlite::local_cluster::LocalCluster;
-use ringlite::{Client, ClientError, Database, Error, Node};
-use ringlite_tests::differential::{self, Broken, Subject, Tally};
+use ringlite::{Client, ClientError, Database, Error, Node, Value};
+use ringlite_tests::differential::{self, Broken, COUNTS, Subject, Tally};
 use ringlite_tests::generator::{Random, Statement};
 use ringlite_tests::reference::{Answer, Failure};
 use ringlite_tests::{process, scene};
@@ -21,11 +22,37 @@ const CASE_STATEMENTS: usize = 200;
 /// Cases on one node: the next begins with an empty log.
 const NODE_CASES: usize = 20;
 
+/// Whether a statement is sent to be executed without rows, as a driver would.
+fn is_executed(sql: &str) -> bool {
+    let writes = ["INSERT", "UPDATE", "DELETE", "REPLACE"];
+    writes.iter().any(|verb| sql.starts_with(verb)) && !sql.contains("RETURNING")
+}
+
+/// What was told of the last executed statement has to be what the session says next.
+fn check_counts(executed: &mut Option<Executed>, statement: &Statement, answer: &Answer) {
+    if statement.sql == COUNTS
+        && let Some(executed) = executed.take()
+    {
+        let told = [
+            Value::Integer(executed.changes as i64),
+            Value::Integer(executed.last_insert_rowid),
+        ];
+        let own = &answer.rows[0];
+        assert_eq!([&told[0], &told[1]], [&own[0], &own[2]]);
+    }
+}
+
+const NO_ROWS: Answer = Answer {
+    columns: Vec::new(),
+    rows: Vec::new(),
+};
+
 /// A session in this process.
 struct Embedded<'a> {
     node: &'a Node,
     name: String,
     database: Option<Database>,
+    executed: Option<Executed>,
 }
 
 impl<'a> Embedded<'a> {
@@ -34,6 +61,7 @@ impl<'a> Embedded<'a> {
             node,
             name: name.to_owned(),
             database: Some(node.database(name).unwrap()),
+            executed: None,
         }
     }
 }
@@ -41,11 +69,27 @@ impl<'a> Embedded<'a> {
 impl Subject for Embedded<'_> {
     fn query(&mut self, statement: &Statement) -> Result<Answer, Broken> {
         let database = self.database.as_ref().expect("a session is open");
-        match database.query(&statement.sql, statement.parameters.clone()) {
-            Ok(rows) => Ok(Answer {
-                columns: rows.columns().iter().map(|c| c.name.clone()).collect(),
-                rows: rows.into_values(),
-            }),
+        let parameters = statement.parameters.clone();
+        let done = if is_executed(&statement.sql) {
+            database
+                .execute(&statement.sql, parameters)
+                .map(|executed| {
+                    self.executed = Some(executed);
+                    NO_ROWS
+                })
+        } else {
+            database
+                .query(&statement.sql, parameters)
+                .map(|rows| Answer {
+                    columns: rows.columns().iter().map(|c| c.name.clone()).collect(),
+                    rows: rows.into_values(),
+                })
+        };
+        match done {
+            Ok(answer) => {
+                check_counts(&mut self.executed, statement, &answer);
+                Ok(answer)
+            }
             Err(Error::Sqlite { code, message }) => Err(Broken::Failure(Failure { code, message })),
             Err(error @ (Error::NotLeader { .. } | Error::OutcomeUnknown)) => {
                 Err(Broken::Lost(error.to_string()))
@@ -55,6 +99,7 @@ impl Subject for Embedded<'_> {
     }
 
     fn reopen(&mut self) -> Result<(), String> {
+        self.executed = None;
         self.database = None;
         self.database = Some(self.node.database(&self.name).map_err(|e| e.to_string())?);
         Ok(())
@@ -79,10 +124,10 @@ fn explain(directory: &Path, script: &[Statement]) -> String {
         runs += 1;
         let name = format!("shrink-{runs}");
         let mut subject = Embedded::open(&node, &name);
-        differential::replay(&mut subject, directory, &name, script).err()
+        differential::replay(&mut subject, directory, &name, script).mismatch
     };
     let short = differential::shrink(script, &mut |script| run(script).is_some());
-    let what = run(&short).map_or("(it does not show again)".to_owned(), |it| it.what);
+    let what = run(&short).unwrap_or_else(|| "(it does not show again)".to_owned());
     let statements: Vec<String> = short
         .iter()
         .map(|statement| format!("{}; -- {:?}", statement.sql, statement.parameters))
@@ -92,11 +137,13 @@ fn explain(directory: &Path, script: &[Statement]) -> String {
 
 fn report(what: &str, cases: usize, tally: Tally, began: Instant) {
     println!(
-        "{what}: {cases} cases, {} statements, {} failed alike, {} rows, {} interrupted, {:.1?}",
+        "{what}: {cases} cases, {} statements, {} failed alike, {} rows, {} interrupted, \
+         {} ended by random row ids, {:.1?}",
         tally.statements,
         tally.failed,
         tally.rows,
         tally.interrupted,
+        tally.random,
         began.elapsed()
     );
 }
@@ -113,16 +160,15 @@ fn an_embedded_node_answers_as_sqlite_does() {
             let seed = seed() + case as u64;
             let mut subject = Embedded::open(&node, &format!("case-{seed}"));
             let path = directory.path();
-            let (script, result) =
-                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, &mut |_| false);
-            match result {
-                Ok(tally) => total += tally,
-                Err(mismatch) => panic!(
-                    "DIFFERENTIAL_SEED={seed}, statement {}: {}\n\nshrunk: {}",
-                    mismatch.at,
-                    mismatch.what,
-                    explain(path, &script[..=mismatch.at.min(script.len() - 1)])
-                ),
+            let run =
+                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, &mut || false);
+            total += run.tally;
+            if let Some(mismatch) = run.mismatch {
+                panic!(
+                    "DIFFERENTIAL_SEED={seed}, statement {}: {mismatch}\n\nshrunk: {}",
+                    run.tally.statements,
+                    explain(path, &run.script)
+                );
             }
         }
     }
@@ -134,21 +180,32 @@ fn an_embedded_node_answers_as_sqlite_does() {
 /// A session of three processes.
 struct Remote {
     client: Client,
+    executed: Option<Executed>,
 }
 
 impl Subject for Remote {
     fn query(&mut self, statement: &Statement) -> Result<Answer, Broken> {
-        let mut columns = Vec::new();
-        let mut rows = Vec::new();
-        let done = self
-            .client
-            .query_each(&statement.sql, &statement.parameters, |batch| {
-                columns = batch.columns.iter().map(|c| c.name.clone()).collect();
-                rows.extend(batch.rows);
-                std::ops::ControlFlow::Continue(())
-            });
+        let Statement { sql, parameters } = statement;
+        let done = if is_executed(sql) {
+            self.client.execute(sql, parameters).map(|executed| {
+                self.executed = Some(executed);
+                NO_ROWS
+            })
+        } else {
+            let mut answer = NO_ROWS;
+            self.client
+                .query_each(sql, parameters, |batch| {
+                    answer.columns = batch.columns.iter().map(|c| c.name.clone()).collect();
+                    answer.rows.extend(batch.rows);
+                    std::ops::ControlFlow::Continue(())
+                })
+                .map(|()| answer)
+        };
         match done {
-            Ok(()) => Ok(Answer { columns, rows }),
+            Ok(answer) => {
+                check_counts(&mut self.executed, statement, &answer);
+                Ok(answer)
+            }
             Err(error)
                 if error.is_not_leader()
                     || error.is_outcome_unknown()
@@ -165,7 +222,12 @@ impl Subject for Remote {
     }
 
     fn reopen(&mut self) -> Result<(), String> {
+        self.executed = None;
         self.client.reconnect().map_err(|error| error.to_string())
+    }
+
+    fn cuts_texts(&self) -> bool {
+        true
     }
 }
 
@@ -184,9 +246,10 @@ fn three_processes_answer_as_sqlite_does_while_leaders_are_killed() {
             let name = format!("case-{seed}");
             let mut subject = Remote {
                 client: scene::open(&mut cluster, &name),
+                executed: None,
             };
             let mut random = Random::new(!seed);
-            let kill = &mut |_| {
+            let kill = &mut || {
                 let now = random.percent(KILL_PERCENT);
                 if now {
                     replace_leader(&mut cluster);
@@ -195,14 +258,13 @@ fn three_processes_answer_as_sqlite_does_while_leaders_are_killed() {
                 now
             };
             let path = directory.path();
-            let (_, result) =
-                differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, kill);
-            match result {
-                Ok(tally) => total += tally,
-                Err(mismatch) => panic!(
-                    "DIFFERENTIAL_SEED={seed}, statement {} on three nodes: {}",
-                    mismatch.at, mismatch.what
-                ),
+            let run = differential::run_case(&mut subject, path, seed, CASE_STATEMENTS, kill);
+            total += run.tally;
+            if let Some(mismatch) = run.mismatch {
+                panic!(
+                    "DIFFERENTIAL_SEED={seed}, statement {} on three nodes: {mismatch}",
+                    run.tally.statements
+                );
             }
             scene::assert_identical(&mut cluster, &name);
         }

@@ -1,5 +1,8 @@
 //! Statements that ask for more than a node has: each is refused or stopped with a clear error,
 //! the node lives and serves others, and its memory comes back.
+//!
+//! `LIMITS_SORT_MEGABYTES` sets the size of the sort that has to go to disk (50 unless told; a
+//! statement has 5 s).
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -265,15 +268,16 @@ fn a_statement_cannot_take_the_memory_or_the_node() {
         assert!(took < STATEMENT_TIME_MAX, "{what}: {took:?}");
         assert_eq!(scene::integer(&mut client, "SELECT sum(a) FROM t"), 1);
     }
-    assert_returns(&one, before);
+    assert_returns(&one, &mut client, before);
     client.execute("INSERT INTO t VALUES (2)", &[]).unwrap();
     assert_eq!(scene::integer(&mut client, "SELECT sum(a) FROM t"), 3);
 }
 
-/// Memory is given back within a second or so after the last request.
-fn assert_returns(one: &One, before: u64) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+/// Memory is given back within seconds, while the node goes on serving.
+fn assert_returns(one: &One, client: &mut Client, before: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
+        scene::integer(client, "SELECT count(*) FROM t");
         let now = one.memory();
         if now < before + MEMORY_LEFT_BYTES_MAX {
             println!("{} MiB before, {} MiB after", before >> 20, now >> 20);
@@ -285,7 +289,7 @@ fn assert_returns(one: &One, before: u64) {
             before >> 20,
             now >> 20
         );
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -322,12 +326,12 @@ fn parameters_triggers_and_lists_are_bounded() {
     assert_eq!(scene::integer(&mut client, "SELECT count(*) FROM t"), 2);
 
     // Large, but a statement like any other; and it is not kept compiled.
-    for round in 0..40 {
+    for round in 0..34 {
         let numbers: Vec<String> = (0..300_000).map(|n| (n + round).to_string()).collect();
         let sql = format!("SELECT 299999 IN ({})", numbers.join(","));
         assert_eq!(scene::integer(&mut client, &sql), 1);
     }
-    assert_returns(&one, before);
+    assert_returns(&one, &mut client, before);
 }
 
 /// The bytes that a node has in files without names below its data directory.
@@ -350,26 +354,26 @@ fn spilled_bytes(one: &One) -> u64 {
 
 #[test]
 fn a_large_sort_goes_to_disk() {
-    const MEGABYTES: u64 = 200;
+    let megabytes = process::size("LIMITS_SORT_MEGABYTES", 50) as u64;
     let mut one = One::start();
     let mut client = one.client();
     let sort = format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
-         SELECT count(*) FROM (SELECT randomblob(10000) AS b FROM n ORDER BY b LIMIT -1 OFFSET 1)",
-        MEGABYTES * 100
+         SELECT count(*) FROM (SELECT randomblob(100000) AS b FROM n ORDER BY b LIMIT -1 OFFSET 1)",
+        megabytes * 10
     );
     let before = one.memory();
     let ((count, most), spilled) = watch(
         || spilled_bytes(&one),
         || watch(|| one.memory(), || scene::integer(&mut client, &sort)),
     );
-    assert_eq!(count, MEGABYTES as i64 * 100 - 1);
+    assert_eq!(count, megabytes as i64 * 10 - 1);
     println!(
         "{} MiB of memory more, {} MiB on disk",
         (most - before) >> 20,
         spilled >> 20
     );
-    assert!(spilled > MEGABYTES * 1_000_000, "{spilled} bytes on disk");
+    assert!(spilled > megabytes * 900_000, "{spilled} bytes on disk");
     assert!(
         most - before < 64 << 20,
         "{} bytes of memory",

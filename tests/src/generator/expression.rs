@@ -19,7 +19,7 @@ const INTEGERS: [i64; 16] = [
     -128,
     i32::MAX as i64,
     1 << 53,
-    i64::MAX,
+    1 << 62,
     i64::MIN,
 ];
 const REALS: [&str; 10] = [
@@ -176,7 +176,7 @@ impl Generator {
             4 => Value::Text((*self.random.of(&TEXTS)).into()),
             _ => {
                 let length = self.random.below(40);
-                Value::Blob((0..length).map(|_| self.random.next() as u8).collect())
+                Value::Blob((0..length).map(|_| self.random.number() as u8).collect())
             }
         }
     }

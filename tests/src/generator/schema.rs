@@ -1,6 +1,11 @@
 //! What a statement can refer to.
 
-use rusqlite::Connection;
+use ringlite::Value;
+
+const OBJECTS: &str = "SELECT type, name, coalesce(sql, '') FROM \
+    (SELECT type, name, sql FROM sqlite_schema UNION ALL \
+     SELECT type, name, sql FROM sqlite_temp_schema) \
+    WHERE name NOT LIKE 'sqlite_%' AND name NOT GLOB 'ft*_*' AND name NOT GLOB 'rt*_*'";
 
 /// What kind of table it is, as far as statements for it differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,45 +47,28 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// What `connection` has.
+    /// What the session has that `ask` asks; it gives the rows of a query, or none if it fails.
     ///
-    /// # Errors
-    /// SQLite's.
-    pub fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let mut schema = Self {
-            in_transaction: !connection.is_autocommit(),
-            ..Self::default()
-        };
-        let mut objects = connection.prepare(
-            "SELECT type, name, coalesce(sql, '') FROM \
-             (SELECT type, name, sql FROM sqlite_schema UNION ALL \
-              SELECT type, name, sql FROM sqlite_temp_schema) \
-             WHERE name NOT LIKE 'sqlite_%' AND name NOT GLOB 'ft*_*' AND name NOT GLOB 'rt*_*'",
-        )?;
-        let mut rows = objects.query([])?;
-        while let Some(row) = rows.next()? {
-            let (kind, name, sql): (String, String, String) =
-                (row.get(0)?, row.get(1)?, row.get(2)?);
+    /// What a connection is asked changes it (it ends what ends with a transaction, and loads
+    /// virtual tables), so that both sessions of a comparison have to be asked.
+    pub fn read(ask: &mut dyn FnMut(&str) -> Vec<Vec<Value>>) -> Self {
+        let mut schema = Self::default();
+        for object in ask(OBJECTS) {
+            let [Value::Text(kind), Value::Text(name), Value::Text(sql)] = object.as_slice() else {
+                continue;
+            };
             match kind.as_str() {
-                "index" => schema.indexes.push(name),
-                "trigger" => schema.triggers.push(name),
+                "index" => schema.indexes.push(name.clone()),
+                "trigger" => schema.triggers.push(name.clone()),
                 _ => {
-                    let kind = if kind == "view" {
-                        TableKind::View
-                    } else if sql.contains("USING fts5") {
-                        TableKind::Fts
-                    } else if sql.contains("USING rtree") {
-                        TableKind::Rtree
-                    } else {
-                        TableKind::Plain
-                    };
-                    if let Some(table) = read_table(connection, name, kind)? {
-                        schema.tables.push(table);
-                    }
+                    let columns = ask(&format!("PRAGMA table_xinfo(\"{name}\")"));
+                    let table = table(name, kind, sql, &columns);
+                    // A view of something that is gone has no columns.
+                    schema.tables.extend(table);
                 }
             }
         }
-        Ok(schema)
+        schema
     }
 
     /// The tables of some kinds.
@@ -90,33 +78,33 @@ impl Schema {
     }
 }
 
-/// A table, unless it is a view of something that is gone.
-fn read_table(
-    connection: &Connection,
-    name: String,
-    kind: TableKind,
-) -> rusqlite::Result<Option<Table>> {
-    let mut columns = Vec::new();
-    let mut writable = Vec::new();
-    let mut info = connection.prepare("SELECT name, hidden FROM pragma_table_xinfo(?)")?;
-    let mut rows = match info.query([&name]) {
-        Ok(rows) => rows,
-        Err(_) => return Ok(None),
+fn table(name: &str, kind: &str, sql: &str, columns: &[Vec<Value>]) -> Option<Table> {
+    let kind = if kind == "view" {
+        TableKind::View
+    } else if sql.contains("USING fts5") {
+        TableKind::Fts
+    } else if sql.contains("USING rtree") {
+        TableKind::Rtree
+    } else {
+        TableKind::Plain
     };
-    while let Ok(Some(row)) = rows.next() {
-        let (column, hidden): (String, i64) = (row.get(0)?, row.get(1)?);
+    let mut table = Table {
+        name: name.to_owned(),
+        columns: Vec::new(),
+        writable: Vec::new(),
+        kind,
+    };
+    for column in columns {
+        let (Value::Text(name), Some(Value::Integer(hidden))) = (&column[1], column.last()) else {
+            continue;
+        };
         // 1 is a hidden column of a virtual table, 2 and 3 are generated ones.
-        if hidden == 0 {
-            writable.push(column.clone());
+        if *hidden == 0 {
+            table.writable.push(name.clone());
         }
-        if hidden != 1 {
-            columns.push(column);
+        if *hidden != 1 {
+            table.columns.push(name.clone());
         }
     }
-    Ok((!columns.is_empty()).then_some(Table {
-        name,
-        columns,
-        writable,
-        kind,
-    }))
+    (!table.columns.is_empty()).then_some(table)
 }

@@ -1,6 +1,7 @@
 //! What the real-process suites share: clusters of real nodes, an oracle for rows, and the means
 //! to treat nodes badly.
 
+pub mod disk;
 pub mod netns;
 pub mod oracle;
 pub mod process;

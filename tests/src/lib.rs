@@ -2,6 +2,8 @@
 //! to treat nodes badly.
 
 pub mod disk;
+pub mod history;
+pub mod lone_node;
 pub mod netns;
 pub mod oracle;
 pub mod process;
@@ -11,3 +13,4 @@ pub mod segments;
 pub mod shell;
 pub mod trace;
 pub mod victim;
+pub mod workload;

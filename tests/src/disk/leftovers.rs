@@ -17,9 +17,15 @@ pub(super) fn directory(number: usize) -> PathBuf {
 
 /// Takes the disks of dead processes away.
 pub(super) fn remove() {
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let process = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         if let Some(process) = process
             && !is_alive(process)
         {
@@ -31,7 +37,9 @@ pub(super) fn remove() {
 /// Whether a process runs. One that was killed can wait for ever for a disk that it was to serve.
 fn is_alive(process: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    status
+        .lines()
+        .any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
 fn take_away(directory: &Path) {

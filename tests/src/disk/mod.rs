@@ -17,6 +17,7 @@ mod recording;
 
 use std::fs;
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,7 +97,9 @@ impl Disk {
     pub fn format(&self) {
         // Everything is written now, so that nothing but the node writes later.
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-b", "4096", "-m", "0", "-N", "256", "-J", "size=4"])
+            .args([
+                "-q", "-F", "-b", "4096", "-m", "0", "-N", "256", "-J", "size=4",
+            ])
             .args(["-e", "remount-ro"])
             .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
             .arg(&self.loop_device));
@@ -115,14 +118,19 @@ impl Disk {
             MountFlags::empty(),
             None::<&std::ffi::CStr>,
         )?;
-        Ok(Mounted { disk: self, path })
+        Ok(Mounted {
+            _disk: PhantomData,
+            path,
+        })
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         if !self.loop_device.as_os_str().is_empty() {
-            run(Command::new("losetup").arg("--detach").arg(&self.loop_device));
+            run(Command::new("losetup")
+                .arg("--detach")
+                .arg(&self.loop_device));
         }
         if let Some(session) = self.session.take()
             && let Err(error) = session.umount_and_join()
@@ -135,7 +143,7 @@ impl Drop for Disk {
 
 /// A file system in use. Dropping it unmounts it.
 pub struct Mounted<'a> {
-    disk: &'a Disk,
+    _disk: PhantomData<&'a Disk>,
     path: PathBuf,
 }
 
@@ -143,11 +151,6 @@ impl Mounted<'_> {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The disk that it is on.
-    pub fn device(&self) -> &Device {
-        &self.disk.device
     }
 }
 

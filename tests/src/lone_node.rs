@@ -23,11 +23,12 @@ pub struct LoneNode {
 }
 
 impl LoneNode {
-    /// Runs `command`, which ends with `serve`, on `data` with segments of 4 MiB.
+    /// Runs `command`, which ends with `serve`, on `data` with segments of 4 MiB, pinned to the
+    /// `core`th of the cores that there are, over and over.
     ///
     /// # Panics
     /// If it cannot be run.
-    pub fn spawn(command: &[&str], data: &Path) -> Self {
+    pub fn spawn(command: &[&str], data: &Path, core: usize) -> Self {
         let words = tempfile::Builder::new().append(true).tempfile();
         let words = words.expect("a file can be made");
         let stderr = words.as_file().try_clone().expect("a file can be shared");
@@ -37,6 +38,7 @@ impl LoneNode {
             .arg("--data")
             .arg(data)
             .args(["--listen", &address, "--segment-mib", "4"])
+            .args(["--core", &allowed_core(core).to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
@@ -141,6 +143,14 @@ impl Drop for LoneNode {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One of the cores that this process may run on.
+fn allowed_core(turn: usize) -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None).expect("a process has cores");
+    let cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    let cores: Vec<usize> = cores.collect();
+    cores[turn % cores.len()]
 }
 
 /// An address of the loopback interface that nobody uses.

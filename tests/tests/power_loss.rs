@@ -24,7 +24,7 @@ use ringlite_tests::process::{self, Finished};
 use ringlite_tests::workload::{Action, Workload};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
-const DISK_BYTES: usize = 192 << 20;
+const DISK_BYTES: usize = 128 << 20;
 const WRITERS: u64 = 2;
 /// The node is stopped or killed between two of them.
 const PHASES: usize = 4;
@@ -67,7 +67,7 @@ fn record(seed: u64) -> Recorded {
         })
         .collect();
     for phase in 0..PHASES {
-        let mut node = LoneNode::spawn(&[PROGRAM, "serve"], &data);
+        let mut node = LoneNode::spawn(&[PROGRAM, "serve"], &data, phase);
         if let Err(finished) = node.wait_until_it_serves() {
             panic!("the node does not start: {finished:?}");
         }
@@ -156,12 +156,13 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
     let (looked_at, failures) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let start = Instant::now();
     thread::scope(|scope| {
-        for _ in 0..CHECKERS {
-            scope.spawn(|| {
+        for checker in 0..CHECKERS {
+            let (receiver, looked_at, failures) = (receiver.clone(), &looked_at, &failures);
+            scope.spawn(move || {
                 let disk = Disk::new(DISK_BYTES);
-                for (image, end, name) in receiver.clone() {
+                for (image, end, name) in receiver {
                     looked_at.fetch_add(1, Ordering::Relaxed);
-                    if let Err(what) = check(&disk, &image, recorded, end) {
+                    if let Err(what) = check(&disk, checker, &image, recorded, end) {
                         failures.fetch_add(1, Ordering::Relaxed);
                         let kept = keep(&image, &name);
                         eprintln!("{name}, kept as {kept}: {what}");
@@ -169,6 +170,8 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
                 }
             });
         }
+        // So that sending fails, and does not wait, once all checkers have panicked.
+        drop(receiver);
         let mut chance = Rng::with_seed(seed);
         for (number, stretch) in recording.stretches().enumerate() {
             for subset in 0..images_in(stretch.unsynced_writes()) {
@@ -189,9 +192,10 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
     let (looked_at, failures) = (looked_at.into_inner(), failures.into_inner());
     let acknowledged: usize = recorded.histories.iter().map(History::acknowledged).sum();
     println!(
-        "seed {seed}: {acknowledged} acknowledged transactions, {} writes and flushes, \
+        "seed {seed}: {acknowledged} acknowledged transactions, {} writes and flushes, {} MiB, \
          {looked_at} of {possible} images in {:.1} s, {failures} failures",
         recording.end(),
+        recording.written_bytes() >> 20,
         start.elapsed().as_secs_f64(),
     );
     assert_eq!(failures, 0, "of {looked_at} images");
@@ -199,13 +203,19 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
 }
 
 /// Starts a node on an image, looks at what it has, lets it write, and does so once more.
-fn check(disk: &Disk, image: &Image, recorded: &Recorded, end: Position) -> Result<(), String> {
+fn check(
+    disk: &Disk,
+    core: usize,
+    image: &Image,
+    recorded: &Recorded,
+    end: Position,
+) -> Result<(), String> {
     disk.device.set_image(image.clone());
     let mounted = disk
         .mount()
         .map_err(|error| format!("the file system cannot be mounted: {error}"))?;
     let data = mounted.path().join("data");
-    let mut node = serve(&data)?;
+    let mut node = serve(&data, core)?;
     let names = recorded.histories.iter().flat_map(History::databases);
     let found = history::observe(|| node.client(), names)?;
     for history in &recorded.histories {
@@ -216,8 +226,8 @@ fn check(disk: &Disk, image: &Image, recorded: &Recorded, end: Position) -> Resu
     serves_on(&mut node)
 }
 
-fn serve(data: &Path) -> Result<LoneNode, String> {
-    let mut node = LoneNode::spawn(&[PROGRAM, "serve"], data);
+fn serve(data: &Path, core: usize) -> Result<LoneNode, String> {
+    let mut node = LoneNode::spawn(&[PROGRAM, "serve"], data, core);
     match node.wait_until_it_serves() {
         Ok(_) => Ok(node),
         Err(Finished { code, stderr, .. }) => Err(format!("it ended with {code:?}: {stderr}")),

@@ -36,6 +36,15 @@ impl Recording {
         self.events.len()
     }
 
+    /// How many bytes were written.
+    pub fn written_bytes(&self) -> usize {
+        let bytes = |event: &Event| match event {
+            Event::Write { content, .. } => content.len(),
+            Event::Flush => 0,
+        };
+        self.events.iter().map(bytes).sum()
+    }
+
     /// The stretches between two flushes, from the start of the recording to its end.
     pub fn stretches(&self) -> impl Iterator<Item = Stretch<'_>> {
         let mut durable = self.start.clone();
@@ -153,7 +162,7 @@ mod tests {
     #[test]
     fn a_stretch_may_lose_what_was_not_flushed_and_nothing_else() {
         let recording = Recording {
-            start: Image::zeros(1 << 16),
+            start: Image::zeros(1 << 20),
             events: vec![write(0, 1), Event::Flush, write(0, 2), write(4096, 3)],
         };
         let stretches: Vec<_> = recording.stretches().collect();

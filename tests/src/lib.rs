@@ -1,6 +1,7 @@
 //! What the real-process suites share: clusters of real nodes, an oracle for rows, and the means
 //! to treat nodes badly.
 
+pub mod author;
 pub mod disk;
 pub mod history;
 pub mod lone_node;

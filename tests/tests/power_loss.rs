@@ -13,19 +13,19 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
-use ringlite::Value;
-use ringlite_tests::disk::{self, Device, Disk, Image, Position, Recording};
-use ringlite_tests::history::{self, History, Twin};
+use ringlite::ClientError;
+use ringlite_tests::author::Author;
+use ringlite_tests::disk::{self, Disk, Image, Position, Recording};
+use ringlite_tests::history::{self, History};
 use ringlite_tests::lone_node::LoneNode;
 use ringlite_tests::process::{self, Finished};
-use ringlite_tests::workload::{Action, Workload};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DISK_BYTES: usize = 128 << 20;
-const WRITERS: u64 = 2;
+const AUTHORS: u64 = 2;
 /// The node is stopped or killed between two of them.
 const PHASES: usize = 4;
 /// Images are looked at side by side, as a node mostly waits for its disk.
@@ -60,11 +60,8 @@ fn record(seed: u64) -> Recorded {
     disk.device.record();
     let mounted = disk.mount().expect("a new file system can be mounted");
     let data = mounted.path().join("data");
-    let mut writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let workload = Workload::new(seed.wrapping_mul(WRITERS).wrapping_add(writer));
-            (workload, Twin::default(), History::default())
-        })
+    let mut authors: Vec<_> = (0..AUTHORS)
+        .map(|author| Author::new(&format!("a{author}-"), seed.wrapping_mul(AUTHORS) + author))
         .collect();
     for phase in 0..PHASES {
         let mut node = LoneNode::spawn(&[PROGRAM, "serve"], &data, phase);
@@ -72,17 +69,11 @@ fn record(seed: u64) -> Recorded {
             panic!("the node does not start: {finished:?}");
         }
         thread::scope(|scope| {
-            for (writer, (workload, twin, history)) in writers.iter_mut().enumerate() {
-                let (node, device) = (&node, &disk.device);
-                scope.spawn(move || {
-                    let mut session = Session {
-                        node,
-                        device: device.clone(),
-                        writer,
-                        twin,
-                        history,
-                    };
-                    session.write(workload, transactions / PHASES);
+            for author in &mut authors {
+                scope.spawn(|| {
+                    author
+                        .write(|| node.client(), &disk.device, transactions / PHASES)
+                        .unwrap_or_else(|error| panic!("{error}: {}", node.words()));
                 });
             }
         });
@@ -95,51 +86,8 @@ fn record(seed: u64) -> Recorded {
     }
     drop(mounted);
     Recorded {
-        histories: writers.into_iter().map(|(.., history)| history).collect(),
+        histories: authors.into_iter().map(Author::into_history).collect(),
         recording: disk.device.take_recording(),
-    }
-}
-
-/// A client of the node at work.
-struct Session<'a> {
-    node: &'a LoneNode,
-    device: Device,
-    writer: usize,
-    twin: &'a mut Twin,
-    history: &'a mut History,
-}
-
-impl Session<'_> {
-    /// Sends transactions, one after the other.
-    fn write(&mut self, workload: &mut Workload, transactions: usize) {
-        for _ in 0..transactions {
-            thread::sleep(Duration::from_millis(workload.pause_milliseconds()));
-            let mut client = self.node.client().expect("the node takes connections");
-            match workload.next_action() {
-                Action::Create(database) => {
-                    let name = self.name(database);
-                    let content = self.twin.create(&name);
-                    self.history.submit(&name, content, self.device.position());
-                    client.open(&name).expect("a database is created");
-                }
-                Action::Transact(database, statements) => {
-                    let name = self.name(database);
-                    let content = self.twin.execute(&name, &statements);
-                    client.open(&name).expect("a database is opened");
-                    self.history.submit(&name, content, self.device.position());
-                    for statement in statements {
-                        client
-                            .execute(&statement.sql, &statement.parameters)
-                            .unwrap_or_else(|error| panic!("{}: {error}", statement.sql));
-                    }
-                }
-            }
-            self.history.acknowledge(self.device.position());
-        }
-    }
-
-    fn name(&self, database: usize) -> String {
-        format!("w{}-{database}", self.writer)
     }
 }
 
@@ -152,20 +100,25 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
         .stretches()
         .map(|stretch| images_in(stretch.unsynced_writes()))
         .sum();
-    let (sender, receiver) = flume::bounded::<(Image, Position, String)>(CHECKERS);
+    let (sender, receiver) = flume::bounded::<Case>(CHECKERS);
     let (looked_at, failures) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let start = Instant::now();
     thread::scope(|scope| {
-        for checker in 0..CHECKERS {
+        for core in 0..CHECKERS {
             let (receiver, looked_at, failures) = (receiver.clone(), &looked_at, &failures);
             scope.spawn(move || {
-                let disk = Disk::new(DISK_BYTES);
-                for (image, end, name) in receiver {
-                    looked_at.fetch_add(1, Ordering::Relaxed);
-                    if let Err(what) = check(&disk, checker, &image, recorded, end) {
+                let checker = Checker {
+                    disk: Disk::new(DISK_BYTES),
+                    core,
+                    histories: &recorded.histories,
+                };
+                for case in receiver {
+                    let (images, verdict) = checker.check(&case);
+                    looked_at.fetch_add(images, Ordering::Relaxed);
+                    if let Err(what) = verdict {
                         failures.fetch_add(1, Ordering::Relaxed);
-                        let kept = keep(&image, &name);
-                        eprintln!("{name}, kept as {kept}: {what}");
+                        let kept = keep(&case.image, &case.name);
+                        eprintln!("{}, kept as {kept}: {what}", case.name);
                     }
                 }
             });
@@ -178,13 +131,18 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
                 if chance.usize(0..possible) >= images_max {
                     continue;
                 }
-                let image = match subset {
-                    0 => stretch.durable().clone(),
-                    _ => stretch.random_image(&mut chance),
+                let case = Case {
+                    image: match subset {
+                        0 => stretch.durable().clone(),
+                        _ => stretch.random_image(&mut chance),
+                    },
+                    end: stretch.end,
+                    name: format!("power-loss-{seed}-{number}-{subset}"),
+                    twice: chance.u8(0..4) == 0,
+                    chance: chance.fork(),
                 };
-                let name = format!("power-loss-{seed}-{number}-{subset}");
                 // A checker that is gone has panicked, which ends the scope with its panic.
-                let _ = sender.send((image, stretch.end, name));
+                let _ = sender.send(case);
             }
         }
         drop(sender);
@@ -202,50 +160,92 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
     assert!(looked_at > 0, "no image was looked at");
 }
 
-/// Starts a node on an image, looks at what it has, lets it write, and does so once more.
-fn check(
-    disk: &Disk,
-    core: usize,
-    image: &Image,
-    recorded: &Recorded,
+/// A disk that a loss of power has left.
+struct Case {
+    image: Image,
+    /// When that was.
     end: Position,
-) -> Result<(), String> {
-    disk.device.set_image(image.clone());
-    let mounted = disk
-        .mount()
-        .map_err(|error| format!("the file system cannot be mounted: {error}"))?;
-    let data = mounted.path().join("data");
-    let mut node = serve(&data, core)?;
-    let names = recorded.histories.iter().flat_map(History::databases);
-    let found = history::observe(|| node.client(), names)?;
-    for history in &recorded.histories {
-        history
-            .check(&found, end)
-            .map_err(|difference| difference.to_string())?;
-    }
-    serves_on(&mut node)
+    name: String,
+    /// Whether the power fails again while a node makes good what the first time has left.
+    twice: bool,
+    chance: Rng,
 }
 
-fn serve(data: &Path, core: usize) -> Result<LoneNode, String> {
-    let mut node = LoneNode::spawn(&[PROGRAM, "serve"], data, core);
-    match node.wait_until_it_serves() {
-        Ok(_) => Ok(node),
-        Err(Finished { code, stderr, .. }) => Err(format!("it ended with {code:?}: {stderr}")),
+/// Looks at disks, one after the other.
+struct Checker<'a> {
+    disk: Disk,
+    core: usize,
+    histories: &'a [History],
+}
+
+impl Checker<'_> {
+    /// Checks a case, and says at how many images it has looked.
+    fn check(&self, case: &Case) -> (usize, Result<(), String>) {
+        self.disk.device.set_image(case.image.clone());
+        if !case.twice {
+            return (1, self.look(case.end).map(drop));
+        }
+        self.disk.device.record();
+        let written = match self.look(case.end) {
+            Ok(written) => written,
+            Err(what) => return (1, Err(what)),
+        };
+        let again = self.disk.device.take_recording();
+        let mut chance = case.chance.clone();
+        let number = chance.usize(0..again.stretches().count());
+        let Some(stretch) = again.stretches().nth(number) else {
+            return (1, Ok(()));
+        };
+        self.disk
+            .device
+            .set_image(stretch.random_image(&mut chance));
+        let verdict = self.look(case.end).and_then(|rows| match stretch.end {
+            end if end >= written.position && rows.rows < 2 => {
+                Err("the first write after the recovery is lost".to_owned())
+            }
+            _ => Ok(()),
+        });
+        let second = |what| format!("when the power failed again, in stretch {number}: {what}");
+        (2, verdict.map_err(second))
+    }
+
+    /// Starts a node on the disk, looks at what it has, and lets it write.
+    fn look(&self, end: Position) -> Result<Written, String> {
+        let mounted = self
+            .disk
+            .mount()
+            .map_err(|error| format!("the file system cannot be mounted: {error}"))?;
+        let data = mounted.path().join("data");
+        let mut node = LoneNode::spawn(&[PROGRAM, "serve"], &data, self.core);
+        if let Err(Finished { code, stderr, .. }) = node.wait_until_it_serves() {
+            return Err(format!("it ended with {code:?}: {stderr}"));
+        }
+        let names = self.histories.iter().flat_map(History::databases);
+        let found = history::observe(|| node.client(), names)?;
+        for history in self.histories {
+            history
+                .check(&found, end)
+                .map_err(|difference| difference.to_string())?;
+        }
+        let write = || {
+            let mut client = node.client()?;
+            client.open("after")?;
+            client.execute("CREATE TABLE IF NOT EXISTS t (a)", &[])?;
+            client.execute("INSERT INTO t VALUES (1)", &[])?;
+            let position = self.disk.device.position();
+            let rows = client.query("SELECT a FROM t", &[])?.rows.len();
+            Ok(Written { position, rows })
+        };
+        write()
+            .map_err(|error: ClientError| format!("it does not write: {error}: {}", node.words()))
     }
 }
 
-/// Whether the node takes a write.
-fn serves_on(node: &mut LoneNode) -> Result<(), String> {
-    let write = || {
-        let mut client = node.client()?;
-        client.open("after")?;
-        client.execute("CREATE TABLE IF NOT EXISTS t (a)", &[])?;
-        client.execute("INSERT INTO t VALUES (?)", &[Value::Integer(1)])
-    };
-    match write() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("it does not write: {error}: {}", node.words())),
-    }
+/// A write that was acknowledged.
+struct Written {
+    position: Position,
+    /// The rows that there are with it.
+    rows: usize,
 }
 
 /// Keeps an image in a file, and says where.

@@ -9,6 +9,7 @@ pub mod netns;
 pub mod oracle;
 pub mod process;
 pub mod raw;
+pub mod recovery;
 pub mod scene;
 pub mod segments;
 pub mod shell;

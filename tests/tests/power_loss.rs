@@ -16,12 +16,12 @@ use std::thread;
 use std::time::Instant;
 
 use fastrand::Rng;
-use ringlite::ClientError;
 use ringlite_tests::author::Author;
 use ringlite_tests::disk::{self, Disk, Image, Position, Recording};
-use ringlite_tests::history::{self, History};
+use ringlite_tests::history::History;
 use ringlite_tests::lone_node::LoneNode;
-use ringlite_tests::process::{self, Finished};
+use ringlite_tests::process;
+use ringlite_tests::recovery::{self, Written};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DISK_BYTES: usize = 128 << 20;
@@ -110,7 +110,7 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
                 let checker = Checker {
                     disk: Disk::new(DISK_BYTES),
                     core,
-                    histories: &recorded.histories,
+                    histories: recorded.histories.iter().collect(),
                 };
                 for case in receiver {
                     let (images, verdict) = checker.check(&case);
@@ -175,7 +175,7 @@ struct Case {
 struct Checker<'a> {
     disk: Disk,
     core: usize,
-    histories: &'a [History],
+    histories: Vec<&'a History>,
 }
 
 impl Checker<'_> {
@@ -183,10 +183,10 @@ impl Checker<'_> {
     fn check(&self, case: &Case) -> (usize, Result<(), String>) {
         self.disk.device.set_image(case.image.clone());
         if !case.twice {
-            return (1, self.look(case.end).map(drop));
+            return (1, self.recover(case.end).map(drop));
         }
         self.disk.device.record();
-        let written = match self.look(case.end) {
+        let written = match self.recover(case.end) {
             Ok(written) => written,
             Err(what) => return (1, Err(what)),
         };
@@ -199,8 +199,8 @@ impl Checker<'_> {
         self.disk
             .device
             .set_image(stretch.random_image(&mut chance));
-        let verdict = self.look(case.end).and_then(|rows| match stretch.end {
-            end if end >= written.position && rows.rows < 2 => {
+        let verdict = self.recover(case.end).and_then(|again| match stretch.end {
+            end if end >= written.position && again.rows < 2 => {
                 Err("the first write after the recovery is lost".to_owned())
             }
             _ => Ok(()),
@@ -209,43 +209,9 @@ impl Checker<'_> {
         (2, verdict.map_err(second))
     }
 
-    /// Starts a node on the disk, looks at what it has, and lets it write.
-    fn look(&self, end: Position) -> Result<Written, String> {
-        let mounted = self
-            .disk
-            .mount()
-            .map_err(|error| format!("the file system cannot be mounted: {error}"))?;
-        let data = mounted.path().join("data");
-        let mut node = LoneNode::spawn(&[PROGRAM, "serve"], &data, self.core);
-        if let Err(Finished { code, stderr, .. }) = node.wait_until_it_serves() {
-            return Err(format!("it ended with {code:?}: {stderr}"));
-        }
-        let names = self.histories.iter().flat_map(History::databases);
-        let found = history::observe(|| node.client(), names)?;
-        for history in self.histories {
-            history
-                .check(&found, end)
-                .map_err(|difference| difference.to_string())?;
-        }
-        let write = || {
-            let mut client = node.client()?;
-            client.open("after")?;
-            client.execute("CREATE TABLE IF NOT EXISTS t (a)", &[])?;
-            client.execute("INSERT INTO t VALUES (1)", &[])?;
-            let position = self.disk.device.position();
-            let rows = client.query("SELECT a FROM t", &[])?.rows.len();
-            Ok(Written { position, rows })
-        };
-        write()
-            .map_err(|error: ClientError| format!("it does not write: {error}: {}", node.words()))
+    fn recover(&self, end: Position) -> Result<Written, String> {
+        recovery::check(PROGRAM, &self.disk, self.core, &self.histories, end)
     }
-}
-
-/// A write that was acknowledged.
-struct Written {
-    position: Position,
-    /// The rows that there are with it.
-    rows: usize,
 }
 
 /// Keeps an image in a file, and says where.

@@ -110,11 +110,13 @@ impl Device {
     pub fn set_fault(&self, fault: Option<Fault>) {
         let mut state = self.state();
         state.fault = fault;
-        state.counted = 0;
-        state.faults_done = 0;
+        if fault.is_some() {
+            state.counted = 0;
+            state.faults_done = 0;
+        }
     }
 
-    /// How many operations have failed since the fault was set.
+    /// How many operations have failed since a fault was last set.
     pub fn faults_done(&self) -> usize {
         self.state().faults_done
     }

@@ -135,22 +135,32 @@ impl Stretch<'_> {
 }
 
 /// Writes those units of 512 bytes of `event` that `is_kept` by their offset within it.
+///
+/// The first block of the disk is written as a whole or not at all: it holds ext4's superblock of
+/// 1024 bytes, which ext4 writes in place and which nothing mends when it is torn.
 fn apply(image: &mut Image, event: &Event, mut is_kept: impl FnMut(usize) -> bool) {
     const UNIT_BYTES: usize = 512;
+    const SUPERBLOCK_END: usize = 4096;
     let Event::Write { offset, content } = event else {
         return;
     };
-    for (number, unit) in content.chunks(UNIT_BYTES).enumerate() {
-        let within = number * UNIT_BYTES;
+    let mut within = 0;
+    while within < content.len() {
+        let whole = SUPERBLOCK_END.saturating_sub(offset + within);
+        let unit = whole.max(UNIT_BYTES).min(content.len() - within);
         if is_kept(within) {
-            image.write(offset + within, unit);
+            image.write(offset + within, &content[within..within + unit]);
         }
+        within += unit;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Away from the superblock.
+    const START: usize = 8192;
 
     fn write(offset: usize, byte: u8) -> Event {
         Event::Write {
@@ -163,18 +173,23 @@ mod tests {
     fn a_stretch_may_lose_what_was_not_flushed_and_nothing_else() {
         let recording = Recording {
             start: Image::zeros(1 << 20),
-            events: vec![write(0, 1), Event::Flush, write(0, 2), write(4096, 3)],
+            events: vec![
+                write(START, 1),
+                Event::Flush,
+                write(START, 2),
+                write(START + 4096, 3),
+            ],
         };
         let stretches: Vec<_> = recording.stretches().collect();
         assert_eq!(stretches.len(), 2);
         assert_eq!((stretches[0].end, stretches[1].end), (1, 4));
-        assert_eq!(stretches[0].durable().read(0, 1), [0]);
-        assert_eq!(stretches[1].durable().read(0, 1), [1]);
+        assert_eq!(stretches[0].durable().read(START, 1), [0]);
+        assert_eq!(stretches[1].durable().read(START, 1), [1]);
         let mut random = Rng::with_seed(1);
         let mut seen = [[false; 4]; 3];
         for _ in 0..200 {
             let image = stretches[1].random_image(&mut random);
-            for (at, offset) in [0, 512, 4096].into_iter().enumerate() {
+            for (at, offset) in [START, START + 512, START + 4096].into_iter().enumerate() {
                 seen[at][usize::from(image.read(offset, 1)[0])] = true;
             }
         }

@@ -1,6 +1,7 @@
 //! One node, a cluster of its own, as a process.
 
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -38,6 +39,7 @@ impl LoneNode {
             .arg("--data")
             .arg(data)
             .args(["--listen", &address, "--segment-mib", "4"])
+            .arg("--stop-with-parent")
             .args(["--core", &allowed_core(core).to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -94,10 +96,14 @@ impl LoneNode {
     /// If it cannot be asked.
     pub fn finished(&mut self) -> Option<Finished> {
         let status = self.child.try_wait().expect("a child can be waited for")?;
+        let mut stderr = self.words();
+        if let Some(signal) = status.signal() {
+            stderr += &format!("(ended by signal {signal})");
+        }
         Some(Finished {
             code: status.code(),
             stdout: String::new(),
-            stderr: self.words(),
+            stderr,
         })
     }
 

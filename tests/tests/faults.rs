@@ -83,28 +83,27 @@ impl Scene {
     /// mended by `mend_disk`, checks that nothing is lost.
     fn live_through(
         &self,
-        name: &str,
-        command: &[&str],
-        seed: u64,
+        trial: &Trial<'_>,
         break_disk: impl Fn(When<'_>),
         mend_disk: impl Fn(&Path),
     ) -> Outcome {
+        let Trial { name, seed, .. } = trial;
         let device = &self.disk.device;
         device.set_image(self.before.clone());
         device.record();
-        let mut author = Author::new("during-", seed);
+        let mut author = Author::new("during-", *seed);
         break_disk(When::BeforeMount);
         let mounted = self.disk.mount().ok();
         let outcome = match &mounted {
             None => Outcome::NotMounted,
             Some(mounted) => {
                 break_disk(When::Mounted(mounted.path()));
-                let mut node = LoneNode::spawn(command, &mounted.path().join("data"), 0);
+                let mut node = LoneNode::spawn(trial.command, &mounted.path().join("data"), 0);
                 let outcome = match node.wait_until_it_serves() {
                     Err(finished) => Outcome::NotStarted(finished.refusal().to_owned()),
                     Ok(_) => {
                         break_disk(When::Serving(&node));
-                        match author.write(|| node.client(), device, transactions()) {
+                        match author.write(|| node.client(), device, trial.transactions) {
                             Ok(()) => Outcome::WentOn,
                             Err(error) => decision(&mut node, name, &error),
                         }
@@ -126,7 +125,7 @@ impl Scene {
         drop(mounted);
         let recording = device.take_recording();
         // What was not flushed may be lost on top of it.
-        let mut chance = Rng::with_seed(seed);
+        let mut chance = Rng::with_seed(*seed);
         if chance.bool()
             && let Some(stretch) = recording.stretches().last()
         {
@@ -151,9 +150,12 @@ impl Scene {
             };
             let is_read = operation == Operation::Read;
             let outcome = self.live_through(
-                &format!("{fault:?}"),
-                &[PROGRAM, "serve"],
-                nth as u64,
+                &Trial {
+                    name: format!("{fault:?}"),
+                    command: &[PROGRAM, "serve"],
+                    seed: nth as u64,
+                    transactions: transactions(),
+                },
                 |when| match when {
                     When::BeforeMount if is_read => self.disk.device.set_fault(Some(fault)),
                     When::Mounted(_) if !is_read => self.disk.device.set_fault(Some(fault)),
@@ -169,6 +171,16 @@ impl Scene {
         }
         tally.report(&format!("{operation:?}, for ever: {for_ever}, step {step}"));
     }
+}
+
+/// A node that is to meet a fault.
+struct Trial<'a> {
+    name: String,
+    /// How it is run.
+    command: &'a [&'a str],
+    /// Of its client, and of what is lost.
+    seed: u64,
+    transactions: usize,
 }
 
 /// When a disk can be made unfit.
@@ -243,6 +255,10 @@ impl Tally {
         for sentence in &self.sentences {
             println!("    {sentence}");
         }
+        assert!(
+            !self.sentences.iter().any(|said| said.contains("no leader")),
+            "{name}: a node that is alone looks for others instead of telling what failed"
+        );
         let faults = self.went_on + self.stopped + self.not_started + self.not_mounted;
         assert!(faults > 0, "{name}: nothing has failed");
     }
@@ -297,11 +313,14 @@ fn of_a_full_disk() {
     };
     let mut tally = Tally::default();
     let step = process::size("FAULT_STEP", 16) as u64 * (64 << 10);
-    for free in (0..5 * SEGMENT_BYTES).step_by(step as usize) {
+    for free in (0..3 * SEGMENT_BYTES).step_by(step as usize) {
         let outcome = scene.live_through(
-            &format!("{free} bytes free"),
-            &[PROGRAM, "serve"],
-            free,
+            &Trial {
+                name: format!("{free} bytes free"),
+                command: &[PROGRAM, "serve"],
+                seed: free,
+                transactions: 4 * transactions(),
+            },
             |when| {
                 if let When::Mounted(path) = when {
                     fill(path, free);
@@ -343,9 +362,12 @@ fn of_a_write_that_is_cut_short() {
             }
             command.extend(ignoring.iter().chain(&[PROGRAM, "serve"]));
             let outcome = scene.live_through(
-                &format!("files of {limit} bytes, from the start: {from_the_start}"),
-                &command,
-                limit,
+                &Trial {
+                    name: format!("files of {limit} bytes, from the start: {from_the_start}"),
+                    command: &command,
+                    seed: limit,
+                    transactions: transactions(),
+                },
                 |when| {
                     if let When::Serving(node) = when
                         && !from_the_start

@@ -44,17 +44,28 @@ fn is_alive(process: &str) -> bool {
 
 fn take_away(directory: &Path) {
     let file = directory.join("image");
+    // By their file, which has no name any more once it is unmounted.
+    let loop_devices = loop_devices_of(&file);
     // Each step is for what a process may have left; what is not there does not matter. Force
     // ends what waits for the process that is gone.
     let _ = rustix::mount::unmount(&file, UnmountFlags::FORCE);
     let _ = rustix::mount::unmount(directory.join("mounted"), UnmountFlags::DETACH);
-    for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-        let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
-        if backing.is_ok_and(|backing| Path::new(backing.trim()) == file) {
-            let device = Path::new("/dev").join(entry.file_name());
-            let _ = Command::new("losetup").arg("--detach").arg(device).status();
-        }
+    for device in loop_devices {
+        let _ = Command::new("losetup").arg("--detach").arg(device).status();
     }
     let _ = rustix::mount::unmount(&file, UnmountFlags::DETACH);
+    let _ = rustix::mount::unmount(directory, UnmountFlags::DETACH);
     let _ = fs::remove_dir_all(directory);
+}
+
+fn loop_devices_of(file: &Path) -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let is_of_file = |device: &fs::DirEntry| {
+        let backing = fs::read_to_string(device.path().join("loop/backing_file"));
+        backing.is_ok_and(|backing| Path::new(backing.trim()) == file)
+    };
+    devices
+        .filter(is_of_file)
+        .map(|device| Path::new("/dev").join(device.file_name()))
+        .collect()
 }

@@ -17,14 +17,15 @@ mod recording;
 
 use std::fs;
 use std::io;
-use std::marker::PhantomData;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 pub use device::{Device, Fault, Operation};
 pub use image::Image;
@@ -32,7 +33,7 @@ pub use recording::{Event, Position, Recording, Stretch};
 
 /// How long a file system may stay in use after the last process has left it: the kernel takes an
 /// io_uring apart behind a process's end.
-const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there are no such disks on this machine, if that is so.
 pub fn missing() -> Option<&'static str> {
@@ -67,6 +68,7 @@ impl Disk {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = leftovers::directory(number);
         fs::create_dir_all(directory.join("mounted")).expect("a directory can be made");
+        share(&directory);
         let file = directory.join("image");
         fs::write(&file, "").expect("a file can be made");
         let device = Device::new(Image::zeros(bytes));
@@ -118,10 +120,7 @@ impl Disk {
             MountFlags::empty(),
             None::<&std::ffi::CStr>,
         )?;
-        Ok(Mounted {
-            _disk: PhantomData,
-            path,
-        })
+        Ok(Mounted { disk: self, path })
     }
 }
 
@@ -137,13 +136,16 @@ impl Drop for Disk {
         {
             eprintln!("a disk cannot be taken away: {error}");
         }
+        if let Err(error) = rustix::mount::unmount(&self.directory, UnmountFlags::DETACH) {
+            eprintln!("{} cannot be unmounted: {error}", self.directory.display());
+        }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 /// A file system in use. Dropping it unmounts it.
 pub struct Mounted<'a> {
-    _disk: PhantomData<&'a Disk>,
+    disk: &'a Disk,
     path: PathBuf,
 }
 
@@ -157,20 +159,52 @@ impl Mounted<'_> {
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + UNMOUNT_TIMEOUT;
-        loop {
+        let unmounted = loop {
             match rustix::mount::unmount(&self.path, UnmountFlags::empty()) {
-                Ok(()) => return,
                 Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    thread::sleep(Duration::from_millis(1));
                 }
-                Err(error) => {
-                    eprintln!("{} cannot be unmounted: {error}", self.path.display());
-                    let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
-                    return;
-                }
+                other => break other,
             }
+        };
+        // A file system that is in use elsewhere would be found again, with all that it has in
+        // memory, by the next mount: whatever is on the disk then.
+        while unmounted.is_ok() && is_claimed(&self.disk.loop_device) {
+            assert!(
+                Instant::now() < deadline || thread::panicking(),
+                "{} is still in use",
+                self.disk.loop_device.display()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        if let Err(error) = unmounted {
+            assert!(
+                thread::panicking(),
+                "{} cannot be unmounted: {error}",
+                self.path.display()
+            );
+            // The first panic tells more. What is left is taken away by the next run.
+            let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
         }
     }
+}
+
+/// Makes what is mounted below a directory go away everywhere when it is unmounted here: a process
+/// that makes itself a view of the mounts, as `ip netns exec` does, would keep a copy otherwise.
+fn share(directory: &Path) {
+    rustix::mount::mount_bind(directory, directory).expect("a directory can be mounted");
+    rustix::mount::mount_change(directory, MountPropagationFlags::SHARED)
+        .expect("a mount can be shared");
+}
+
+/// Whether a file system holds a block device.
+fn is_claimed(device: &Path) -> bool {
+    let exclusively = rustix::fs::OFlags::EXCL.bits().cast_signed();
+    let opened = fs::File::options()
+        .read(true)
+        .custom_flags(exclusively)
+        .open(device);
+    opened.is_err()
 }
 
 /// Runs a command of the system and gives what it printed.

@@ -197,7 +197,13 @@ impl NodeBuilder {
             if has_started.recv().is_err() {
                 return Err(node.wait().err().unwrap_or_else(stopped));
             }
-            node.wait_for_leader(Duration::from_secs(10))?;
+            if let Err(error) = node.wait_for_leader(Duration::from_secs(10)) {
+                // It has stopped, and tells why.
+                if node.commands.is_disconnected() {
+                    return Err(node.wait().err().unwrap_or_else(stopped));
+                }
+                return Err(error);
+            }
         }
         Ok(node)
     }
@@ -334,18 +340,21 @@ impl Node {
     /// Waits until a leader serves.
     ///
     /// # Errors
-    /// If none does within `timeout`.
+    /// If none does within `timeout`, or the node stops.
     pub fn wait_for_leader(
         &self,
         timeout: Duration,
     ) -> std::result::Result<NodeAddress, NodeError> {
-        let deadline = Instant::now() + timeout;
+        let start = Instant::now();
+        let deadline = start + timeout;
         loop {
             if let Some(leader) = self.status().and_then(|status| status.leader) {
                 return Ok(leader);
             }
-            if Instant::now() >= deadline {
-                return Err(NodeError::NoLeader { waited: timeout });
+            if Instant::now() >= deadline || self.commands.is_disconnected() {
+                return Err(NodeError::NoLeader {
+                    waited: start.elapsed(),
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::commands::{Command, Commands};
 use crate::error::{Error, Result};
-use crate::node::Command;
 use crate::parameters::Parameters;
 use crate::replica::request::{
     Executed, Reply, Request, RowLimit, SessionId, SessionOptions, Source, Work,
@@ -17,7 +17,7 @@ const ROW_BATCH_BYTES: usize = 256 << 10;
 
 /// A session on the node of this process.
 struct Session {
-    commands: flume::Sender<Command>,
+    commands: Commands,
     id: SessionId,
     database: String,
 }
@@ -117,7 +117,7 @@ pub struct Database {
 
 impl Database {
     pub(crate) fn new(
-        commands: flume::Sender<Command>,
+        commands: Commands,
         sessions: Arc<AtomicU64>,
         id: SessionId,
         name: &str,

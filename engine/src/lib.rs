@@ -19,6 +19,7 @@
 
 pub mod cli;
 pub mod client;
+mod commands;
 mod database;
 mod error;
 pub mod local_cluster;

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::NodeId;
 
+use crate::commands::{self, Command, Commands, Incoming};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
-use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
+use crate::replica::request::SessionId;
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::Shard;
 use crate::sql::Sql;
@@ -174,7 +175,7 @@ impl NodeBuilder {
             Some(core) => core,
             None => default_core(id),
         };
-        let (commands, incoming) = flume::unbounded();
+        let (commands, incoming) = commands::channel();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
         let members = self.members;
@@ -199,7 +200,7 @@ impl NodeBuilder {
             }
             if let Err(error) = node.wait_for_leader(Duration::from_secs(10)) {
                 // It has stopped, and tells why.
-                if node.commands.is_disconnected() {
+                if node.commands.is_closed() {
                     return Err(node.wait().err().unwrap_or_else(stopped));
                 }
                 return Err(error);
@@ -281,22 +282,9 @@ fn default_core(id: NodeId) -> usize {
     cores.get(turn).copied().unwrap_or(0)
 }
 
-/// What other threads ask of the node's executor.
-pub(crate) enum Command {
-    Ask {
-        session: SessionId,
-        options: SessionOptions,
-        request: Request,
-        reply: flume::Sender<Result<Reply>>,
-    },
-    CloseSession(SessionId),
-    Status(flume::Sender<Status>),
-    Stop,
-}
-
 /// A running node. Dropping it stops it.
 pub struct Node {
-    commands: flume::Sender<Command>,
+    commands: Commands,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
 }
@@ -351,7 +339,7 @@ impl Node {
             if let Some(leader) = self.status().and_then(|status| status.leader) {
                 return Ok(leader);
             }
-            if Instant::now() >= deadline || self.commands.is_disconnected() {
+            if Instant::now() >= deadline || self.commands.is_closed() {
                 return Err(NodeError::NoLeader {
                     waited: start.elapsed(),
                 });
@@ -408,7 +396,7 @@ async fn run(
     directory: DataDirectory,
     members: Vec<NodeAddress>,
     listener: Option<TcpListener>,
-    commands: flume::Receiver<Command>,
+    commands: Incoming,
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
     let gateway = Rc::new(Gateway {
@@ -421,12 +409,12 @@ async fn run(
     let starting = start_shard(directory, &members, &gateway);
     let stopped_early = async {
         loop {
-            match commands.recv_async().await {
-                Ok(Command::Stop) | Err(_) => return Err(stopped()),
-                Ok(Command::Ask { reply, .. }) => {
+            match commands.recv().await {
+                Some(Command::Stop) | None => return Err(stopped()),
+                Some(Command::Ask { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::CloseSession(_) | Command::Status(_)) => {}
+                Some(Command::CloseSession(_) | Command::Status(_)) => {}
             }
         }
     };
@@ -439,7 +427,7 @@ async fn run(
     // Whoever started the node may have gone away.
     let _ = started.send(());
     let served = async {
-        while let Ok(command) = commands.recv_async().await {
+        while let Some(command) = commands.recv().await {
             match command {
                 Command::Ask {
                     session,

@@ -29,8 +29,11 @@ const SCHEMA: &str = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER 
 const TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
 
 impl Content {
-    /// Reads a database with `query`.
-    fn read<E>(mut query: impl FnMut(&str) -> Result<Vec<Vec<Value>>, E>) -> Result<Self, E> {
+    /// Reads a database with `query`, which gives the rows of a statement.
+    ///
+    /// # Errors
+    /// Those of `query`.
+    pub fn read<E>(mut query: impl FnMut(&str) -> Result<Vec<Vec<Value>>, E>) -> Result<Self, E> {
         let mut parts = BTreeMap::new();
         parts.insert("(schema)".to_owned(), checksum(&query(SCHEMA)?));
         for row in query(TABLES)? {

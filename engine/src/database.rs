@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::backup::BackupHead;
+use crate::commands::{BackupPiece, Command, Commands};
 use crate::error::{Error, Result};
-use crate::node::{BackupPiece, Command};
 use crate::parameters::Parameters;
 use crate::readers::{ReadDatabase, ReadLevel, Readers};
 use crate::replica::request::{
@@ -23,7 +23,7 @@ const PIECES_IN_FLIGHT: usize = 2;
 
 /// A session on the node of this process.
 struct Session {
-    commands: flume::Sender<Command>,
+    commands: Commands,
     id: SessionId,
     database: String,
 }
@@ -71,7 +71,7 @@ impl Session {
 /// Stops what a [`Database`] or a [`Transaction`] runs, from any thread.
 #[derive(Clone)]
 pub struct InterruptHandle {
-    commands: flume::Sender<Command>,
+    commands: Commands,
     session: SessionId,
 }
 
@@ -152,7 +152,7 @@ pub struct Database {
 
 impl Database {
     pub(crate) fn new(
-        commands: flume::Sender<Command>,
+        commands: Commands,
         sessions: Arc<AtomicU64>,
         id: SessionId,
         name: &str,

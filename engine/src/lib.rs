@@ -20,6 +20,7 @@
 mod backup;
 pub mod cli;
 pub mod client;
+mod commands;
 mod database;
 mod database_file;
 mod error;

@@ -13,13 +13,14 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement
 use ringlite_raft::NodeId;
 use ringlite_vfs::PageSize;
 
-use crate::backup::{Backup, BackupHead};
+use crate::backup::Backup;
+use crate::commands::{self, BackupPiece, Command, Commands, Incoming};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
-use crate::readers::{ReadDatabase, Readers};
-use crate::replica::request::{Admin, Reply, Request, SessionId, SessionOptions};
+use crate::readers::Readers;
+use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::{self, Shard};
 use crate::sql::workers::WorkerCores;
@@ -208,7 +209,7 @@ impl NodeBuilder {
             Some(core) => core,
             None => default_core(id),
         };
-        let (commands, incoming) = flume::unbounded();
+        let (commands, incoming) = commands::channel();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
         let worker_cores = WorkerCores::beside(core);
@@ -242,7 +243,13 @@ impl NodeBuilder {
             if has_started.recv().is_err() {
                 return Err(node.wait().err().unwrap_or_else(stopped));
             }
-            node.wait_for_leader(Duration::from_secs(10))?;
+            if let Err(error) = node.wait_for_leader(Duration::from_secs(10)) {
+                // It has stopped, and tells why.
+                if node.commands.is_closed() {
+                    return Err(node.wait().err().unwrap_or_else(stopped));
+                }
+                return Err(error);
+            }
         }
         Ok(node)
     }
@@ -338,39 +345,9 @@ fn default_core(id: NodeId) -> usize {
     cores.get(turn).copied().unwrap_or(0)
 }
 
-/// What other threads ask of the node's executor.
-pub(crate) enum Command {
-    Ask {
-        session: SessionId,
-        options: SessionOptions,
-        request: Request,
-        reply: flume::Sender<Result<Reply>>,
-    },
-    CloseSession(SessionId),
-    Interrupt(SessionId),
-    /// The database of this name, for readers on other threads.
-    Read {
-        name: String,
-        reply: flume::Sender<Result<Arc<ReadDatabase>>>,
-    },
-    Status(flume::Sender<Status>),
-    Databases(flume::Sender<Vec<DatabaseEntry>>),
-    Backup {
-        database: String,
-        pieces: flume::Sender<Result<BackupPiece>>,
-    },
-    Stop,
-}
-
-/// What a copy that another thread has asked for consists of: a head, then pages.
-pub(crate) enum BackupPiece {
-    Head(BackupHead),
-    Pages(Vec<u8>),
-}
-
 /// A running node. Dropping it stops it.
 pub struct Node {
-    commands: flume::Sender<Command>,
+    commands: Commands,
     readers: Arc<Readers>,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
@@ -476,18 +453,21 @@ impl Node {
     /// Waits until a leader serves.
     ///
     /// # Errors
-    /// If none does within `timeout`.
+    /// If none does within `timeout`, or the node stops.
     pub fn wait_for_leader(
         &self,
         timeout: Duration,
     ) -> std::result::Result<NodeAddress, NodeError> {
-        let deadline = Instant::now() + timeout;
+        let start = Instant::now();
+        let deadline = start + timeout;
         loop {
             if let Some(leader) = self.status().and_then(|status| status.leader) {
                 return Ok(leader);
             }
-            if Instant::now() >= deadline {
-                return Err(NodeError::NoLeader { waited: timeout });
+            if Instant::now() >= deadline || self.commands.is_closed() {
+                return Err(NodeError::NoLeader {
+                    waited: start.elapsed(),
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -552,7 +532,7 @@ async fn run(
     directory: DataDirectory,
     setup: ShardSetup,
     listener: Option<TcpListener>,
-    commands: flume::Receiver<Command>,
+    commands: Incoming,
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
     let gateway = Rc::new(Gateway {
@@ -565,18 +545,18 @@ async fn run(
     let starting = start_shard(directory, &setup, &gateway);
     let stopped_early = async {
         loop {
-            match commands.recv_async().await {
-                Ok(Command::Stop) | Err(_) => return Err(stopped()),
-                Ok(Command::Ask { reply, .. }) => {
+            match commands.recv().await {
+                Some(Command::Stop) | None => return Err(stopped()),
+                Some(Command::Ask { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::Backup { pieces, .. }) => {
+                Some(Command::Backup { pieces, .. }) => {
                     drop(pieces.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::Read { reply, .. }) => {
+                Some(Command::Read { reply, .. }) => {
                     drop(reply.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(
+                Some(
                     Command::CloseSession(_)
                     | Command::Interrupt(_)
                     | Command::Status(_)
@@ -594,7 +574,7 @@ async fn run(
     // Whoever started the node may have gone away.
     let _ = started.send(());
     let served = async {
-        while let Ok(command) = commands.recv_async().await {
+        while let Some(command) = commands.recv().await {
             match command {
                 Command::Ask {
                     session,

@@ -496,6 +496,11 @@ impl Session {
     /// The first statement at or after `from`, from the cache if its text was seen lately.
     fn take_text(&mut self, sql: &str, from: usize) -> Result<Option<Ready>, Error> {
         let text = &sql[from..];
+        // Behind the last statement: SQLite would find nothing there, or fail for want of memory
+        // though the statements before are done.
+        if text.trim_ascii().is_empty() {
+            return Ok(None);
+        }
         let cached = self.texts.iter().position(|(known, _)| **known == *text);
         if let Some((known, statement)) = cached.and_then(|at| self.texts.remove(at)) {
             return Ok(Some(Ready {

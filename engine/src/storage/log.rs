@@ -111,10 +111,6 @@ impl Log {
         self.state.borrow_mut().places.push_back(place);
     }
 
-    /// Behind which entry the log begins.
-    pub(crate) fn base(&self) -> LogBase {
-        self.state.borrow().start.base
-    }
 
     /// Where the log begins.
     pub(crate) fn start(&self) -> LogStart {

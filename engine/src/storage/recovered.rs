@@ -218,10 +218,24 @@ fn map(directory: &Path, number: u64) -> Result<MappedSegment, StorageError> {
         // SAFETY: the directory is locked, so that no other node writes or cuts the file while it
         // is mapped, and this node writes only to segments that it makes later: it uses old ones
         // again after the log is cut, which is after the replay that reads them here.
-        Ok(Some(unsafe { Mmap::map(&file)? }))
+        let bytes = unsafe { Mmap::map(&file)? };
+        read_ahead(&bytes)?;
+        Ok(Some(bytes))
     };
     Ok(MappedSegment {
         number,
         bytes: open().map_err(|source| StorageError::io("read", &path, source))?,
     })
+}
+
+/// Reads a mapped file into the page cache, so that a disk that cannot read it is an error here and
+/// no SIGBUS later, which would end the process without a word.
+fn read_ahead(bytes: &Mmap) -> std::io::Result<()> {
+    /// What the kernel says where an access would give SIGBUS.
+    const UNREADABLE: Option<i32> = Some(rustix::io::Errno::FAULT.raw_os_error());
+    match bytes.advise(memmap2::Advice::PopulateRead) {
+        Err(error) if error.raw_os_error() == UNREADABLE => Err(rustix::io::Errno::IO.into()),
+        // Linux knows this since 5.14, and it is of use only to those who find out why.
+        _ => Ok(()),
+    }
 }

@@ -22,7 +22,7 @@ pub(super) struct Appended {
 pub(super) struct Lone {
     pub(super) replica: Replica,
     sql: Sql,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
     pub(super) appends: Vec<Appended>,
     sent: Vec<Message>,
@@ -49,7 +49,7 @@ impl Lone {
         Lone {
             replica: Replica::new(config, HardState::default(), RestoredLog::default()).unwrap(),
             sql: Sql::new(path.clone(), path).unwrap(),
-            _data: data,
+            data,
             replies: BTreeMap::new(),
             appends: Vec::new(),
             sent: Vec::new(),
@@ -289,6 +289,15 @@ impl Lone {
         let (id, asked) = self.ask(session, Request::Sql(Work::Query { source, limit }));
         self.turn([asked]);
         id
+    }
+
+    /// The names of all files of this node.
+    pub(super) fn files(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.data.path()).unwrap();
+        let name = |file: std::fs::DirEntry| file.file_name().into_string().unwrap();
+        let mut names: Vec<_> = files.map(|file| name(file.unwrap())).collect();
+        names.sort();
+        names
     }
 
     pub(super) fn answer(&self, id: RequestId) -> Option<&Result<Reply>> {

@@ -22,13 +22,15 @@ use crate::replica::request::{Admin, Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::Shard;
 use crate::sql::Sql;
-use crate::storage::{self, DataDirectory, StorageError};
+use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
 use crate::wire::DatabaseEntry;
 
 /// Below glommio's default, which is above the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 4 << 20;
 /// A segment holds at least one record of the largest size.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// How long a stop may take to move what is committed into the database files.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a port that is in use is waited for.
 const PORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions of callers in this process; those of connections count from 1.
@@ -513,6 +515,7 @@ async fn run(
                 Command::Stop => break,
             }
         }
+        shard.flush(FLUSH_TIMEOUT).await;
         Ok(())
     };
     let halted = async {
@@ -568,6 +571,7 @@ async fn start_shard(
             vote: recovered.hard_state.vote,
         },
         recovered.restored_log()?,
+        &recovered.databases()?,
     )
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
@@ -577,18 +581,15 @@ async fn start_shard(
             what: format!("SQLite cannot be set up: {error}"),
         }
     })?;
-    // The log is replayed from its beginning.
-    sql.remove_database_files()
-        .map_err(|error| NodeError::Settings {
-            what: format!("the databases of an earlier life are in the way: {error}"),
-        })?;
     let (writer, log) = storage::start(&directory, &recovered).await?;
     let peers: HashMap<_, _> = members
         .iter()
         .filter(|member| member.id != node)
         .map(|member| (member.id, PeerLink::new(member.clone())))
         .collect();
-    let shard = Shard::new(replica, sql, writer, log, peers.clone());
+    let (manifest, _) = ManifestFile::open(&directory).await?;
+    let shard = Shard::new(replica, sql, writer, log, manifest, peers.clone());
+    shard.open_databases();
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));

@@ -10,14 +10,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
+use ringlite_vfs::{CommitPoint, VfsError};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
-use crate::replica::{Effect, Input, Replica, Status};
+use crate::replica::{DatabaseFile, DatabaseId, Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::Sql;
-use crate::storage::{Log, LogWriter, WriteDone};
+use crate::storage::{
+    Log, LogStart, LogWriter, Manifest, ManifestDatabase, ManifestFile, WriteDone,
+};
 use crate::wire::DatabaseEntry;
 
 /// The replica's unit of time.
@@ -25,6 +28,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// While nothing happens the timer fires only once in so many ticks, which are then given to the
 /// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
 const QUIET_TICKS: u32 = 5;
+
+/// Pages that backfill writes into a file at once.
+const BACKFILL_SLICE_PAGES: usize = 256;
 
 /// Receives the answer to one request.
 enum Waiter {
@@ -61,6 +67,10 @@ pub(crate) struct Shard {
     inbox: Rc<Inbox>,
     writer: LogWriter,
     log: Rc<Log>,
+    /// `None` while it is being saved.
+    manifest: RefCell<Option<ManifestFile>>,
+    /// Where the log begins by the manifest that was saved last.
+    log_start: Cell<LogStart>,
     peers: HashMap<NodeId, Rc<PeerLink>>,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
@@ -83,6 +93,7 @@ impl Shard {
         sql: Sql,
         writer: LogWriter,
         log: Rc<Log>,
+        manifest: ManifestFile,
         peers: HashMap<NodeId, Rc<PeerLink>>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -90,7 +101,9 @@ impl Shard {
             sql: RefCell::new(sql),
             inbox: Rc::default(),
             writer,
+            log_start: Cell::new(log.start()),
             log,
+            manifest: RefCell::new(Some(manifest)),
             peers,
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
@@ -104,8 +117,13 @@ impl Shard {
         })
     }
 
-    /// Applies what the log has as committed, before anything else happens.
-    pub(crate) fn replay(&self, entry: &Entry) {
+    /// Opens the databases that the manifest names, before anything else happens.
+    pub(crate) fn open_databases(self: &Rc<Self>) {
+        self.perform_effects();
+    }
+
+    /// Applies what the log has as committed, before anything else but that happens.
+    pub(crate) fn replay(self: &Rc<Self>, entry: &Entry) {
         self.replica.borrow_mut().replay(entry);
         self.perform_effects();
     }
@@ -163,6 +181,21 @@ impl Shard {
             } else {
                 given + TICK * passed
             };
+        }
+    }
+
+    /// Takes nothing new any more, and moves everything that is committed into the database files,
+    /// so that they are whole without the log. What is not done within `timeout` is for the next
+    /// start to replay.
+    pub(crate) async fn flush(self: &Rc<Self>, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        self.push(Input::Flush);
+        while !self.replica.borrow().is_flushed() {
+            if Instant::now() >= deadline {
+                tracing::warn!("the database files lack what is still in the log");
+                return;
+            }
+            glommio::timer::sleep(TICK / 10).await;
         }
     }
 
@@ -295,7 +328,7 @@ impl Shard {
     }
 
     /// One pass: every input that is ready, then the effects, flushed once.
-    fn turn(&self) {
+    fn turn(self: &Rc<Self>) {
         if self.halted.borrow().is_some() {
             return;
         }
@@ -316,7 +349,7 @@ impl Shard {
         self.writer.flush();
     }
 
-    fn perform_effects(&self) {
+    fn perform_effects(self: &Rc<Self>) {
         loop {
             let effect = self.replica.borrow_mut().next_effect();
             match effect {
@@ -326,7 +359,7 @@ impl Shard {
         }
     }
 
-    fn perform(&self, effect: Effect) {
+    fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Run {
                 request,
@@ -351,6 +384,9 @@ impl Shard {
                 up_to,
                 bytes_max,
             } => self.read_entries(peer, from, up_to, bytes_max),
+            Effect::SaveManifest { base, databases } => self.save_manifest(base, &databases),
+            Effect::Backfill { database, ends } => self.backfill(database, &ends),
+            Effect::CutLog { up_to } => self.cut_log(up_to),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }
@@ -367,29 +403,45 @@ impl Shard {
                 sql.set_writable(writable);
                 Ok(None)
             }
+            Effect::OpenDatabase {
+                id,
+                name,
+                page_size,
+            } => sql.open_database(id, &name, page_size),
             Effect::CreateDatabase {
                 id,
                 name,
                 page_size,
             } => sql
                 .create_database(id, &name, page_size)
-                .map(|commit_point| Some((id, commit_point))),
+                .map(Some),
             Effect::RemoveDatabase { database } => sql.remove_database(database).map(|()| None),
             Effect::BeginRestore { restore } => sql.begin_restore(restore).map(|()| None),
             Effect::WriteRestore { restore, bytes } => {
                 sql.write_restore(restore, bytes);
                 Ok(None)
             }
-            Effect::FinishRestore { restore, id, name } => sql
-                .finish_restore(restore, id, &name)
-                .map(|restored| restored.map(|commit_point| (id, commit_point))),
+            Effect::FinishRestore { restore, id, name } => sql.finish_restore(restore, id, &name),
             Effect::DiscardRestore { restore } => {
                 sql.discard_restore(restore);
                 Ok(None)
             }
-            Effect::Apply(change) => sql
-                .apply(&change)
-                .map(|applied| applied.map(|commit_point| (change.database, commit_point))),
+            Effect::Apply { index, change } => sql.apply(&change).map(|applied| {
+                applied.map(|commit_point| Input::Applied {
+                    database: change.database,
+                    index,
+                    commit_point,
+                })
+            }),
+            Effect::RestartWal { database, ends } => {
+                sql.restart_wal(database, &ends).map(|(end, commit_point)| {
+                    Some(Input::WalRestarted {
+                        database,
+                        end,
+                        commit_point,
+                    })
+                })
+            }
             Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|()| None),
             Effect::Digest {
                 request,
@@ -406,12 +458,74 @@ impl Shard {
         drop(sql);
         match result {
             Ok(None) => {}
-            Ok(Some((database, commit_point))) => self.replica.borrow_mut().step(Input::Applied {
-                database,
-                commit_point,
-            }),
-            Err(error) => self.halt(format!("a database cannot be used any more: {error}")),
+            Ok(Some(input)) => self.replica.borrow_mut().step(input),
+            Err(error) => self.halt(unusable(&error)),
         }
+    }
+
+    fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
+        let log = self.log.start_behind(base);
+        let manifest = Manifest {
+            log: log.unwrap_or(self.log_start.get()),
+            databases: databases.iter().map(ManifestDatabase::from).collect(),
+        };
+        let Some(mut file) = self.manifest.borrow_mut().take() else {
+            unreachable!("the replica has one manifest saved at a time");
+        };
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            match file.save(&manifest).await {
+                Ok(()) => {
+                    shard.manifest.replace(Some(file));
+                    shard.log_start.set(manifest.log);
+                    shard.push(Input::ManifestSaved);
+                }
+                Err(error) => shard.halt(format!("the manifest cannot be saved: {error}")),
+            }
+        })
+        .detach();
+    }
+
+    fn cut_log(&self, up_to: LogIndex) {
+        let start = self.log_start.get();
+        assert!(
+            up_to <= start.base.index,
+            "the manifest names the cut first"
+        );
+        self.log.cut(start);
+    }
+
+    /// Writes pages into a database's file and syncs it, on another thread.
+    fn backfill(self: &Rc<Self>, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
+        let sql = self.sql.borrow();
+        let begun = match sql.begin_backfill(database, ends) {
+            Ok(begun) => begun,
+            Err(error) => return self.halt(unusable(&error)),
+        };
+        let file = sql.file(database);
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let written = glommio::executor().spawn_blocking(move || {
+                let end = begun
+                    .map(|(end, mut backfill)| {
+                        while backfill.write_slice(BACKFILL_SLICE_PAGES)? {}
+                        backfill.publish();
+                        Ok(end)
+                    })
+                    .transpose()?;
+                file.map_or(Ok(()), |file| file.sync_file())?;
+                Ok(end)
+            });
+            match written.await {
+                Ok(end) => shard.push(Input::Backfilled { database, end }),
+                Err(VfsError::Removed { .. }) => shard.push(Input::Backfilled {
+                    database,
+                    end: None,
+                }),
+                Err(error) => shard.halt(unusable(&error)),
+            }
+        })
+        .detach();
     }
 
     fn deliver(&self, request: RequestId, reply: Result<Reply>) {
@@ -495,4 +609,8 @@ impl Shard {
         }
         self.halt.raise();
     }
+}
+
+fn unusable(error: &VfsError) -> String {
+    format!("a database cannot be used any more: {error}")
 }

@@ -1,6 +1,6 @@
 //! What a replica is told at its start: who it is, who votes, its patience, and what it may hold.
 
-use crate::entry::{Entry, PAYLOAD_BYTES_MAX, TermRun};
+use crate::entry::{Entry, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 use crate::types::{LogIndex, NodeId, Term};
 
 /// The settings of one replica. They do not change during its life.
@@ -99,11 +99,13 @@ pub struct HardState {
 /// What a restart found: the log as storage recovered it. All of it must be durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoredLog {
-    /// The terms of all entries: the first run starts at index 1, terms strictly grow.
+    /// Behind which entry the log begins.
+    pub base: LogBase,
+    /// The terms of all entries: the first run starts just behind the base, terms strictly grow.
     pub runs: Vec<TermRun>,
-    /// The last index; 0 for an empty log.
+    /// The last index; that of the base for an empty log.
     pub last: LogIndex,
-    /// What was known to be committed; a lower bound of what is.
+    /// What was known to be committed; a lower bound of what is. Not below the base.
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
@@ -167,6 +169,22 @@ pub enum ConfigError {
         log: Term,
         /// The term of the hard state.
         hard_state: Term,
+    },
+    /// The log begins or ends where none can: the base is half a base, or above the last or the
+    /// commit index.
+    #[error(
+        "a log behind {base} of {base_term} cannot end at {last} with everything up to {commit} \
+         committed"
+    )]
+    Base {
+        /// The index of the base.
+        base: LogIndex,
+        /// Its term.
+        base_term: Term,
+        /// The restored last index.
+        last: LogIndex,
+        /// The restored commit index.
+        commit: LogIndex,
     },
     /// More is committed than the log holds.
     #[error("the restored commit index {commit} is above the last index {last}")]

@@ -35,6 +35,13 @@ pub enum Input {
         /// The peer.
         peer: NodeId,
     },
+    /// The caller needs the entries up to here no longer, and neither does a restart: the log
+    /// begins behind `up_to` from now on. At most
+    /// [`Status::matched_by_all`](crate::Status::matched_by_all), and applied.
+    Cut {
+        /// The new base.
+        up_to: LogIndex,
+    },
     /// Storage answers an [`Effect::ReadEntries`], perhaps with a shorter prefix. An empty answer
     /// means that nothing could be read now; the request is repeated after a tick.
     EntriesRead {

@@ -54,6 +54,18 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
+/// Where a log begins: behind this entry. What is at or below it has been cut off, because it is in
+/// the databases' files and every member has it.
+///
+/// The default, index 0 of term 0, is a log that was never cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogBase {
+    /// The last index that was cut off.
+    pub index: LogIndex,
+    /// The term of the entry there.
+    pub term: Term,
+}
+
 /// The entries from `first` on have this term, up to the next run or the end of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TermRun {

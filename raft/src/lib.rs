@@ -55,7 +55,7 @@ mod types;
 
 pub use config::{Config, ConfigError, HardState, RestoredLog};
 pub use effect::{Effect, Input};
-pub use entry::{Entry, EntryKind, PAYLOAD_BYTES_MAX, TermRun};
+pub use entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 pub use message::codec::{
     DecodeError, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, decode, encode,
     frame_body_len,

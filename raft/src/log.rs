@@ -20,7 +20,7 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
 /// The log of one replica.
 #[derive(Debug)]
 pub(crate) struct Log {
-    /// Terms of every entry from index 1 on.
+    /// Terms of every entry from the base on; the base itself is the start of the first run.
     runs: TermRuns,
     /// The newest entries: contiguous, ending at `last`.
     cache: VecDeque<Entry>,
@@ -30,7 +30,7 @@ pub(crate) struct Log {
     last: LogIndex,
     /// Never above `last`; only grows.
     commit: LogIndex,
-    /// What the caller has applied; entries above it stay in the cache.
+    /// What the caller has applied; entries above it stay in the cache. Never below the base.
     applied: LogIndex,
 }
 
@@ -52,18 +52,29 @@ pub(crate) enum Offer {
 impl Log {
     pub(crate) fn restore(found: RestoredLog, cache_bytes_max: usize) -> Result<Log, ConfigError> {
         let RestoredLog {
+            base,
             runs,
             last,
             commit,
             tail,
         } = found;
-        let runs = TermRuns::restore(runs, last)?;
+        if base.index > last.min(commit) || (base.index == LogIndex::ZERO) != (base.term == Term(0))
+        {
+            return Err(ConfigError::Base {
+                base: base.index,
+                base_term: base.term,
+                last,
+                commit,
+            });
+        }
+        let runs = TermRuns::restore(base, runs, last)?;
         if commit > last {
             return Err(ConfigError::CommitAboveLast { commit, last });
         }
         let mut wanted = last;
         for entry in tail.iter().rev() {
-            if entry.index != wanted || runs.term(wanted, last) != Some(entry.term) {
+            let known = wanted > base.index && runs.term(wanted, last) == Some(entry.term);
+            if entry.index != wanted || !known {
                 return Err(ConfigError::Tail {
                     index: wanted,
                     commit,
@@ -79,7 +90,7 @@ impl Log {
         }
         let cache_bytes = tail.iter().map(entry_bytes).sum();
         let cache = tail.into();
-        let applied = LogIndex::ZERO;
+        let applied = base.index;
         Ok(Log {
             runs,
             cache,
@@ -95,6 +106,11 @@ impl Log {
         self.last
     }
 
+    /// The log begins behind this index.
+    pub(crate) fn base(&self) -> LogIndex {
+        self.runs.base()
+    }
+
     pub(crate) fn commit(&self) -> LogIndex {
         self.commit
     }
@@ -103,7 +119,7 @@ impl Log {
         self.runs.last_term()
     }
 
-    /// The term at an index: `None` beyond the end, term 0 at index 0.
+    /// The term at an index: `None` below the base and beyond the end. Term 0 at index 0.
     pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
         self.runs.term(index, self.last)
     }
@@ -165,10 +181,28 @@ impl Log {
     /// committed.
     pub(crate) fn offer(
         &mut self,
-        prev: LogIndex,
-        prev_term: Term,
+        mut prev: LogIndex,
+        mut prev_term: Term,
         mut entries: Vec<Entry>,
     ) -> Offer {
+        let base = self.base();
+        if prev < base {
+            // A late message. What is below the base is committed, so that a leader has the same
+            // there; the rest is compared from the base on.
+            let below = base.0 - prev.0;
+            let below = usize::try_from(below).map_or(entries.len(), |n| n.min(entries.len()));
+            let Some(at_base) = entries
+                .drain(..below)
+                .next_back()
+                .filter(|entry| entry.index == base)
+            else {
+                return Offer::Taken {
+                    truncate: None,
+                    new: Vec::new(),
+                };
+            };
+            (prev, prev_term) = (base, at_base.term);
+        }
         if self.term(prev) != Some(prev_term) {
             if prev <= self.commit {
                 return Offer::AgainstCommit;
@@ -263,23 +297,40 @@ impl Log {
         self.applied = self.applied.max(index);
     }
 
-    /// Drops applied and durable entries while the cache is above its bound.
-    pub(crate) fn evict(&mut self, durable: LogIndex) {
-        let keep_above = self.applied.min(durable);
-        while self.cache_bytes > self.cache_bytes_max
-            && self
-                .cache
-                .front()
-                .is_some_and(|entry| entry.index <= keep_above)
+    /// Drops entries that are applied and durable here: those that everybody has, and others while
+    /// the cache is above its bound.
+    pub(crate) fn evict(&mut self, durable: LogIndex, matched_by_all: LogIndex) {
+        let may_go = self.applied.min(durable);
+        while let Some(oldest) = self.cache.front()
+            && oldest.index <= may_go
+            && (oldest.index <= matched_by_all || self.cache_bytes > self.cache_bytes_max)
         {
-            if let Some(old) = self.cache.pop_front() {
-                self.cache_bytes -= entry_bytes(&old);
-            }
+            self.pop_front();
+        }
+    }
+
+    /// The log begins behind `up_to` from now on.
+    pub(crate) fn cut(&mut self, up_to: LogIndex) {
+        assert!(
+            up_to <= self.applied,
+            "the log is cut at {up_to}, but only {} is applied",
+            self.applied
+        );
+        while self.cache.front().is_some_and(|entry| entry.index <= up_to) {
+            self.pop_front();
+        }
+        self.runs.cut(up_to);
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(old) = self.cache.pop_front() {
+            self.cache_bytes -= entry_bytes(&old);
         }
     }
 
     pub(crate) fn check_invariants(&self) {
         assert!(self.applied <= self.commit && self.commit <= self.last);
+        assert!(self.base() <= self.applied && self.base() < self.cache_first());
         assert!(
             self.cache_first() <= self.commit.next(),
             "an uncommitted entry left the cache"

@@ -54,6 +54,8 @@ pub enum Message {
         prev_term: Term,
         /// What is committed. It may lie beyond the entries of this message.
         commit: LogIndex,
+        /// What every member is known to hold durably; never above what is committed.
+        matched_by_all: LogIndex,
         /// Contiguous from `prev_index + 1` on.
         entries: Vec<Entry>,
     },
@@ -70,6 +72,8 @@ pub enum Message {
         term: Term,
         /// What is committed and known to match at this follower.
         commit: LogIndex,
+        /// What every member is known to hold durably; never above `commit`.
+        matched_by_all: LogIndex,
         /// Grows with each round. An echo proves that the leader led after the round began.
         round: u64,
     },

@@ -52,11 +52,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A peer of which a new leader knows nothing but hopes that its log is like its own.
-    pub(crate) fn new(last: LogIndex) -> Progress {
+    /// A peer of which a new leader knows only that it holds what everybody does, and hopes that its
+    /// log is like its own.
+    pub(crate) fn new(last: LogIndex, matched_by_all: LogIndex) -> Progress {
         Progress {
             mode: Mode::Probe,
-            match_index: LogIndex::ZERO,
+            match_index: matched_by_all,
             next: last.next(),
             probe_sent: false,
             nudge: false,
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_acceptance_ends_the_probe_and_frees_the_window() {
-        let mut progress = Progress::new(LogIndex(10));
+        let mut progress = Progress::new(LogIndex(10), LogIndex::ZERO);
         progress.accepted(LogIndex(4));
         assert_eq!(
             (progress.mode, progress.next),
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_probe_never_goes_below_what_is_known_to_match() {
-        let mut progress = Progress::new(LogIndex(10));
+        let mut progress = Progress::new(LogIndex(10), LogIndex::ZERO);
         progress.accepted(LogIndex(4));
         progress.sent(LogIndex(9), 50);
         progress.probe_from(LogIndex(2));

@@ -49,6 +49,10 @@ pub struct Raft {
     reads: Reads,
     /// The newest heartbeat round. It only grows, so no round is ever used twice.
     round: u64,
+    /// Every member holds the log durably up to here. It is a fact that no election ends: each
+    /// later leader has these entries, so that nobody ever truncates them. Never above the commit
+    /// index or what is durable here, never below the base.
+    matched_by_all: LogIndex,
     /// This leader's no-op. Once it is committed the leader serves.
     noop: LogIndex,
     /// A heartbeat to everybody is due at the end of this turn.
@@ -90,21 +94,22 @@ impl Raft {
             role: Role::Follower,
             leader: None,
             io: Io::new(log.last()),
-            log,
             timers: Timers::default(),
             votes: BTreeSet::new(),
             peers: BTreeMap::new(),
             reads: Reads::default(),
             round: 0,
+            matched_by_all: log.base(),
             noop: LogIndex::ZERO,
             heartbeat_due: false,
             messages: Vec::new(),
             events: Vec::new(),
             announced: (Role::Follower, hard_state.term, None),
             dropped: 0,
+            log,
             config,
         };
-        if raft.log.commit() > LogIndex::ZERO {
+        if raft.log.commit() > raft.log.base() {
             raft.events.push(Effect::Committed {
                 up_to: raft.log.commit(),
             });
@@ -133,6 +138,7 @@ impl Raft {
                 }
             }
             Input::PeerLost { peer } => self.peer_lost(peer),
+            Input::Cut { up_to } => self.cut(up_to),
             Input::EntriesRead { peer, entries } => self.entries_read(peer, entries),
         }
     }
@@ -199,6 +205,8 @@ impl Raft {
             commit: self.log.commit(),
             last: self.log.last(),
             durable: self.io.durable(),
+            base: self.log.base(),
+            matched_by_all: self.matched_by_all,
             serving: self.is_serving(),
             dropped: self.dropped,
         }
@@ -209,7 +217,7 @@ impl Raft {
         self.log.entry(index)
     }
 
-    /// The term of the entry at any index; `None` beyond the end of the log.
+    /// The term of the entry at any index; `None` below the base and beyond the end of the log.
     pub fn entry_term(&self, index: LogIndex) -> Option<Term> {
         self.log.term(index)
     }
@@ -220,7 +228,20 @@ impl Raft {
     /// If `up_to` is not committed yet.
     pub fn applied(&mut self, up_to: LogIndex) {
         self.log.applied(up_to);
-        self.log.evict(self.io.durable());
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        self.log.evict(self.io.durable(), self.matched_by_all);
+    }
+
+    fn cut(&mut self, up_to: LogIndex) {
+        assert!(
+            up_to <= self.matched_by_all,
+            "the log is cut at {up_to}, but a member may lack what is above {}",
+            self.matched_by_all
+        );
+        self.log.cut(up_to);
     }
 
     fn receive(&mut self, from: NodeId, message: Message) {
@@ -252,19 +273,23 @@ impl Raft {
                 prev_index,
                 prev_term,
                 commit,
+                matched_by_all,
                 entries,
             } => {
                 if self.follow(from, term) {
                     self.append_offered(from, (prev_index, prev_term), commit, entries);
+                    self.matched_by_all_heard(matched_by_all);
                 }
             }
             Message::Heartbeat {
                 term,
                 commit,
+                matched_by_all,
                 round,
             } => {
                 if self.follow(from, term) {
                     self.heartbeat_heard(from, commit, round);
+                    self.matched_by_all_heard(matched_by_all);
                 }
             }
             Message::AppendReply { term, result } => {
@@ -287,7 +312,7 @@ impl Raft {
             Role::Leader if grew => self.commit_what_a_majority_holds(),
             _ => {}
         }
-        self.log.evict(self.io.durable());
+        self.evict();
     }
 
     fn is_sole_voter(&self) -> bool {

@@ -13,6 +13,10 @@
 //!    the next epoch. All records of a segment have the same epoch.
 //! 4. `durable_upto` counts only what has completed when the record is encoded.
 //!
+//! 5. The log is cut only behind what is applied and durable. The segment that holds the record at the
+//!    new base, and all after it, are kept and read again; whatever is older is no part of the log.
+//!    So nothing void outlives what made it void, and a base whose record is missing is damage.
+//!
 //! With more writes in flight a third verdict would be needed, because a record could be durable
 //! after a torn one without either having been acknowledged.
 
@@ -23,7 +27,7 @@ mod verdict;
 pub use error::{Evidence, RecoveryError};
 pub use scan::{Damage, SegmentScan, scan_segment};
 
-use crate::entry::{EntryKind, TermRun};
+use crate::entry::{EntryKind, LogBase, TermRun};
 use crate::record::RecordHeader;
 use crate::types::{LogIndex, Term};
 use verdict::{End, Verdict};
@@ -98,13 +102,15 @@ impl std::fmt::Display for Cut {
 /// The log as a restart found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredLog {
-    /// Every live record, in order of index, from 1 to `last`.
+    /// Behind which entry the log begins.
+    pub base: LogBase,
+    /// Every live record, in order of index, from just behind the base to `last`.
     pub records: Vec<RecordPosition>,
     /// The terms of them.
     pub runs: Vec<TermRun>,
-    /// The last index; 0 for an empty log.
+    /// The last index; that of the base for an empty log.
     pub last: LogIndex,
-    /// The highest commit index that any header names, but not above `last`.
+    /// The highest commit index that any header names, but not above `last` nor below the base.
     pub commit: LogIndex,
     /// The highest epoch of any whole header, live or not. The next write uses a higher one.
     pub epoch: u64,
@@ -114,8 +120,9 @@ pub struct RecoveredLog {
     pub cut: Option<Cut>,
 }
 
-/// Puts the scans of all segments together. `durable_mark` is a [`DurableMark`] or, if the epoch is
-/// unknown, a [`LogIndex`].
+/// Puts the scans of all segments together, from the one with the record at `base` on; of a log that
+/// was never cut, of all. `durable_mark` is a [`DurableMark`] or, if the epoch is unknown, a
+/// [`LogIndex`].
 ///
 /// # Errors
 /// A record that was durable is damaged or missing, or the segments do not belong together. Nothing
@@ -123,25 +130,30 @@ pub struct RecoveredLog {
 pub fn recover(
     scans: Vec<SegmentScan>,
     durable_mark: impl Into<DurableMark>,
+    base: LogBase,
 ) -> Result<RecoveredLog, RecoveryError> {
     let mark = durable_mark.into();
-    let mut log = Assembly::default();
+    let mut log = Assembly::behind(base);
     let epochs = scans
         .iter()
         .filter_map(SegmentScan::any_header)
         .map(|header| header.place.epoch);
     log.found.epoch = epochs.max().unwrap_or(0);
-    if scans.is_empty() && mark.index > LogIndex::ZERO {
+    if scans.is_empty() && mark.index.max(base.index) > LogIndex::ZERO {
         let end = End {
             segment: 0,
             offset: 0,
-            index: LogIndex(1),
+            index: log.found.last.next(),
             epoch: 0,
             damaged: false,
         };
-        return Err(end.corrupt(Evidence::DurableMark {
-            index: mark.index,
-            epoch: mark.epoch,
+        return Err(end.corrupt(if base.index > LogIndex::ZERO {
+            Evidence::Base { index: base.index }
+        } else {
+            Evidence::DurableMark {
+                index: mark.index,
+                epoch: mark.epoch,
+            }
         }));
     }
     let mut rest = scans.as_slice();
@@ -162,7 +174,7 @@ pub fn recover(
             epoch: log.epoch,
             damaged: scan.damage.is_some(),
         };
-        match verdict::judge(&end, scan, later, mark, log.found.epoch) {
+        match verdict::judge(&end, scan, later, (mark, base), log.found.epoch) {
             Verdict::Superseded | Verdict::Continued | Verdict::End => {}
             Verdict::Corrupt(evidence) => return Err(end.corrupt(evidence)),
             Verdict::Torn => log.cut(scan, &end),
@@ -181,9 +193,19 @@ struct Assembly {
     epoch: u64,
     epoch_first: LogIndex,
     commit: LogIndex,
+    /// The first record has come.
+    begun: bool,
 }
 
 impl Assembly {
+    /// Nothing is found yet. The record at the base is the first that the log lacks.
+    fn behind(base: LogBase) -> Assembly {
+        let mut log = Assembly::default();
+        log.found.base = base;
+        log.found.last = base.index.prev();
+        log
+    }
+
     fn take(&mut self, scan: &SegmentScan) -> Result<(), RecoveryError> {
         if !scan.is_zero() {
             self.found.highest_segment = scan.segment;
@@ -195,6 +217,13 @@ impl Assembly {
         }
         for header in scan.headers() {
             self.commit = self.commit.max(header.place.commit);
+        }
+        if !self.begun
+            && let Some((_, first)) = scan.records.first()
+        {
+            self.begun = true;
+            // The base's segment may begin with records from before it.
+            self.found.last = self.found.last.min(first.index.prev());
         }
         for (offset, header) in &scan.records {
             self.push(scan.segment, *offset, header)?;
@@ -240,8 +269,13 @@ impl Assembly {
                 first,
             }));
         }
-        self.found.records.retain(|record| record.index < first);
-        self.found.last = first.prev();
+        if self.epoch > 0 || self.found.base.index == LogIndex::ZERO {
+            if first <= self.found.base.index {
+                return Err(inconsistent("no epoch voids what the log was cut behind"));
+            }
+            self.found.records.retain(|record| record.index < first);
+            self.found.last = first.prev();
+        }
         (self.epoch, self.epoch_first) = (epoch, first);
         Ok(())
     }
@@ -274,15 +308,26 @@ impl Assembly {
         if header.index < next {
             return Err(inconsistent("an epoch holds each index once"));
         }
+        let base = self.found.base;
+        self.found.last = header.index;
+        if header.index <= base.index {
+            let fits = header.term <= base.term;
+            return if fits && (header.index < base.index || header.term == base.term) {
+                Ok(())
+            } else {
+                Err(inconsistent(
+                    "the record at the base has the term of the base",
+                ))
+            };
+        }
         let last_term = self
             .found
             .records
             .last()
-            .map_or(Term(0), |record| record.term);
+            .map_or(base.term, |record| record.term);
         if header.term < last_term || header.term == Term(0) {
             return Err(inconsistent("terms never fall"));
         }
-        self.found.last = header.index;
         self.found.records.push(RecordPosition {
             index: header.index,
             term: header.term,
@@ -315,7 +360,7 @@ impl Assembly {
 
     fn finish(self) -> RecoveredLog {
         let mut found = self.found;
-        found.commit = self.commit.min(found.last);
+        found.commit = self.commit.min(found.last).max(found.base.index);
         for record in &found.records {
             if found.runs.last().is_none_or(|run| run.term < record.term) {
                 found.runs.push(TermRun {
@@ -325,7 +370,7 @@ impl Assembly {
             }
         }
         assert_eq!(
-            found.records.len() as u64,
+            found.records.len() as u64 + found.base.index.0,
             found.last.0,
             "every index has one live record"
         );

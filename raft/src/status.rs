@@ -44,6 +44,12 @@ pub struct Status {
     pub last: LogIndex,
     /// How far this node's own log is durable.
     pub durable: LogIndex,
+    /// The log begins behind this index.
+    pub base: LogIndex,
+    /// Every member holds the log durably up to here, as far as this node knows: the log may be cut
+    /// there. It only grows within a life, and is never above `commit` or `durable`. A member that
+    /// is down holds it back, as there is no other way yet to give it what it lacks.
+    pub matched_by_all: LogIndex,
     /// It leads and its no-op is committed, so that its commit index covers all earlier leaders'.
     pub serving: bool,
     /// How many inputs were dropped because no correct peer can have sent them.

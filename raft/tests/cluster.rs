@@ -55,6 +55,9 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.repeated += struck.repeated;
         sum.torn += struck.torn;
         sum.cuts += struck.cuts;
+        sum.log_cuts += struck.log_cuts;
+        sum.removed += struck.removed;
+        sum.starts_behind_a_base += struck.starts_behind_a_base;
         elections += cluster.invariants.elections.count();
         committed += cluster.invariants.committed.entries.len();
         reads += cluster.reads_answered;
@@ -73,6 +76,9 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.repeated,
         sum.torn,
         sum.cuts,
+        sum.log_cuts,
+        sum.removed,
+        sum.starts_behind_a_base,
         storage_reads,
         reads,
     ];

@@ -119,14 +119,34 @@ fn read_all(pipe: Option<impl Read>) -> String {
 /// # Panics
 /// If there is no such process.
 pub fn resident_bytes(process: u32) -> u64 {
-    let path = format!("/proc/{process}/status");
-    let status = std::fs::read_to_string(&path).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next());
-    let kib: u64 = kib
+    counter(process, "status", "VmRSS:") << 10
+}
+
+/// The same without pages of files, which the kernel may drop at any time.
+///
+/// # Panics
+/// If there is no such process.
+pub fn anonymous_bytes(process: u32) -> u64 {
+    counter(process, "status", "RssAnon:") << 10
+}
+
+/// The bytes that a process has made the disk write so far.
+///
+/// # Panics
+/// If there is no such process.
+pub fn written_bytes(process: u32) -> u64 {
+    counter(process, "io", "write_bytes:")
+}
+
+/// The number behind `name` in a file of `/proc` about a process.
+fn counter(process: u32, file: &str, name: &str) -> u64 {
+    let path = format!("/proc/{process}/{file}");
+    let text = std::fs::read_to_string(&path).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number
         .and_then(|text| text.parse().ok())
-        .expect("VmRSS is a number");
-    kib << 10
+        .unwrap_or_else(|| panic!("{path} has no number {name}"))
 }
 
 /// The value of an environment variable that sets the size of a test, or `default`.

@@ -1,7 +1,8 @@
 //! Many clients at once: writers queue and never fail, readers see whole transactions only, and
 //! nobody can hold the write lock for ever.
 //!
-//! `TRANSFERS` sets how many transfers each of the 16 writers makes (40 unless told).
+//! `TRANSFERS` sets how many transfers each writer makes (40 unless told), `WRITERS` and `READERS`
+//! how many there are (16 and 4).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -125,11 +126,13 @@ fn watch(mut client: Client, in_transactions: bool, stop: &AtomicBool) -> usize 
 
 #[test]
 fn writers_queue_and_none_is_told_that_the_database_is_locked() {
-    const WRITERS: usize = 16;
+    let writers = process::size("WRITERS", 16);
+    let readers = process::size("READERS", 4);
     let transfers = i64::try_from(process::size("TRANSFERS", 40)).unwrap();
     let mut bank = Bank::start(3);
-    let readers = bank.clients(4);
-    let writers = bank.clients(WRITERS);
+    let sent = i64::try_from(writers).unwrap() * transfers;
+    let readers = bank.clients(readers);
+    let writers = bank.clients(writers);
     let stop = AtomicBool::new(false);
     let looks = thread::scope(|scope| {
         let stop = &stop;
@@ -166,7 +169,6 @@ fn writers_queue_and_none_is_told_that_the_database_is_locked() {
     });
     assert!(looks > Some(10), "a reader looked only {looks:?} times");
     let mut client = bank.client();
-    let sent = WRITERS as i64 * transfers;
     let count = "SELECT count(*) FROM (SELECT DISTINCT writer, number FROM transfers)";
     assert_eq!(scene::integer(&mut client, count), sent);
     let count = "SELECT count(*) FROM transfers";

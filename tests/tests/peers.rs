@@ -160,6 +160,7 @@ fn senseless_messages() -> Vec<Message> {
         Message::Heartbeat {
             term: Term(0),
             commit: far,
+            matched_by_all: LogIndex(0),
             round: 1,
         },
         Message::AppendReply {
@@ -173,6 +174,7 @@ fn senseless_messages() -> Vec<Message> {
             prev_index: LogIndex(1),
             prev_term: Term(1),
             commit: far,
+            matched_by_all: LogIndex(0),
             entries: vec![entry],
         },
         Message::PreVote {
@@ -230,6 +232,7 @@ fn a_peer_at_the_end_of_all_terms_stops_no_node() {
         Message::Heartbeat {
             term,
             commit: LogIndex(0),
+            matched_by_all: LogIndex(0),
             round: 1,
         },
         Message::Vote {

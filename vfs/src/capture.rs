@@ -1,12 +1,11 @@
 //! Capture: what committed, taken out as page images.
 
-use std::sync::atomic::Ordering;
-
 use crate::database::{Database, DatabaseInner};
 use crate::epoch::Epoch;
 use crate::header::CommitPoint;
 use crate::lock;
 use crate::page::{Page, PageNumber};
+use crate::sync::atomic::Ordering;
 
 /// What committed since the last capture.
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ impl DatabaseInner {
         // would stay until the next commit of that size.
         epoch.frames.cut(header.max_frame());
         let mut history = lock(&self.history);
-        if history.generation() != epoch.generation {
+        if epoch.is_dead() {
             // A roll-back has cut this commit off already.
             return;
         }

@@ -1,6 +1,7 @@
 //! Connections: how they are set up, and what the VFS knows of them.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -25,6 +26,7 @@ impl Database {
     /// Authorisation and limits are the caller's. In particular a URI in `ATTACH` can name another
     /// VFS, which nothing here can refuse.
     pub fn connect(&self) -> Result<Connection, VfsError> {
+        self.inner.require_present()?;
         let vfs_name = &*self.inner.vfs.registered_name;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags_and_vfs(self.name(), flags, vfs_name)
@@ -33,6 +35,10 @@ impl Database {
             .set_up(&connection)
             .map_err(|source| self.connect_error("set up a connection", source))?;
         match mode.as_str() {
+            // The name may be another database's by now.
+            "wal" if !self.owns(&connection) => Err(VfsError::Removed {
+                name: self.name().to_owned(),
+            }),
             "wal" => Ok(connection),
             _ => Err(VfsError::NotWal {
                 name: self.name().to_owned(),
@@ -58,6 +64,12 @@ impl Database {
         Ok(mode)
     }
 
+    /// Whether the connection is one on this database.
+    fn owns(&self, connection: &Connection) -> bool {
+        let is_this = |handle: &MainHandle| Arc::ptr_eq(&handle.database, &self.inner);
+        with_handle(connection, "main", is_this).unwrap_or(false)
+    }
+
     fn connect_error(&self, operation: &'static str, source: rusqlite::Error) -> VfsError {
         VfsError::Connect {
             operation,
@@ -77,6 +89,18 @@ impl Database {
 /// SQLite publishes a commit before it gives back the write lock.
 pub fn read_position(connection: &Connection, schema: &str) -> Option<WalPosition> {
     with_handle(connection, schema, MainHandle::snapshot).flatten()
+}
+
+/// The snapshot of the read transaction that a connection has open on one of its schemas; None if
+/// it has none. While it has, no backfill goes beyond it and the WAL is not restarted.
+pub fn held_snapshot(connection: &Connection, schema: &str) -> Option<WalPosition> {
+    with_handle(connection, schema, MainHandle::held_snapshot).flatten()
+}
+
+/// Whether the last write transaction of a connection on one of its schemas got `SQLITE_FULL`
+/// because it had put [`crate::VfsOptions::transaction_bytes_max`] bytes into the WAL.
+pub fn transaction_is_too_large(connection: &Connection, schema: &str) -> bool {
+    with_handle(connection, schema, MainHandle::transaction_is_too_large).unwrap_or(false)
 }
 
 /// Whether a connection holds the write lock on one of its schemas; false if there is no such

@@ -1,19 +1,23 @@
 //! A database: its file, its current epoch, and what of it has committed and been captured.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::creation::page_size_of;
 use crate::epoch::Epoch;
 use crate::error::VfsError;
 use crate::frames::{FrameFault, NewestFrame};
-use crate::header::{CommitPoint, IndexHeader, WalPosition};
+use crate::header::{CommitPoint, IndexHeader};
+use crate::history::History;
+use crate::main_file::MainFile;
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
+use crate::snapshot::Pin;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::{lock, read_lock};
 
 /// Pages whose images are looked up at once when a whole database is read, so that writers wait
@@ -39,9 +43,16 @@ pub(crate) struct DatabaseInner {
     pub(crate) writable: AtomicBool,
     /// Whether something has committed since the last capture; a hint that is read without a lock.
     pub(crate) changed: AtomicBool,
-    /// Held through an apply or a roll-back. Lock tables are per epoch, so WRITE alone would not
-    /// keep two of them apart. It is taken before `history`, that before `current`, that before
-    /// any lock inside an epoch.
+    /// Whether the name was given away. Every handle is dead then. Set under `acts` and `history`.
+    pub(crate) removed: AtomicBool,
+    /// Until when new read transactions wait. Read under no other lock.
+    pub(crate) parked_until: Mutex<Option<Instant>>,
+    /// Whether there is something to read in `parked_until`; a hint that is read without a lock.
+    pub(crate) parked: AtomicBool,
+    /// Held through an apply, a roll-back, a restart, and the begin and the end of a backfill. Lock
+    /// tables are per epoch, so their slots alone would not keep two of them apart. It is taken
+    /// before WRITE, that before `history`, that before `current`, that before any lock inside an
+    /// epoch.
     pub(crate) acts: Mutex<()>,
     pub(crate) history: Mutex<History>,
     pub(crate) current: RwLock<Arc<Epoch>>,
@@ -49,137 +60,43 @@ pub(crate) struct DatabaseInner {
     pub(crate) recovery_requests: AtomicU64,
 }
 
-/// What has committed, and what of it was captured.
-pub(crate) struct History {
-    /// The header of the last commit, and the last one that was captured, applied or rolled back
-    /// to.
-    pub(crate) committed: IndexHeader,
-    pub(crate) captured: IndexHeader,
-    /// For each generation that still has commits the frame it began at, ascending; never empty.
-    /// It grows by 16 bytes with each roll-back that does not go behind an earlier one.
-    generations: Vec<WalPosition>,
-}
-
-impl History {
-    fn new(header: IndexHeader) -> History {
-        History {
-            committed: header,
-            captured: header,
-            generations: vec![WalPosition {
-                generation: 1,
-                frame: header.max_frame(),
-            }],
-        }
-    }
-
-    /// The number of the epoch that lives now.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generations.last().map_or(0, |last| last.generation)
-    }
-
-    /// The last commit.
-    pub(crate) fn commit_point(&self) -> CommitPoint {
-        let position = WalPosition {
-            generation: self.generation(),
-            frame: self.committed.max_frame(),
-        };
-        CommitPoint {
-            position,
-            header: self.committed,
-        }
-    }
-
-    /// Whether the frames up to `position` are those that a reader saw there when it was the end.
-    pub(crate) fn contains(&self, position: WalPosition) -> bool {
-        let begins = self
-            .generations
-            .iter()
-            .position(|at| at.generation == position.generation);
-        begins.is_some_and(|index| {
-            let end = self.generations.get(index + 1).map(|next| next.frame);
-            let end = end.unwrap_or_else(|| self.committed.max_frame());
-            (self.generations[index].frame..=end).contains(&position.frame)
-        })
-    }
-
-    /// Makes `to`, which the history contains, the last commit and begins a new generation there.
-    pub(crate) fn roll_back(&mut self, to: &CommitPoint, generation: u64) {
-        self.generations
-            .retain(|at| at.generation <= to.position.generation);
-        self.generations.push(WalPosition {
-            generation,
-            frame: to.position.frame,
-        });
-        self.committed = to.header;
-        self.captured = to.header;
-    }
-}
-
 /// Where each page of a database was as of one commit: see [`Database::past_state`].
 pub struct PastState {
+    /// Keeps backfills below, so that pages without a frame are in the file as they were.
+    pin: Pin,
     epoch: Arc<Epoch>,
     /// The pages that are in the WAL, by number.
     newest: Vec<NewestFrame>,
-    page_count: u32,
-}
-
-/// The database file. Nothing writes it.
-pub(crate) struct MainFile {
-    file: File,
-    path: PathBuf,
-    /// Its size when it was opened; whole pages, at least one.
-    pub(crate) bytes: u64,
-}
-
-impl MainFile {
-    /// Reads as much as the file has at `offset`, and fills the rest with zeros. Returns the number
-    /// of bytes that came from the file.
-    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            match self.file.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        into[done..].fill(0);
-        Ok(done)
-    }
 }
 
 impl DatabaseInner {
-    /// Opens the file and puts an empty WAL above it.
+    /// Opens the file and puts an empty WAL above it. The file is looked at unless its page size is
+    /// given.
     pub(crate) fn open(
         vfs: Arc<VfsInner>,
         directory: &Path,
         name: &str,
+        known_page_size: Option<PageSize>,
     ) -> Result<DatabaseInner, VfsError> {
         let path = directory.join(name);
-        let io = |operation| {
-            let path = path.clone();
-            move |source| VfsError::io(operation, &path, source)
-        };
-        let file = File::open(&path).map_err(io("open"))?;
-        let bytes = file.metadata().map_err(io("examine"))?.len();
         let not_a_database = |reason| VfsError::NotADatabase {
             path: path.clone(),
             reason,
         };
-        let file = MainFile {
-            file,
-            path: path.clone(),
-            bytes,
+        let file = MainFile::open(&path)?;
+        let page_size = match known_page_size {
+            Some(page_size) => page_size,
+            None => {
+                let mut start = [0; 100];
+                let found = file.read_page(PageNumber(1), &mut start)?;
+                page_size_of(&start[..found]).map_err(not_a_database)?
+            }
         };
-        let mut start = [0; 100];
-        let found = file.read(0, &mut start).map_err(io("read"))?;
-        let page_size = page_size_of(&start[..found]).map_err(not_a_database)?;
-        if bytes % u64::from(page_size.bytes()) != 0 {
-            return Err(not_a_database("its size is no multiple of its page size"));
-        }
-        let page_count = u32::try_from(bytes / u64::from(page_size.bytes()))
-            .map_err(|_| not_a_database("it has more pages than SQLite can number"))?;
+        // A power loss in the middle of a backfill may leave a part of the last page, which the
+        // replay of the log completes, as it does any other page of that backfill.
+        let page_count = u32::try_from(file.bytes().div_ceil(u64::from(page_size.bytes())))
+            .map_err(|_| not_a_database("it has more pages than SQLite can number"))?
+            .max(1);
         let header = IndexHeader::empty(page_size, page_count);
         Ok(DatabaseInner {
             vfs,
@@ -188,6 +105,9 @@ impl DatabaseInner {
             file,
             writable: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            parked_until: Mutex::new(None),
+            parked: AtomicBool::new(false),
             acts: Mutex::new(()),
             history: Mutex::new(History::new(header)),
             current: RwLock::new(Arc::new(Epoch::first(page_size, &header))),
@@ -200,10 +120,55 @@ impl DatabaseInner {
         read_lock(&self.current).clone()
     }
 
+    /// Fails if the name was given away. To be asked under `acts` or `history`.
+    pub(crate) fn require_present(&self) -> Result<(), VfsError> {
+        match self.removed.load(Ordering::Acquire) {
+            true => Err(VfsError::Removed {
+                name: self.name.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// What `point` is called today; fails unless it is part of the history.
+    pub(crate) fn require(
+        &self,
+        history: &History,
+        point: &CommitPoint,
+    ) -> Result<CommitPoint, VfsError> {
+        self.require_present()?;
+        history
+            .resolve(point)
+            .ok_or_else(|| VfsError::UnknownCommitPoint {
+                name: self.name.clone(),
+                position: point.position,
+            })
+    }
+
+    /// Fails if the file may already hold pages that are newer than the commit `point`.
+    pub(crate) fn require_above_backfill(
+        &self,
+        epoch: &Epoch,
+        point: &CommitPoint,
+    ) -> Result<(), VfsError> {
+        let backfilled = epoch.index.backfill_attempted();
+        match point.position.frame < backfilled {
+            true => Err(VfsError::SnapshotTooOld {
+                name: self.name.clone(),
+                position: point.position,
+                backfilled,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// The fault of a frame store that was asked for frames of its own history.
-    pub(crate) fn rolled_back(&self, _fault: FrameFault) -> VfsError {
-        VfsError::RolledBack {
-            name: self.name.clone(),
+    pub(crate) fn ended(&self, _fault: FrameFault) -> VfsError {
+        match self.require_present() {
+            Err(removed) => removed,
+            Ok(()) => VfsError::RolledBack {
+                name: self.name.clone(),
+            },
         }
     }
 }
@@ -249,9 +214,12 @@ impl Database {
     }
 
     /// Hands every page `1..=at.page_count()` as of the commit `at` to `each`, in order. A page
-    /// that was never written is zeros. Commits may go on meanwhile; a roll-back ends it with
-    /// [`VfsError::RolledBack`], and an `at` that was rolled back is
-    /// [`VfsError::UnknownCommitPoint`].
+    /// that was never written is zeros. Commits may go on meanwhile, and backfills up to `at`.
+    ///
+    /// Fails with [`VfsError::RolledBack`] if a roll-back comes in between, with
+    /// [`VfsError::UnknownCommitPoint`] if `at` was rolled back or lies before the last restart of
+    /// the WAL, and with [`VfsError::SnapshotTooOld`] if the file holds newer pages already, which
+    /// a [`Pin`](crate::Pin) prevents.
     pub fn read_pages_at(
         &self,
         at: &CommitPoint,
@@ -261,23 +229,18 @@ impl Database {
         self.read_page_range_at(&past, 1..at.page_count() + 1, each)
     }
 
-    /// Finds where each page was as of the commit `at`, for [`Database::read_page_range_at`]. It
-    /// keeps no handle of the database.
+    /// Finds where each page was as of the commit `at`, for [`Database::read_page_range_at`]. While
+    /// it lives, backfills stay at or below `at` and the WAL is not restarted.
     pub fn past_state(&self, at: &CommitPoint) -> Result<PastState, VfsError> {
         let inner = &*self.inner;
-        let epoch = {
-            let history = lock(&inner.history);
-            self.require(&history, at)?;
-            inner.epoch()
-        };
+        // Pages without a frame up to `at` are then not written while they are read.
+        let pin = self.pin(at)?;
+        let at = pin.at();
+        let epoch = inner.epoch();
         let newest = epoch.frames.newest(1, at.position.frame);
-        let mut newest = newest.map_err(|fault| inner.rolled_back(fault))?;
+        let mut newest = newest.map_err(|fault| inner.ended(fault))?;
         newest.retain(|entry| entry.number.0 <= at.page_count());
-        Ok(PastState {
-            epoch,
-            newest,
-            page_count: at.page_count(),
-        })
+        Ok(PastState { pin, epoch, newest })
     }
 
     /// Hands the pages `numbers` of a past state of this database to `each`, in order; numbers above
@@ -290,13 +253,13 @@ impl Database {
     ) -> Result<(), VfsError> {
         let inner = &*self.inner;
         let mut next_number = numbers.start.max(1);
-        let end = numbers.end.min(past.page_count + 1);
+        let end = numbers.end.min(past.pin.at().page_count() + 1);
         let place = |number| past.newest.partition_point(|entry| entry.number.0 < number);
         let in_wal = &past.newest[place(next_number)..place(end.max(next_number))];
         let mut from_file = vec![0; inner.page_size.as_usize()];
         for batch in in_wal.chunks(READ_PAGES_BATCH) {
             let pages = past.epoch.frames.pages(batch);
-            for (number, page) in pages.map_err(|fault| inner.rolled_back(fault))? {
+            for (number, page) in pages.map_err(|fault| inner.ended(fault))? {
                 self.read_file_pages(next_number..number.0, &mut from_file, each)?;
                 each(number, &page);
                 next_number = number.0 + 1;
@@ -304,49 +267,21 @@ impl Database {
         }
         self.read_file_pages(next_number..end, &mut from_file, each)?;
         match past.epoch.is_dead() {
-            true => Err(VfsError::RolledBack {
-                name: inner.name.clone(),
-            }),
+            true => Err(inner.ended(FrameFault::Poisoned)),
             false => Ok(()),
-        }
-    }
-
-    /// Fails unless `point` is part of the history.
-    pub(crate) fn require(&self, history: &History, point: &CommitPoint) -> Result<(), VfsError> {
-        match history.contains(point.position) {
-            true => Ok(()),
-            false => Err(VfsError::UnknownCommitPoint {
-                name: self.inner.name.clone(),
-                position: point.position,
-            }),
         }
     }
 
     fn read_file_pages(
         &self,
-        numbers: std::ops::Range<u32>,
+        numbers: Range<u32>,
         buffer: &mut [u8],
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
         for number in numbers {
-            self.inner.read_file_page(PageNumber(number), buffer)?;
+            self.inner.file.read_page(PageNumber(number), buffer)?;
             each(PageNumber(number), buffer);
         }
-        Ok(())
-    }
-}
-
-impl DatabaseInner {
-    /// Reads one page of the database file; zeros if the file ends before it.
-    pub(crate) fn read_file_page(
-        &self,
-        number: PageNumber,
-        into: &mut [u8],
-    ) -> Result<(), VfsError> {
-        let offset = u64::from(number.0 - 1) * u64::from(self.page_size.bytes());
-        self.file
-            .read(offset, into)
-            .map_err(|source| VfsError::io("read", &self.file.path, source))?;
         Ok(())
     }
 }
@@ -361,39 +296,5 @@ impl fmt::Debug for Database {
             .field("position", &point.position)
             .field("page_count", &point.page_count())
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn point(generation: u64, frame: u32) -> CommitPoint {
-        let header = IndexHeader::empty(PageSize::DEFAULT, 1).next_commit(frame, 1);
-        CommitPoint {
-            position: WalPosition { generation, frame },
-            header,
-        }
-    }
-
-    #[test]
-    fn a_history_knows_what_was_rolled_back() {
-        let mut history = History::new(IndexHeader::empty(PageSize::DEFAULT, 1));
-        history.committed = point(1, 20).header;
-        assert!(history.contains(point(1, 20).position));
-        assert!(!history.contains(point(1, 21).position));
-        assert!(!history.contains(point(2, 5).position));
-
-        history.roll_back(&point(1, 10), 2);
-        assert!(
-            history.contains(point(1, 10).position) && !history.contains(point(1, 11).position)
-        );
-        history.committed = point(2, 15).header;
-        assert!(history.contains(point(2, 15).position) && !history.contains(point(2, 9).position));
-
-        history.roll_back(&point(1, 4), 3);
-        assert!(!history.contains(point(2, 10).position));
-        assert_eq!(history.commit_point().position, point(3, 4).position);
-        assert!(history.contains(point(1, 4).position) && !history.contains(point(1, 5).position));
     }
 }

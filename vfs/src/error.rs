@@ -102,6 +102,25 @@ pub enum VfsError {
         /// The position asked for.
         position: WalPosition,
     },
+    /// A commit that the database file has gone beyond: pages of it are overwritten by newer ones.
+    #[error(
+        "{position} of the database {name} is too old: its file holds the commits up to frame \
+         {backfilled} (pin a commit that is to be read for long)"
+    )]
+    SnapshotTooOld {
+        /// The database.
+        name: String,
+        /// The position asked for.
+        position: WalPosition,
+        /// The newest frame of this generation that may be in the file.
+        backfilled: u32,
+    },
+    /// A database that was removed while a handle of it was still there.
+    #[error("the database {name} was removed")]
+    Removed {
+        /// The database.
+        name: String,
+    },
     /// The WAL was rolled back under an operation that was reading it.
     #[error("the WAL of the database {name} was rolled back while it was read")]
     RolledBack {

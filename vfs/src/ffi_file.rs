@@ -11,6 +11,7 @@ use rusqlite::ffi;
 use crate::epoch::Epoch;
 use crate::frames::FrameFault;
 use crate::main_handle::MainHandle;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// What SQLite calls the smallest unit that a power loss can spoil. No file of ours has one, but
 /// the usual value keeps SQLite's arithmetic on trodden paths.
@@ -24,9 +25,41 @@ pub(crate) struct FileSlot {
     pub(crate) handle: *mut c_void,
 }
 
-/// The handle of a WAL file: no more than the epoch of its main file.
+/// The handle of a WAL file: no more than the epoch of its main file, and the bound on one
+/// transaction.
 pub(crate) struct WalHandle {
-    pub(crate) epoch: Arc<Epoch>,
+    epoch: Arc<Epoch>,
+    transaction_frames_max: usize,
+    transaction_is_too_large: Arc<AtomicBool>,
+}
+
+impl WalHandle {
+    /// The handle for the connection of `main`. The two files are opened at different times and
+    /// have to be of one epoch nevertheless.
+    pub(crate) fn new(main: &MainHandle) -> WalHandle {
+        let database = &main.database;
+        let bytes_max = database.vfs.options.transaction_bytes_max;
+        let frames_max = bytes_max / u64::from(database.page_size.bytes());
+        WalHandle {
+            epoch: main.epoch.clone(),
+            transaction_frames_max: usize::try_from(frames_max).unwrap_or(usize::MAX).max(1),
+            transaction_is_too_large: main.transaction_is_too_large.clone(),
+        }
+    }
+
+    /// `xWrite`.
+    fn write(&self, offset: u64, from: &[u8]) -> c_int {
+        let committed = self.epoch.index.live_max_frame() as usize;
+        let frames_max = committed.saturating_add(self.transaction_frames_max);
+        match self.epoch.frames.write(offset, from, frames_max) {
+            Ok(()) => ffi::SQLITE_OK,
+            Err(FrameFault::Full) => {
+                self.transaction_is_too_large.store(true, Ordering::Relaxed);
+                ffi::SQLITE_FULL
+            }
+            Err(_) => ffi::SQLITE_IOERR_WRITE,
+        }
+    }
 }
 
 /// Runs the body of a callback. A panic must not unwind into C: it is a defect of ours, which the
@@ -182,7 +215,7 @@ pub(crate) unsafe extern "C" fn sync(_file: *mut ffi::sqlite3_file, _flags: c_in
     ffi::SQLITE_OK
 }
 
-/// At least one page, because it was checked at open: at 0 SQLite would delete the WAL.
+/// At least one page, which was checked at open and is kept: at 0 SQLite would delete the WAL.
 unsafe extern "C" fn main_file_size(
     file: *mut ffi::sqlite3_file,
     size: *mut ffi::sqlite3_int64,
@@ -191,7 +224,7 @@ unsafe extern "C" fn main_file_size(
         // SAFETY: SQLite passes an open main file.
         let handle = unsafe { handle_of::<MainHandle>(file) };
         // SAFETY: SQLite passes a place for the size.
-        unsafe { *size = handle.database.file.bytes.cast_signed() };
+        unsafe { *size = handle.database.file.bytes().cast_signed() };
         ffi::SQLITE_OK
     })
 }
@@ -285,7 +318,7 @@ unsafe extern "C" fn shm_lock(
 }
 
 unsafe extern "C" fn shm_barrier(_file: *mut ffi::sqlite3_file) {
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut ffi::sqlite3_file, _delete: c_int) -> c_int {
@@ -311,7 +344,7 @@ unsafe extern "C" fn wal_read(
                 into.fill(0);
                 ffi::SQLITE_IOERR_SHORT_READ
             }
-            Err(FrameFault::Poisoned | FrameFault::Shape) => ffi::SQLITE_IOERR_READ,
+            Err(_) => ffi::SQLITE_IOERR_READ,
         }
     })
 }
@@ -325,10 +358,7 @@ unsafe extern "C" fn wal_write(
     guarded(ffi::SQLITE_IOERR_WRITE, || {
         // SAFETY: SQLite passes an open WAL file and `count` bytes.
         let (handle, from) = unsafe { (handle_of::<WalHandle>(file), content(from, count)) };
-        match handle.epoch.frames.write(offset.cast_unsigned(), from) {
-            Ok(()) => ffi::SQLITE_OK,
-            Err(_) => ffi::SQLITE_IOERR_WRITE,
-        }
+        handle.write(offset.cast_unsigned(), from)
     })
 }
 

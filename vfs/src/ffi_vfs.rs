@@ -108,11 +108,8 @@ unsafe extern "C" fn open(
             // SAFETY: SQLite's documents promise the open main file for the name of a WAL file.
             // It was opened by `open` above, because SQLite opens both with one VFS.
             let main = unsafe { handle_of::<MainHandle>(ffi::sqlite3_database_file_object(name)) };
-            // The two files of one connection are opened at different times. They have to be of
-            // one epoch nevertheless.
-            let epoch = main.epoch.clone();
             // SAFETY: the methods are those of the handle.
-            unsafe { fill_slot(file, &WAL_METHODS, WalHandle { epoch }) };
+            unsafe { fill_slot(file, &WAL_METHODS, WalHandle::new(main)) };
         } else if flags & TEMPORARY_KINDS != 0 {
             let content = RefCell::new(TemporaryContent::new());
             let handle = TemporaryHandle {
@@ -246,7 +243,7 @@ unsafe extern "C" fn randomness(
 
 unsafe extern "C" fn sleep(_vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) -> c_int {
     let requested = u64::try_from(microseconds).unwrap_or(0);
-    std::thread::sleep(Duration::from_micros(requested));
+    crate::sync::sleep(Duration::from_micros(requested));
     microseconds
 }
 

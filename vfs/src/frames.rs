@@ -3,10 +3,9 @@
 //! A frame is its 24-byte header and one page image. Images are immutable and shared: writing a
 //! frame again puts a new image in its place, so whoever captured the old one keeps it.
 
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::page::{Page, PageNumber, PageSize};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{read_lock, write_lock};
 
 /// The bytes before the first frame (walformat.html, section 3.1).
@@ -25,6 +24,8 @@ pub(crate) enum FrameFault {
     Missing,
     /// An offset or a length that SQLite's WAL code never uses.
     Shape,
+    /// The transaction has written as many frames as one may.
+    Full,
 }
 
 #[derive(Clone)]
@@ -124,6 +125,11 @@ impl FrameStore {
         std::mem::replace(&mut frames, Frames::empty())
     }
 
+    /// Takes the frames away for a new generation. Nobody reads or writes.
+    pub(crate) fn take(&self) -> Frames {
+        std::mem::replace(&mut write_lock(&self.frames), Frames::empty())
+    }
+
     /// SQLite reads `into.len()` bytes at `offset` of the WAL file: a part of the WAL header, or a
     /// part of one frame.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), FrameFault> {
@@ -157,7 +163,13 @@ impl FrameStore {
     }
 
     /// SQLite writes at `offset` of the WAL file: the WAL header, a frame header, or a whole page.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), FrameFault> {
+    /// A new frame above `frames_max` is refused with [`FrameFault::Full`].
+    pub(crate) fn write(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        frames_max: usize,
+    ) -> Result<(), FrameFault> {
         let location = self.locate(offset)?;
         // The allocation and the copy are made before the lock is taken.
         let page = match location {
@@ -178,6 +190,8 @@ impl FrameStore {
                 let header = bytes.try_into().map_err(|_| FrameFault::Shape)?;
                 if let Some(frame) = frames.get_mut(index) {
                     frame.header = header;
+                } else if index >= frames_max {
+                    return Err(FrameFault::Full);
                 } else if index == frames.length {
                     frames.push(Frame { header, page: None });
                 } else {
@@ -303,19 +317,21 @@ mod tests {
         32 + (frame - 1) * (24 + 512)
     }
 
+    fn write(store: &FrameStore, offset: u64, bytes: &[u8]) -> Result<(), FrameFault> {
+        store.write(offset, bytes, usize::MAX)
+    }
+
     fn write_frame(store: &FrameStore, frame: u64, number: u8) {
         let mut header = [0; 24];
         header[3] = number;
-        store.write(frame_offset(frame), &header).unwrap();
-        store
-            .write(frame_offset(frame) + 24, &[number; 512])
-            .unwrap();
+        write(store, frame_offset(frame), &header).unwrap();
+        write(store, frame_offset(frame) + 24, &[number; 512]).unwrap();
     }
 
     #[test]
     fn what_was_written_is_read_in_each_shape_that_sqlite_uses() {
         let store = store();
-        store.write(0, &[9; 32]).unwrap();
+        write(&store, 0, &[9; 32]).unwrap();
         write_frame(&store, 1, 5);
         let mut eight = [0; 8];
         store.read(24, &mut eight).unwrap();
@@ -333,13 +349,13 @@ mod tests {
     #[test]
     fn other_shapes_are_refused() {
         let store = store();
-        assert_eq!(store.write(4, &[0; 8]), Err(FrameFault::Shape));
+        assert_eq!(write(&store, 4, &[0; 8]), Err(FrameFault::Shape));
         assert_eq!(
-            store.write(frame_offset(2), &[0; 24]),
+            write(&store, frame_offset(2), &[0; 24]),
             Err(FrameFault::Shape)
         );
         assert_eq!(
-            store.write(frame_offset(1) + 24, &[0; 512]),
+            write(&store, frame_offset(1) + 24, &[0; 512]),
             Err(FrameFault::Missing)
         );
         assert_eq!(
@@ -348,7 +364,7 @@ mod tests {
         );
         write_frame(&store, 1, 1);
         assert_eq!(
-            store.write(frame_offset(1) + 30, &[0; 4]),
+            write(&store, frame_offset(1) + 30, &[0; 4]),
             Err(FrameFault::Shape)
         );
         assert_eq!(
@@ -409,7 +425,7 @@ mod tests {
         write_frame(&store, 1, 1);
         assert_eq!(store.poison_and_take().length, 1);
         assert_eq!(store.read(0, &mut [0; 8]), Err(FrameFault::Poisoned));
-        assert_eq!(store.write(0, &[0; 32]), Err(FrameFault::Poisoned));
+        assert_eq!(write(&store, 0, &[0; 32]), Err(FrameFault::Poisoned));
         assert_eq!(store.newest(1, 1), Err(FrameFault::Poisoned));
     }
 }

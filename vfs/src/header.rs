@@ -5,10 +5,10 @@ use std::fmt;
 use crate::page::PageSize;
 
 /// A place in the life of an in-memory WAL. Every commit has a greater one than all commits before
-/// it, also across a roll-back, because a roll-back begins a new generation.
+/// it, also across a roll-back or a restart of the WAL, because each begins a new generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalPosition {
-    /// Our own counter of the lives of the WAL, from 1. SQLite's salts would not do: its first
+    /// Our own counter of roll-backs and restarts of the WAL, from 1. SQLite's salts would not do: its first
     /// writer in an empty WAL draws new ones.
     pub generation: u64,
     /// The number of frames that the WAL holds there (`mxFrame` in walformat.html); 0 if empty.
@@ -83,6 +83,14 @@ impl IndexHeader {
         words[CHANGE_WORD] = words[CHANGE_WORD].wrapping_add(1);
         words[MAX_FRAME_WORD] = max_frame;
         words[PAGE_COUNT_WORD] = page_count;
+        IndexHeader(words).sealed()
+    }
+
+    /// The header of the empty WAL that takes the place of one with this header. The change counter
+    /// stays, because nobody has committed.
+    pub(crate) fn restarted(self) -> IndexHeader {
+        let mut words = self.0;
+        words[MAX_FRAME_WORD] = 0;
         IndexHeader(words).sealed()
     }
 

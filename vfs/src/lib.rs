@@ -3,7 +3,9 @@
 //! SQLite runs unmodified over [`Vfs`]. It reads and appends to an in-memory WAL; what a
 //! transaction changed is taken out as page images ([`Database::take_capture`]), put in on another
 //! replica ([`Database::apply`]), and cut off again when it turns out never to have been committed
-//! ([`Database::roll_back`]).
+//! ([`Database::roll_back`]). What is committed for good moves into the database file
+//! ([`Database::begin_backfill`]), and when all of it has, the WAL is emptied
+//! ([`Database::restart`]).
 //!
 //! ```
 //! use ringlite_vfs::{PageSize, Vfs, VfsOptions, create_database_file, first_page};
@@ -23,21 +25,25 @@
 //! # What holds
 //!
 //! - SQLite never writes, truncates or syncs a main file, never checkpoints, restarts or recovers a
-//!   WAL: each of these requests is refused (`SQLITE_READONLY`, `SQLITE_BUSY`, `SQLITE_IOERR`).
+//!   WAL: each of these requests is refused (`SQLITE_READONLY`, `SQLITE_BUSY`, `SQLITE_IOERR`). A
+//!   [`Backfill`] alone writes the file.
 //! - Durability is not here: the WAL is memory and `xSync` does nothing. The replicated log is what
-//!   makes a commit survive.
+//!   makes a commit survive, until [`Backfill::sync`] has returned for a later one.
+//! - After a backfill the file is the database as of the end of one entry, page for page.
 //! - A captured page image is never changed afterwards.
 //! - No panic leaves a callback that SQLite calls.
 //!
 //! # Words
 //!
 //! A *frame* is one page image in the WAL, numbered from 1. An *epoch* is one life of the file
-//! handles, which a roll-back ends. A *generation* numbers the epochs, so that the [`WalPosition`]
-//! of every commit is greater than those of all commits before it.
+//! handles, which a roll-back ends. A *generation* is one life of the WAL, which a roll-back or a
+//! restart ends; they are numbered, so that the [`WalPosition`] of every commit is greater than
+//! those of all commits before it.
 //!
 //! The formats are those of the SQLite documents "WAL-mode File Format" (`walformat.html`) and
 //! "Database File Format" (`fileformat2.html`).
 
+mod backfill;
 mod capture;
 mod connection;
 mod creation;
@@ -49,24 +55,35 @@ mod ffi_temporary;
 mod ffi_vfs;
 mod frames;
 mod header;
+mod history;
 mod locks;
+mod main_file;
 mod main_handle;
 mod page;
 mod registration;
+mod removal;
 mod replay;
+mod restart;
+mod snapshot;
+mod sync;
 mod temporary;
 mod wal_index;
 
+pub use backfill::Backfill;
 pub use capture::Capture;
-pub use connection::{holds_write_lock, read_position};
+pub use connection::{held_snapshot, holds_write_lock, read_position, transaction_is_too_large};
 pub use creation::{create_database_file, first_page, validate_database_name};
 pub use database::{Database, PastState};
 pub use error::VfsError;
 pub use header::{CommitPoint, WalPosition};
 pub use page::{Page, PageNumber, PageSize};
 pub use registration::{Vfs, VfsOptions};
+pub use restart::Parking;
+pub use snapshot::Pin;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
+
+use sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 // The wal-index is native-endian (walformat.html, section 2.1), and this crate lays out its two
 // sub-word header fields for a little-endian machine.

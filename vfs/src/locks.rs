@@ -1,7 +1,9 @@
 //! The eight lock slots of a wal-index (walformat.html, section 2.3), as atomics.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use crate::sync::{spin_loop, yield_now};
 
 /// The number of slots (`SQLITE_SHM_NLOCK`).
 pub(crate) const SLOTS: usize = 8;
@@ -11,8 +13,10 @@ pub(crate) const WRITE: usize = 0;
 pub(crate) const CHECKPOINT: usize = 1;
 /// The slot that recovery holds.
 pub(crate) const RECOVER: usize = 2;
-/// The first of the five slots that readers hold.
+/// The first of the five slots that readers hold: that of those who read the file alone.
 pub(crate) const READ_FIRST: usize = 3;
+/// The slots that readers hold.
+pub(crate) const READ_SLOTS: std::ops::Range<usize> = READ_FIRST..SLOTS;
 
 /// Nobody holds the slot. A positive value counts shared holders.
 const FREE: i32 = 0;
@@ -20,6 +24,8 @@ const FREE: i32 = 0;
 const HELD_BY_SQL: i32 = -1;
 /// The VFS itself holds the slot, for a moment.
 const HELD_BY_VFS: i32 = -2;
+/// A backfill holds the slot, which may take long.
+const HELD_BY_BACKFILL: i32 = -4;
 /// A connection that begins to read holds WRITE, for the moment in which it reads the header again.
 const HELD_FOR_HEADER: i32 = -3;
 
@@ -49,13 +55,59 @@ impl LockTable {
         }
     }
 
-    /// Takes a share of a slot; false if somebody holds it exclusively.
+    /// The table of the epoch after this one: free but for what a backfill holds, which goes on.
+    pub(crate) fn succeed(&self) -> LockTable {
+        let next = LockTable::new();
+        for (old, new) in self.slots.iter().zip(&next.slots) {
+            if old.load(Ordering::Acquire) == HELD_BY_BACKFILL {
+                new.store(HELD_BY_BACKFILL, Ordering::Release);
+            }
+        }
+        next
+    }
+
+    /// Takes a share of a slot; false if somebody holds it exclusively. While the VFS holds it for
+    /// a moment, this waits.
     pub(crate) fn take_shared(&self, slot: usize) -> bool {
         let slot = &self.slots[slot];
-        slot.fetch_update(Ordering::Acquire, Ordering::Relaxed, |holders| {
-            (holders >= FREE).then_some(holders + 1)
-        })
-        .is_ok()
+        let mut spins = 0;
+        loop {
+            let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |holders| {
+                (holders >= FREE).then_some(holders + 1)
+            });
+            match taken {
+                Ok(_) => return true,
+                Err(HELD_BY_VFS) => back_off(&mut spins),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Whether anybody has a share of a slot.
+    pub(crate) fn is_shared(&self, slot: usize) -> bool {
+        self.slots[slot].load(Ordering::Acquire) > FREE
+    }
+
+    /// Takes slots for the VFS until the guard is dropped, all or none of them; None if anybody
+    /// holds one.
+    pub(crate) fn take_for_vfs(
+        &self,
+        slots: impl IntoIterator<Item = usize>,
+    ) -> Option<SlotsGuard<'_>> {
+        let mut guard = SlotsGuard {
+            table: self,
+            taken: 0,
+        };
+        for slot in slots {
+            self.take(slot, HELD_BY_VFS).ok()?;
+            guard.taken |= 1 << slot;
+        }
+        Some(guard)
+    }
+
+    /// Takes a slot for a backfill; false if anybody holds it. It is given back as by SQL.
+    pub(crate) fn take_for_backfill(&self, slot: usize) -> bool {
+        self.take(slot, HELD_BY_BACKFILL).is_ok()
     }
 
     /// Gives a share back.
@@ -102,10 +154,13 @@ impl LockTable {
 
     /// Takes WRITE for the VFS until the guard is dropped. Waits for a connection that holds it
     /// until `patience` is over, then gives up.
-    pub(crate) fn take_write_for_vfs(&self, patience: Duration) -> Option<WriteGuard<'_>> {
+    pub(crate) fn take_write_for_vfs(&self, patience: Duration) -> Option<SlotsGuard<'_>> {
         let mut spins = 0;
         let mut deadline = None;
-        while self.take(WRITE, HELD_BY_VFS).is_err() {
+        loop {
+            if let Some(guard) = self.take_for_vfs([WRITE]) {
+                return Some(guard);
+            }
             // The clock is read only if there is something to wait for.
             let now = Instant::now();
             if now > *deadline.get_or_insert(now + patience) {
@@ -113,7 +168,6 @@ impl LockTable {
             }
             back_off(&mut spins);
         }
-        Some(WriteGuard { table: self })
     }
 
     fn take(&self, slot: usize, holder: i32) -> Result<(), i32> {
@@ -123,24 +177,28 @@ impl LockTable {
     }
 }
 
-/// WRITE in the hands of the VFS.
-pub(crate) struct WriteGuard<'table> {
+/// Slots in the hands of the VFS.
+pub(crate) struct SlotsGuard<'table> {
     table: &'table LockTable,
+    /// One bit each.
+    taken: u8,
 }
 
-impl Drop for WriteGuard<'_> {
+impl Drop for SlotsGuard<'_> {
     fn drop(&mut self) {
-        self.table.release_exclusive(WRITE);
+        for slot in (0..SLOTS).filter(|slot| self.taken & 1 << slot != 0) {
+            self.table.release_exclusive(slot);
+        }
     }
 }
 
 fn back_off(spins: &mut u32) {
     *spins += 1;
     if *spins < SPINS_MAX {
-        std::hint::spin_loop();
+        spin_loop();
     } else {
         // The holder may need this very core.
-        std::thread::yield_now();
+        yield_now();
     }
 }
 

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rusqlite::ffi;
 
@@ -11,6 +10,7 @@ use crate::database::DatabaseInner;
 use crate::epoch::Epoch;
 use crate::header::WalPosition;
 use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wal_index::REGION_BYTES;
 
 /// Regions that an index may have: as many as 2^32 frames need.
@@ -25,6 +25,8 @@ pub(crate) struct MainHandle {
     shared: Cell<u8>,
     exclusive: Cell<u8>,
     snapshot: Cell<Option<WalPosition>>,
+    /// Set by the WAL handle of the same connection.
+    pub(crate) transaction_is_too_large: Arc<AtomicBool>,
 }
 
 impl MainHandle {
@@ -37,12 +39,26 @@ impl MainHandle {
             shared: Cell::new(0),
             exclusive: Cell::new(0),
             snapshot: Cell::new(None),
+            transaction_is_too_large: Arc::new(AtomicBool::new(false)),
         }
     }
 
     /// The snapshot that was granted last, if any was.
     pub(crate) fn snapshot(&self) -> Option<WalPosition> {
         self.snapshot.get()
+    }
+
+    /// The snapshot of the read transaction that is open now.
+    pub(crate) fn held_snapshot(&self) -> Option<WalPosition> {
+        match self.shared.get() >> READ_FIRST {
+            0 => None,
+            _ => self.snapshot.get(),
+        }
+    }
+
+    /// Whether the last write transaction was refused a frame because it had too many.
+    pub(crate) fn transaction_is_too_large(&self) -> bool {
+        self.transaction_is_too_large.load(Ordering::Relaxed)
     }
 
     /// Whether this handle holds WRITE.
@@ -107,6 +123,11 @@ impl MainHandle {
     fn lock_shared(&self, slot: usize) -> c_int {
         let bit = 1 << slot;
         if self.shared.get() & bit == 0 {
+            if slot >= READ_FIRST && !self.holds_write_lock() {
+                // A read transaction begins. (A writer comes here too, when its first frame makes
+                // it leave READ(0); nobody may wait for anything while it holds WRITE.)
+                self.database.wait_while_parked();
+            }
             if !self.epoch.locks.take_shared(slot) {
                 return ffi::SQLITE_BUSY;
             }
@@ -115,9 +136,10 @@ impl MainHandle {
         if slot >= READ_FIRST {
             // SQLite compares the live header with the one it has read before. If they are the
             // same, it was the live one all the time and so is what is read here; if not, it asks
-            // again.
+            // again. No restart of the WAL comes between the two numbers, because it takes this
+            // slot.
             self.snapshot.set(Some(WalPosition {
-                generation: self.epoch.generation,
+                generation: self.epoch.generation(),
                 frame: self.epoch.index.live_max_frame(),
             }));
         }
@@ -153,6 +175,10 @@ impl MainHandle {
             return ffi::SQLITE_BUSY;
         }
         self.exclusive.set(self.exclusive.get() | 1 << first);
+        if first == WRITE {
+            self.transaction_is_too_large
+                .store(false, Ordering::Relaxed);
+        }
         ffi::SQLITE_OK
     }
 

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use rusqlite::ffi;
 
@@ -14,6 +14,8 @@ use crate::database::{Database, DatabaseInner};
 use crate::error::VfsError;
 use crate::ffi_vfs::new_sqlite3_vfs;
 use crate::lock;
+use crate::page::PageSize;
+use crate::sync::Mutex;
 
 /// Counts the registrations of this process, for their names.
 static REGISTRATIONS: AtomicU64 = AtomicU64::new(0);
@@ -27,11 +29,17 @@ pub struct VfsOptions {
     pub temporary_directory: PathBuf,
     /// How large one temporary file may grow in memory before it moves to the directory, in bytes.
     pub temporary_memory_bytes: usize,
+    /// How many bytes of page images one write transaction may put into the WAL of one database; a
+    /// page counts each time that a full page cache makes SQLite write it anew. Beyond it the
+    /// statement fails with `SQLITE_FULL`, and [`crate::transaction_is_too_large`] says why.
+    pub transaction_bytes_max: u64,
 }
 
 impl VfsOptions {
     /// 1 MiB.
     pub const TEMPORARY_MEMORY_BYTES_DEFAULT: usize = 1 << 20;
+    /// 64 MiB.
+    pub const TRANSACTION_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 
     /// Options with defaults for everything but the directories.
     pub fn new(
@@ -42,6 +50,7 @@ impl VfsOptions {
             directory: directory.into(),
             temporary_directory: temporary_directory.into(),
             temporary_memory_bytes: Self::TEMPORARY_MEMORY_BYTES_DEFAULT,
+            transaction_bytes_max: Self::TRANSACTION_BYTES_MAX_DEFAULT,
         }
     }
 }
@@ -59,7 +68,7 @@ pub(crate) struct VfsInner {
     pub(crate) options: VfsOptions,
     /// The name that SQLite knows this VFS by.
     pub(crate) registered_name: CString,
-    databases: Mutex<HashMap<String, Weak<DatabaseInner>>>,
+    pub(crate) databases: Mutex<HashMap<String, Weak<DatabaseInner>>>,
     raw: RawVfs,
 }
 
@@ -97,10 +106,23 @@ impl Vfs {
         }
     }
 
-    /// Opens an existing database file as the base of an empty in-memory WAL. Fails if it is no
-    /// database in WAL mode that consists of whole pages, and with [`VfsError::AlreadyOpen`] if the
-    /// name is in use: each database of a VFS is there once, so that all see the same WAL.
+    /// Opens an existing database file as the base of an empty in-memory WAL. What a power loss has
+    /// left of a backfill is not noticed here: the caller replays the log up to the `target` of the
+    /// file before anybody reads. Fails if it is no database in WAL mode, and with
+    /// [`VfsError::AlreadyOpen`] if the name is in use: each database of a VFS is there once, so that
+    /// all see the same WAL.
     pub fn open(&self, name: &str) -> Result<Database, VfsError> {
+        self.open_as(name, None)
+    }
+
+    /// Opens a database whose file a backfill may have been writing when everything ended: what the
+    /// file holds is not looked at, and its size may be any. The caller knows the page size, and
+    /// applies every commit that the backfill may have begun to write before anybody reads.
+    pub fn reopen(&self, name: &str, page_size: PageSize) -> Result<Database, VfsError> {
+        self.open_as(name, Some(page_size))
+    }
+
+    fn open_as(&self, name: &str, page_size: Option<PageSize>) -> Result<Database, VfsError> {
         validate_database_name(name)?;
         let mut databases = lock(&self.inner.databases);
         databases.retain(|_, database| database.strong_count() > 0);
@@ -110,7 +132,12 @@ impl Vfs {
             });
         }
         let directory = &self.inner.options.directory;
-        let inner = Arc::new(DatabaseInner::open(self.inner.clone(), directory, name)?);
+        let inner = Arc::new(DatabaseInner::open(
+            self.inner.clone(),
+            directory,
+            name,
+            page_size,
+        )?);
         databases.insert(name.to_owned(), Arc::downgrade(&inner));
         Ok(Database { inner })
     }

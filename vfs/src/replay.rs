@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::database::Database;
@@ -10,6 +9,7 @@ use crate::epoch::Epoch;
 use crate::error::VfsError;
 use crate::header::CommitPoint;
 use crate::page::{Page, PageNumber};
+use crate::sync::atomic::Ordering;
 use crate::{lock, write_lock};
 
 /// How long an apply waits for a connection that holds WRITE. On a follower none does, except for
@@ -32,6 +32,7 @@ impl Database {
         self.check_pages(pages, page_count)?;
         let inner = &*self.inner;
         let _act = lock(&inner.acts);
+        inner.require_present()?;
         let epoch = inner.epoch();
         let write = epoch.locks.take_write_for_vfs(WRITE_PATIENCE);
         let write = write.ok_or_else(|| VfsError::WriteLockHeld {
@@ -76,8 +77,12 @@ impl Database {
     /// Connections that are open on the old epoch get `SQLITE_IOERR` from whatever they read, write
     /// or lock from now on, and can only be closed; what their page caches still answer must not
     /// leave the node. They may live on for any time, in any state and on any thread. Commits that
-    /// were not captured are gone. Fails with [`VfsError::UnknownCommitPoint`] if `to` itself was
-    /// cut off earlier.
+    /// were not captured are gone. A backfill goes on in the new epoch, because what it writes has
+    /// committed at or before `to`.
+    ///
+    /// Fails with [`VfsError::UnknownCommitPoint`] if `to` itself was cut off earlier or lies before
+    /// the last restart of the WAL, and with [`VfsError::SnapshotTooOld`] if the file holds newer
+    /// pages already; both without any effect.
     pub fn roll_back(&self, to: &CommitPoint) -> Result<(), VfsError> {
         let inner = &*self.inner;
         let _act = lock(&inner.acts);
@@ -85,10 +90,12 @@ impl Database {
         // cannot be waited for (its session may be asleep), and need not be: the new epoch takes
         // from the old one only what had committed long before.
         let mut history = lock(&inner.history);
-        self.require(&history, to)?;
+        let to = &inner.require(&history, to)?;
         let mut current = write_lock(&inner.current);
-        let next = current.succeed(inner.page_size, &to.header);
-        history.roll_back(to, next.generation);
+        inner.require_above_backfill(&current, to)?;
+        let generation = history.generation() + 1;
+        let next = current.succeed(inner.page_size, &to.header, generation);
+        history.roll_back(to, generation);
         inner.changed.store(false, Ordering::Release);
         *current = Arc::new(next);
         Ok(())
@@ -125,15 +132,15 @@ impl Database {
 
     /// The newest image of page 1. The caller holds WRITE.
     fn live_page_one(&self, epoch: &Epoch, max_frame: u32) -> Result<Page, VfsError> {
-        let rolled_back = |fault| self.inner.rolled_back(fault);
-        let newest = epoch.frames.newest(1, max_frame).map_err(rolled_back)?;
+        let ended = |fault| self.inner.ended(fault);
+        let newest = epoch.frames.newest(1, max_frame).map_err(ended)?;
         let first = newest.get(..1).unwrap_or(&[]);
-        let pages = epoch.frames.pages(first).map_err(rolled_back)?;
+        let pages = epoch.frames.pages(first).map_err(ended)?;
         if let Some((PageNumber(1), page)) = pages.into_iter().next() {
             return Ok(page);
         }
         let mut bytes = vec![0; self.page_size().as_usize()];
-        self.inner.read_file_page(PageNumber(1), &mut bytes)?;
+        self.inner.file.read_page(PageNumber(1), &mut bytes)?;
         Ok(Page::from(&bytes[..]))
     }
 }

@@ -5,12 +5,16 @@
 //! section 2). A region never moves and is never given back before its index is gone.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::Arc;
+// SQLite has the regions too, so they are of nothing but these.
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crate::header::{HEADER_WORDS, IndexHeader};
 use crate::lock;
 use crate::page::PageNumber;
+use crate::sync::Mutex;
+use crate::sync::atomic::fence;
 
 /// The size of one region in bytes (`WALINDEX_PGSZ`).
 pub(crate) const REGION_BYTES: usize = 32768;
@@ -24,14 +28,21 @@ const FIRST_FRAMES: u32 = REGION_FRAMES - FIRST_WORDS as u32;
 const HASH_SLOTS: usize = 8192;
 /// The factor of the hash function (`HASHTABLE_HASH_1`).
 const HASH_FACTOR: u32 = 383;
-/// The word of `nBackfill`, which the five read marks follow.
+/// The word of `nBackfill`.
 const BACKFILL_WORD: usize = 2 * HEADER_WORDS;
+/// The words of the five read marks.
+const READ_MARK_WORDS: Range<usize> = BACKFILL_WORD + 1..BACKFILL_WORD + 6;
+/// The word of `nBackfillAttempted`, behind eight bytes that SQLite's own VFS has its locks on.
+const BACKFILL_ATTEMPTED_WORD: usize = READ_MARK_WORDS.end + 2;
 /// The read marks of an index that no reader has used: slot 0 means the file alone, slot 1 the
-/// empty WAL, and the others are unused (`READMARK_NOT_USED`).
-const FRESH_READ_MARKS: [u32; 5] = [0, 0, u32::MAX, u32::MAX, u32::MAX];
+/// empty WAL, and the others are unused.
+const FRESH_READ_MARKS: [u32; 5] = [0, 0, READ_MARK_UNUSED, READ_MARK_UNUSED, READ_MARK_UNUSED];
+/// `READMARK_NOT_USED` of SQLite.
+pub(crate) const READ_MARK_UNUSED: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<Region>() == REGION_BYTES);
 const _: () = assert!(FIRST_FRAMES == 4062);
+const _: () = assert!(BACKFILL_ATTEMPTED_WORD == FIRST_WORDS - 2);
 
 /// One region: page numbers of frames, then the hash table from page number to frame.
 #[repr(C, align(64))]
@@ -93,7 +104,7 @@ impl WalIndex {
             first: Region::zeroed(),
             rest: Mutex::new(Vec::new()),
         };
-        index.initialise(header);
+        index.restart(header);
         index
     }
 
@@ -120,15 +131,51 @@ impl WalIndex {
             }
             copy.clean_above(max_frame);
         }
+        copy.set_backfill_attempted(self.backfill_attempted());
+        copy.set_backfilled(self.backfilled());
         copy
     }
 
-    /// Puts the header, the read marks and the (zero) backfill counters into the first region.
-    fn initialise(&self, header: &IndexHeader) {
+    /// Makes this the index of an empty WAL, as `walRestartHdr` of SQLite does. The caller holds
+    /// every slot. Whoever has read the old header on the way to a slot compares it again when it
+    /// has got the slot, so the order of the rest does not matter.
+    pub(crate) fn restart(&self, header: &IndexHeader) {
         self.publish(header);
-        for (place, mark) in FRESH_READ_MARKS.iter().enumerate() {
-            self.first.words[BACKFILL_WORD + 1 + place].store(*mark, Ordering::Relaxed);
+        self.set_backfilled(0);
+        self.set_backfill_attempted(0);
+        for (slot, mark) in FRESH_READ_MARKS.iter().enumerate() {
+            self.set_read_mark(slot, *mark);
         }
+    }
+
+    /// `nBackfill`: readers that begin take older frames' pages from the file.
+    pub(crate) fn backfilled(&self) -> u32 {
+        self.first.words[BACKFILL_WORD].load(Ordering::Acquire)
+    }
+
+    /// Makes readers look for pages of frames up to `frame` in the file, where they have to be.
+    pub(crate) fn set_backfilled(&self, frame: u32) {
+        self.first.words[BACKFILL_WORD].store(frame, Ordering::Release);
+    }
+
+    /// `nBackfillAttempted`: no newer frame's page can be in the file.
+    pub(crate) fn backfill_attempted(&self) -> u32 {
+        self.first.words[BACKFILL_ATTEMPTED_WORD].load(Ordering::Acquire)
+    }
+
+    /// To be called before the first write to the file.
+    pub(crate) fn set_backfill_attempted(&self, frame: u32) {
+        self.first.words[BACKFILL_ATTEMPTED_WORD].store(frame, Ordering::Release);
+    }
+
+    /// The mark of one of the five read slots: its readers need the frames above it.
+    pub(crate) fn read_mark(&self, slot: usize) -> u32 {
+        self.first.words[READ_MARK_WORDS][slot].load(Ordering::Acquire)
+    }
+
+    /// The caller holds the slot alone.
+    pub(crate) fn set_read_mark(&self, slot: usize, mark: u32) {
+        self.first.words[READ_MARK_WORDS][slot].store(mark, Ordering::Release);
     }
 
     /// The address of a region for SQLite, made if `extend` and not there yet; null otherwise. It

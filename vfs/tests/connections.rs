@@ -256,9 +256,8 @@ fn temporary_files_spill_into_the_directory_and_leave_nothing_there() {
         let mut node = Node::new();
         let temporary = tempfile::tempdir().unwrap();
         node.vfs = Vfs::register(VfsOptions {
-            directory: node.path().to_path_buf(),
-            temporary_directory: temporary.path().to_path_buf(),
             temporary_memory_bytes,
+            ..VfsOptions::new(node.path(), temporary.path())
         })
         .unwrap();
         let database = node.leader();
@@ -289,9 +288,8 @@ fn temporary_files_spill_into_the_directory_and_leave_nothing_there() {
 fn a_temporary_file_that_cannot_spill_is_an_error_and_no_more() {
     let mut node = Node::new();
     node.vfs = Vfs::register(VfsOptions {
-        directory: node.path().to_path_buf(),
-        temporary_directory: node.path().join("nowhere"),
         temporary_memory_bytes: 1000,
+        ..VfsOptions::new(node.path(), node.path().join("nowhere"))
     })
     .unwrap();
     let database = node.leader();

@@ -1,19 +1,26 @@
-//! A leader and a replica under random transactions, roll-backs and changes of role.
+//! A leader and a replica under random transactions, roll-backs, changes of role, backfills and
+//! restarts of the WAL.
 //!
 //! The leader runs ahead: its commits become entries, some of which the replica applies. What the
 //! replica has applied counts as committed for good, and only that is run by plain SQLite. When the
-//! leader steps down, everything after that is rolled back. `VFS_SOAK_SEQUENCES` says how many
+//! leader steps down, everything after that is rolled back. Each of the two backfills on its own,
+//! to ends of its own, in slices between which everything else goes on; after each backfill its file
+//! has to be what the captures up to that end make, page by page. `VFS_SOAK_SEQUENCES` says how many
 //! sequences are run and `VFS_SOAK_SEED` where they begin; a failure names its seed.
 
 mod common;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::rc::Rc;
 
 use common::{
-    Node, Random, assert_same_image, assert_sound, content, content_of_image, image, image_at,
+    Node, Random, Shadow, assert_same_image, assert_sound, content, content_of_image, file_image,
+    image, image_at,
 };
-use ringlite_vfs::{Capture, CommitPoint, Database, PageSize, read_position};
+use ringlite_vfs::{
+    Backfill, Capture, CommitPoint, Database, PageSize, Pin, VfsError, read_position,
+};
 use rusqlite::{Connection, ErrorCode};
 
 const SEQUENCES_DEFAULT: u64 = 36;
@@ -21,6 +28,8 @@ const STEPS: u64 = 220;
 const TABLES: u64 = 3;
 /// Old connections that are kept at most, to die at random.
 const ZOMBIES_MAX: usize = 6;
+/// Ends that are remembered at most, to be offered to a backfill.
+const ENDS_MAX: usize = 30;
 
 /// What one sequence did, to see that it did anything.
 #[derive(Default, Debug)]
@@ -34,6 +43,12 @@ struct Tally {
     zombie_writers: u64,
     reader_checks: u64,
     image_checks: u64,
+    backfills: u64,
+    backfills_given_up: u64,
+    backfills_refused: u64,
+    restarts: u64,
+    restarts_refused: u64,
+    pins: u64,
     frames_max: u32,
 }
 
@@ -41,6 +56,17 @@ struct Tally {
 struct Entry {
     capture: Capture,
     statements: Vec<String>,
+    /// The database after it, by captures alone.
+    shadow: Rc<Shadow>,
+}
+
+/// What moves into the file of one of the two databases.
+#[derive(Default)]
+struct Moves {
+    /// Ends of entries that are committed for good, and the database there.
+    ends: Vec<(CommitPoint, Rc<Shadow>)>,
+    running: Option<(Backfill, Rc<Shadow>)>,
+    pins: Vec<(Pin, Rc<Shadow>)>,
 }
 
 /// A read transaction and what it saw at first.
@@ -61,10 +87,15 @@ struct Sequence {
     entries: VecDeque<Entry>,
     /// The leader's commit that the replica has reached.
     committed: CommitPoint,
+    /// The database after the last capture, and there.
+    captured_shadow: Shadow,
+    committed_shadow: Rc<Shadow>,
+    leader_moves: Moves,
+    replica_moves: Moves,
     readers: Vec<(bool, Reader)>,
     zombies: Vec<Connection>,
     tally: Tally,
-    _node: Node,
+    node: Node,
 }
 
 fn open(database: &Database, random: &mut Random) -> Connection {
@@ -112,10 +143,14 @@ impl Sequence {
             statements: Vec::new(),
             entries: VecDeque::new(),
             committed,
+            captured_shadow: Shadow::new(page_size),
+            committed_shadow: Rc::new(Shadow::new(page_size)),
+            leader_moves: Moves::default(),
+            replica_moves: Moves::default(),
             readers: Vec::new(),
             zombies: Vec::new(),
             tally: Tally::default(),
-            _node: node,
+            node,
         };
         let auto_vacuum = sequence.random.below(3) as i64;
         sequence
@@ -215,9 +250,11 @@ impl Sequence {
             return;
         };
         let statements = std::mem::take(&mut self.statements);
+        self.captured_shadow.absorb(&capture);
         self.entries.push_back(Entry {
             capture,
             statements,
+            shadow: Rc::new(self.captured_shadow.clone()),
         });
         self.tally.entries += 1;
     }
@@ -228,6 +265,7 @@ impl Sequence {
             let Some(Entry {
                 capture,
                 statements,
+                shadow,
             }) = self.entries.pop_front()
             else {
                 break;
@@ -239,6 +277,14 @@ impl Sequence {
                 .unwrap();
             assert!(after.position > before);
             self.committed = capture.commit_point;
+            self.leader_moves
+                .ends
+                .push((capture.commit_point, shadow.clone()));
+            self.replica_moves.ends.push((after, shadow.clone()));
+            self.committed_shadow = shadow;
+            for ends in [&mut self.leader_moves.ends, &mut self.replica_moves.ends] {
+                ends.drain(..ends.len().saturating_sub(ENDS_MAX));
+            }
             for statement in statements {
                 self.plain.execute_batch(&statement).unwrap();
             }
@@ -269,11 +315,13 @@ impl Sequence {
         assert!(self.leader.take_capture().is_none());
         self.entries.clear();
         self.statements.clear();
+        self.captured_shadow = Shadow::clone(&self.committed_shadow);
         for (on_leader, reader) in &mut self.readers {
             reader.dead |= *on_leader;
         }
         if self.random.one_in(2) {
             std::mem::swap(&mut self.leader, &mut self.replica);
+            std::mem::swap(&mut self.leader_moves, &mut self.replica_moves);
             for (on_leader, _) in &mut self.readers {
                 *on_leader = !*on_leader;
             }
@@ -349,6 +397,108 @@ impl Sequence {
         }
     }
 
+    /// Begins a backfill of one of the two, or goes on with the one that runs.
+    fn backfill(&mut self, on_leader: bool) {
+        let (database, moves) = match on_leader {
+            true => (&self.leader, &mut self.leader_moves),
+            false => (&self.replica, &mut self.replica_moves),
+        };
+        let Some((mut backfill, shadow)) = moves.running.take() else {
+            let mut ends = moves.ends.clone();
+            let keep = 1 + self.random.below(3);
+            ends.retain(|_| self.random.below(3) < keep);
+            let points: Vec<_> = ends.iter().map(|(end, _)| *end).collect();
+            match database.begin_backfill(&points).unwrap() {
+                None => self.tally.backfills_refused += 1,
+                Some(backfill) => {
+                    let end = ends.into_iter().find(|(end, _)| end == backfill.end());
+                    moves.running = Some((backfill, end.unwrap().1));
+                }
+            }
+            return;
+        };
+        let slices = 1 + self.random.below(4);
+        let pages_max = 1 + self.random.below(40) as usize;
+        let mut more = true;
+        for _ in 0..slices {
+            more = more && backfill.write_slice(pages_max).unwrap();
+        }
+        if self.random.one_in(20) {
+            self.tally.backfills_given_up += 1;
+        } else if more {
+            moves.running = Some((backfill, shadow));
+        } else {
+            let file = file_image(&self.node, database);
+            assert_same_image(&file, &shadow.image());
+            if self.random.one_in(8) {
+                content_of_image(&file);
+            }
+            if self.random.one_in(2) {
+                backfill.sync().unwrap();
+            }
+            backfill.publish();
+            assert_eq!(database.backfilled_frames(), backfill.end().position.frame);
+            self.tally.backfills += 1;
+        }
+    }
+
+    /// Everything of one of the two moves into its file, so that the WAL can be restarted.
+    fn restart(&mut self, on_leader: bool) {
+        if self.random.one_in(3) {
+            self.capture();
+            self.apply(u64::MAX);
+            self.readers
+                .retain(|(of_leader, _)| *of_leader != on_leader);
+            let moves = match on_leader {
+                true => &mut self.leader_moves,
+                false => &mut self.replica_moves,
+            };
+            moves.pins.clear();
+            moves.running = None;
+            let refused = self.tally.backfills_refused + 5;
+            while self.tally.backfills_refused < refused {
+                self.backfill(on_leader);
+            }
+        }
+        let database = match on_leader {
+            true => &self.leader,
+            false => &self.replica,
+        };
+        let before = database.commit_point();
+        let expected = image(database);
+        match database.restart() {
+            true => {
+                assert_eq!((database.wal_frames(), database.wal_bytes()), (0, 0));
+                assert!(database.commit_point().position > before.position);
+                assert_same_image(&file_image(&self.node, database), &expected);
+                assert_same_image(&image_at(database, &before), &expected);
+                self.tally.restarts += 1;
+            }
+            false => self.tally.restarts_refused += 1,
+        }
+        assert_same_image(&image(database), &expected);
+    }
+
+    /// Pins one of the ends for later, or looks at one that was pinned.
+    fn pin(&mut self, on_leader: bool) {
+        let (database, moves) = match on_leader {
+            true => (&self.leader, &mut self.leader_moves),
+            false => (&self.replica, &mut self.replica_moves),
+        };
+        if !moves.pins.is_empty() {
+            let index = self.random.below(moves.pins.len() as u64) as usize;
+            let (pin, shadow) = moves.pins.swap_remove(index);
+            assert_same_image(&image_at(database, pin.at()), &shadow.image());
+            self.tally.pins += 1;
+        } else if let Some((end, shadow)) = moves.ends.last() {
+            match database.pin(end) {
+                Ok(pin) => moves.pins.push((pin, shadow.clone())),
+                Err(VfsError::UnknownCommitPoint { .. } | VfsError::SnapshotTooOld { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
     fn check(&mut self) {
         let replica = image(&self.replica);
         assert_same_image(&image_at(&self.leader, &self.committed), &replica);
@@ -372,6 +522,13 @@ impl Sequence {
 
     fn run(&mut self) {
         for _ in 0..STEPS {
+            let on_leader = self.random.one_in(2);
+            match self.random.below(30) {
+                0..=8 => self.backfill(on_leader),
+                9 => self.restart(on_leader),
+                10 | 11 => self.pin(on_leader),
+                _ => {}
+            }
             match self.random.below(100) {
                 0..=44 => self.transact(),
                 45..=64 => self.capture(),
@@ -429,8 +586,15 @@ fn a_leader_and_a_replica_stay_the_same() {
         total.zombie_writers += tally.zombie_writers;
         total.reader_checks += tally.reader_checks;
         total.image_checks += tally.image_checks;
+        total.backfills += tally.backfills;
+        total.backfills_given_up += tally.backfills_given_up;
+        total.backfills_refused += tally.backfills_refused;
+        total.restarts += tally.restarts;
+        total.restarts_refused += tally.restarts_refused;
+        total.pins += tally.pins;
         total.frames_max = total.frames_max.max(tally.frames_max);
     }
     println!("{sequences} sequences: {total:?}");
     assert!(sequences < 10 || total.roll_backs > 0 && total.zombie_writers > 0);
+    assert!(sequences < 10 || total.backfills > 0 && total.restarts > 0 && total.pins > 0);
 }

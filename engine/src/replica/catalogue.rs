@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use ringlite_raft::LogIndex;
-use ringlite_vfs::{CommitPoint, WalPosition};
+use ringlite_vfs::{CommitPoint, PageSize, WalPosition};
 
 use super::payload::DatabaseAct;
+
+use super::file::FileState;
 
 /// A database's identity: the index of the entry that created it in its shard's log. Dropping and
 /// creating a database of one name therefore cannot meet.
@@ -22,6 +24,11 @@ impl fmt::Display for DatabaseId {
 /// One database as the replica sees it.
 #[derive(Debug)]
 pub(super) struct DatabaseState {
+    pub(super) name: String,
+    /// Known once the runtime has opened the file.
+    pub(super) page_size: PageSize,
+    /// How far its file has got.
+    pub(super) file: FileState,
     /// The state at the commit index; unknown until the runtime has opened the file.
     pub(super) committed: Option<CommitPoint>,
     /// Where each entry of this leadership that touched the database leaves it, by index; all of
@@ -67,12 +74,33 @@ impl DatabaseState {
     }
 
     /// The commit index has reached `up_to`: the newest entry at or below it is the new base.
-    pub(super) fn commit(&mut self, up_to: LogIndex) {
-        while let Some((index, _)) = self.in_flight.front()
-            && *index <= up_to
+    pub(super) fn commit(&mut self, up_to: LogIndex, now: u64) {
+        while let Some((index, end)) = self.in_flight.front().copied()
+            && index <= up_to
         {
-            self.committed = self.in_flight.pop_front().map(|(_, end)| end);
+            self.in_flight.pop_front();
+            self.entry_committed(index, end, now);
         }
+    }
+
+    /// The entry `index` is committed, and leaves the database at `end`.
+    pub(super) fn entry_committed(&mut self, index: LogIndex, end: CommitPoint, now: u64) {
+        self.committed = Some(end);
+        self.file.committed(index, end, now);
+    }
+
+    pub(super) fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// The frames of its WAL, without those of the batch.
+    pub(super) fn wal_frames(&self) -> u32 {
+        let newest = self
+            .in_flight
+            .back()
+            .map(|(_, end)| *end)
+            .or(self.committed);
+        newest.map_or(0, |end| end.position.frame)
     }
 
     /// Forgets the entries in flight; true if there were any.
@@ -109,6 +137,10 @@ impl Catalogue {
 
     pub(super) fn get_mut(&mut self, id: DatabaseId) -> Option<&mut DatabaseState> {
         self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (DatabaseId, &DatabaseState)> {
+        self.by_id.iter().map(|(id, state)| (*id, state))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (DatabaseId, &mut DatabaseState)> {
@@ -154,7 +186,7 @@ impl Catalogue {
 
     /// Enters a database whose creation is committed; false if the name exists (two clients on
     /// two leaders asked for it), in which case the older one stays.
-    pub(super) fn insert(&mut self, id: DatabaseId, name: &str) -> bool {
+    pub(super) fn insert(&mut self, id: DatabaseId, name: &str, file: FileState) -> bool {
         if self.by_name.contains_key(name) {
             return false;
         }
@@ -162,6 +194,9 @@ impl Catalogue {
         self.by_id.insert(
             id,
             DatabaseState {
+                name: name.to_owned(),
+                page_size: PageSize::DEFAULT,
+                file,
                 committed: None,
                 in_flight: VecDeque::new(),
             },

@@ -5,6 +5,7 @@ use ringlite_raft::{EntryKind, LogIndex};
 use ringlite_vfs::PageSize;
 
 use super::catalogue::DatabaseId;
+use super::file::FileState;
 use super::payload::{self, DatabaseChange, Section};
 use super::{Effect, Replica};
 use crate::error::Error;
@@ -15,8 +16,9 @@ impl Replica {
         if self.serving {
             self.commit_own(up_to);
         } else {
-            while self.applied < up_to && self.apply_next() {}
-            if self.leading && self.raft.status().serving {
+            let waits = self.is_any_parked() || self.is_flushing();
+            while self.applied < up_to && !waits && self.apply_next() {}
+            if self.leading && self.raft.status().serving && self.applied >= up_to {
                 self.start_serving();
             }
         }
@@ -25,8 +27,9 @@ impl Replica {
 
     /// Commits entries that this node has proposed: their pages are in its WAL already.
     fn commit_own(&mut self, up_to: LogIndex) {
+        let now = self.now;
         for (_, state) in self.catalogue.iter_mut() {
-            state.commit(up_to);
+            state.commit(up_to, now);
         }
         while let Some(run) = self.uncommitted.front()
             && run.last <= up_to
@@ -68,6 +71,7 @@ impl Replica {
         if kind == EntryKind::Noop {
             // A new leader: a run that its predecessor left unfinished will never be finished.
             self.parts.clear();
+            self.parts_first = None;
             self.discard_restores();
             return;
         }
@@ -87,9 +91,16 @@ impl Replica {
             }
         }
         if kind == EntryKind::Data {
+            self.parts_first = None;
             for change in std::mem::take(&mut self.parts) {
-                self.effects.push_back(Effect::Apply(change));
+                // The file may have it from an earlier life.
+                let state = self.catalogue.get(change.database);
+                if state.is_some_and(|state| state.file.applied < index) {
+                    self.effects.push_back(Effect::Apply { index, change });
+                }
             }
+        } else {
+            self.parts_first.get_or_insert(index);
         }
     }
 
@@ -105,7 +116,10 @@ impl Replica {
     }
 
     pub(super) fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
-        if self.catalogue.insert(id, name) {
+        if self
+            .catalogue
+            .insert(id, name, FileState::new(id.0, id.0))
+        {
             self.effects.push_back(Effect::CreateDatabase {
                 id,
                 name: name.to_owned(),

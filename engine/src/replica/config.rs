@@ -43,6 +43,12 @@ pub struct Config {
     pub uncommitted_bytes_max: usize,
     /// An entry that has become this long is followed by another one of the same run.
     pub part_bytes: usize,
+    /// Once the file of a database lacks so many bytes of frames they are moved into it.
+    pub backfill_bytes: u64,
+    /// What the file of a database lacks for so long is moved into it, however little it is.
+    pub backfill_ticks_max: u64,
+    /// A WAL that has grown to so many bytes of frames is begun anew as soon as its readers allow.
+    pub wal_bytes_max: u64,
 }
 
 impl Config {
@@ -58,6 +64,9 @@ impl Config {
             batches_in_flight_max: 1,
             uncommitted_bytes_max: 64 << 20,
             part_bytes: payload::PART_BYTES,
+            backfill_bytes: 8 << 20,
+            backfill_ticks_max: 500,
+            wal_bytes_max: 32 << 20,
         }
     }
 }

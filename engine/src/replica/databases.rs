@@ -16,6 +16,7 @@ use ringlite_vfs::{CommitPoint, PageSize};
 use rusqlite::ffi;
 
 use super::catalogue::DatabaseId;
+use super::file::FileState;
 use super::gate::Held;
 use super::payload::{DatabaseAct, RestoreId, encode_act};
 use super::request::{Admin, Reply, RequestId, SessionId};
@@ -399,10 +400,15 @@ impl Replica {
         let Some(arrival) = self.restores.arrivals.remove(&restore) else {
             return;
         };
+        if self.catalogue.get(id).is_some() {
+            // An earlier life has done it, and the file has gone on since.
+            self.effects.push_back(Effect::DiscardRestore { restore });
+            return;
+        }
         if let Some(database) = replaces {
             self.remove_database(database, REPLACED);
         }
-        if arrival.arrived_bytes != arrival.file_bytes || !self.catalogue.insert(id, name) {
+        if arrival.arrived_bytes != arrival.file_bytes || !self.catalogue.insert(id, name, FileState::new(id.0, id.0)) {
             // The leader has looked before it proposed this.
             let reason = format!(
                 "the file of restore {} has no place: this is a bug",

@@ -6,6 +6,7 @@ use ringlite_vfs::{CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
+use super::file::DatabaseFile;
 use super::payload::{DatabaseChange, RestoreId};
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
 use crate::error::Error;
@@ -55,13 +56,46 @@ pub enum Input {
     },
     /// SQL ran.
     Ran(Ran),
-    /// A database was created or changed by [`Effect::CreateDatabase`], [`Effect::FinishRestore`]
-    /// or [`Effect::Apply`].
+    /// A database was opened by [`Effect::OpenDatabase`], [`Effect::CreateDatabase`] or
+    /// [`Effect::FinishRestore`].
+    Opened {
+        /// Which.
+        database: DatabaseId,
+        /// The size of its pages.
+        page_size: PageSize,
+        /// Its state.
+        commit_point: CommitPoint,
+    },
+    /// A database was changed by [`Effect::Apply`].
     Applied {
         /// Which.
         database: DatabaseId,
+        /// The entry that has changed it.
+        index: LogIndex,
         /// Its state now.
         commit_point: CommitPoint,
+    },
+    /// The node is about to stop: nothing new is taken, and everything that is committed goes
+    /// into the database files.
+    Flush,
+    /// The manifest that [`Effect::SaveManifest`] gave is on stable storage.
+    ManifestSaved,
+    /// [`Effect::Backfill`] is done: the file is synced.
+    Backfilled {
+        /// Which database.
+        database: DatabaseId,
+        /// The newest entry whose pages it has written; `None` if readers stood in the way, or
+        /// there was nothing to write.
+        end: Option<LogIndex>,
+    },
+    /// [`Effect::RestartWal`] was tried.
+    WalRestarted {
+        /// In which database.
+        database: DatabaseId,
+        /// The newest entry whose pages it has written, not yet durably.
+        end: Option<LogIndex>,
+        /// The state of the empty WAL; `None` if readers stood in the way.
+        commit_point: Option<CommitPoint>,
     },
     /// A digest of a database is wanted.
     DigestAsked {
@@ -93,7 +127,17 @@ pub enum Effect {
     },
     /// Whether SQL may write at all on this node.
     SetWritable(bool),
-    /// Create the file of a database and open it; answered by [`Input::Applied`].
+    /// Open a database that was created in an earlier life; answered by [`Input::Opened`], unless
+    /// its file is gone, because what the log has still to say of it is its end.
+    OpenDatabase {
+        /// Its id.
+        id: DatabaseId,
+        /// Its name.
+        name: String,
+        /// The size of its pages.
+        page_size: PageSize,
+    },
+    /// Create the file of a database and open it; answered by [`Input::Opened`].
     CreateDatabase {
         /// Its id.
         id: DatabaseId,
@@ -120,7 +164,7 @@ pub enum Effect {
         bytes: Bytes,
     },
     /// Make the file of a restore the file of a database, durably, and open it; answered by
-    /// [`Input::Applied`].
+    /// [`Input::Opened`].
     FinishRestore {
         /// The restore.
         restore: RestoreId,
@@ -135,9 +179,41 @@ pub enum Effect {
         restore: RestoreId,
     },
     /// Append committed pages to a database's in-memory WAL; answered by [`Input::Applied`].
-    Apply(DatabaseChange),
-    /// Undo what did not commit. Nothing has to answer it; [`Input::Applied`] with the new commit
-    /// point may.
+    Apply {
+        /// The entry that they are of.
+        index: LogIndex,
+        /// The pages.
+        change: DatabaseChange,
+    },
+    /// Save the manifest durably; answered by [`Input::ManifestSaved`].
+    SaveManifest {
+        /// The log begins behind this entry, as far as the databases need it.
+        base: LogIndex,
+        /// All databases.
+        databases: Vec<DatabaseFile>,
+    },
+    /// Write what the file of a database lacks of the entries that end at `ends`, as far as
+    /// readers let it, and sync the file; answered by [`Input::Backfilled`].
+    Backfill {
+        /// Which database.
+        database: DatabaseId,
+        /// Where each entry leaves the database; none: there is nothing but to sync.
+        ends: Vec<(LogIndex, CommitPoint)>,
+    },
+    /// Write what the file still lacks and begin the WAL anew, at once; answered by
+    /// [`Input::WalRestarted`].
+    RestartWal {
+        /// Of which database.
+        database: DatabaseId,
+        /// Where each entry that the file lacks leaves the database.
+        ends: Vec<(LogIndex, CommitPoint)>,
+    },
+    /// Nobody needs the log's entries up to here any more.
+    CutLog {
+        /// The last of them.
+        up_to: LogIndex,
+    },
+    /// Undo what did not commit.
     RollBack {
         /// In which database.
         database: DatabaseId,

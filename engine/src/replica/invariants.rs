@@ -10,7 +10,10 @@ impl Replica {
     pub fn check_invariants(&self) {
         for (database, queue) in &self.queues {
             assert!(
-                queue.len() == 0 || queue.holder.is_some() || !self.has_room(),
+                queue.len() == 0
+                    || queue.holder.is_some()
+                    || !self.has_room()
+                    || self.is_parked(*database),
                 "{database}: writers wait for nobody"
             );
             if let Some(holder) = queue.holder {

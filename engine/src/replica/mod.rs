@@ -9,11 +9,13 @@
 //! Architecture invariants: nothing here does IO, reads a clock or knows of an executor, and the
 //! only code that lets a client's reply go is `Replica::release`, which the gate calls.
 
+mod backfill;
 mod batch;
 mod catalogue;
 mod commit;
 mod config;
 mod databases;
+mod file;
 mod gate;
 mod interface;
 mod invariants;
@@ -32,12 +34,15 @@ use ringlite_raft::{
     ConfigError, Entry, EntryKind, HardState, LogIndex, Raft, ReadId, RestoredLog, Role,
 };
 
+use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
 pub use config::{Config, NodeAddress};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
+pub use file::DatabaseFile;
+use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
 use payload::DatabaseChange;
@@ -92,12 +97,16 @@ pub struct Replica {
     digests: Vec<WaitingDigest>,
     /// The parts of a large transaction whose last part is not yet applied.
     parts: Vec<DatabaseChange>,
+    /// The first entry of that transaction.
+    parts_first: Option<LogIndex>,
+    backfills: Backfills,
     restores: Restores,
     effects: VecDeque<Effect>,
 }
 
 impl Replica {
-    /// A replica that starts from what storage recovered. The entries up to `log.commit` must be
+    /// A replica that starts from what storage recovered. The manifest's `databases` are opened
+    /// first, by the effects that this leaves; then the log's entries up to `log.commit` must be
     /// given to [`Replica::replay`] before the first [`Replica::step`].
     ///
     /// # Errors
@@ -106,13 +115,15 @@ impl Replica {
         config: Config,
         hard_state: HardState,
         log: RestoredLog,
+        databases: &[DatabaseFile],
     ) -> Result<Self, ConfigError> {
+        let base = log.base.index;
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
-        Ok(Self {
+        let mut replica = Self {
             config,
             raft,
             now: 0,
-            applied: LogIndex(0),
+            applied: base,
             serving: false,
             leading: false,
             catalogue: Catalogue::default(),
@@ -128,12 +139,25 @@ impl Replica {
             last_read: ReadId(0),
             digests: Vec::new(),
             parts: Vec::new(),
+            parts_first: None,
+            backfills: Backfills::new(base),
             restores: Restores::default(),
             effects: VecDeque::new(),
-        })
+        };
+        for database in databases {
+            let file = FileState::new(database.applied, database.target);
+            if replica.catalogue.insert(database.id, &database.name, file) {
+                replica.effects.push_back(Effect::OpenDatabase {
+                    id: database.id,
+                    name: database.name.clone(),
+                    page_size: database.page_size,
+                });
+            }
+        }
+        Ok(replica)
     }
 
-    /// Applies a committed entry that storage recovered; in order, from the first.
+    /// Applies a committed entry that storage recovered; in order, from the log's first.
     pub fn replay(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.applied.next(), "replay is in order");
         self.apply_entry(entry.index, entry.kind, &entry.payload);
@@ -159,14 +183,34 @@ impl Replica {
             } => self.asked(id, options, request),
             Input::SessionClosed { session } => self.close_session(session),
             Input::Ran(ran) => self.ran(ran),
-            Input::Applied {
+            Input::Opened {
                 database,
+                page_size,
                 commit_point,
             } => {
                 if let Some(state) = self.catalogue.get_mut(database) {
+                    state.page_size = page_size;
                     state.committed = Some(commit_point);
                 }
             }
+            Input::Applied {
+                database,
+                index,
+                commit_point,
+            } => {
+                let now = self.now;
+                if let Some(state) = self.catalogue.get_mut(database) {
+                    state.entry_committed(index, commit_point, now);
+                }
+            }
+            Input::Flush => self.flush(),
+            Input::ManifestSaved => self.manifest_saved(),
+            Input::Backfilled { database, end } => self.backfilled(database, end),
+            Input::WalRestarted {
+                database,
+                end,
+                commit_point,
+            } => self.wal_restarted(database, end, commit_point),
             Input::DigestAsked {
                 id,
                 database,
@@ -194,6 +238,9 @@ impl Replica {
         // Not before the effects that apply what was committed have been performed.
         self.answer_digests();
         self.propose_batch();
+        if self.is_any_parked() {
+            self.drive_backfill();
+        }
         self.ask_read_index();
         let effects = self.raft.take_effects();
         let mut commits = commits_to_record(&effects, self.raft.status().commit);
@@ -249,6 +296,7 @@ impl Replica {
         self.now += 1;
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
+        self.drive_backfill();
     }
 
     fn propose_batch(&mut self) {

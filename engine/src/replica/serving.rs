@@ -32,6 +32,10 @@ impl Replica {
             self.refuse(id, self.not_leader());
             return;
         }
+        if self.is_flushing() {
+            self.refuse(id, Error::Stopped);
+            return;
+        }
         match request {
             Request::Open { database, create } => self.open(id, options, database, create),
             Request::Admin(admin) => self.administer(id, admin),
@@ -95,8 +99,9 @@ impl Replica {
     }
 
     fn may_write(&mut self, database: DatabaseId, session: SessionId) -> bool {
+        let is_open = self.has_room() && !self.is_parked(database);
         let queue = self.queues.entry(database).or_default();
-        queue.holder == Some(session) || (queue.admits(session) && self.has_room())
+        queue.holder == Some(session) || (queue.admits(session) && is_open)
     }
 
     /// Whether more may commit locally before Raft has caught up.
@@ -246,7 +251,7 @@ impl Replica {
 
     /// Lets the next waiting writer go on, if the lock is free. Its run's end calls this again.
     fn resume_writer(&mut self, database: DatabaseId) {
-        if !self.has_room() {
+        if !self.has_room() || self.is_parked(database) {
             return;
         }
         let next = self

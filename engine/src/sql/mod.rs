@@ -10,21 +10,26 @@ mod statement;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringlite_raft::LogIndex;
-use ringlite_vfs::{CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions};
+use ringlite_vfs::{
+    Backfill, CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::replica::DatabaseId;
+use crate::replica::{DatabaseId, Input};
 use crate::replica::payload::{DatabaseChange, RestoreId};
 use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
 use restore::RestoreFile;
 use session::Session;
 
+/// How long a restart of a WAL waits for readers on other threads.
+const RESTART_WAIT: Duration = Duration::from_millis(1);
 /// Reading pages of a past state looks at the clock each time it has read so many bytes.
 const READ_BYTES_BETWEEN_CLOCKS: u32 = 64 << 10;
 
@@ -110,43 +115,107 @@ impl Sql {
         }
     }
 
-    /// Creates a database's file, unless it is there from an earlier life, and opens it.
+    /// Creates a database's file and opens it.
     pub fn create_database(
         &mut self,
         id: DatabaseId,
         name: &str,
         page_size: PageSize,
-    ) -> Result<CommitPoint, VfsError> {
+    ) -> Result<Input, VfsError> {
+        // A file of that name is of an earlier life, and the log has all that became of it.
+        self.vfs.remove(name)?;
         let page_one = ringlite_vfs::first_page(page_size);
         ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
-        self.open_database(id, name)
+        let database = self.vfs.open(name)?;
+        Ok(self.opened(id, database))
     }
 
-    fn open_database(&mut self, id: DatabaseId, name: &str) -> Result<CommitPoint, VfsError> {
-        let database = self.vfs.open(name)?;
+    /// Opens a database of an earlier life. Its file may lack what the log still has, up to being
+    /// no database; `None` if there is none, because an entry of the log has removed it.
+    pub fn open_database(
+        &mut self,
+        id: DatabaseId,
+        name: &str,
+        page_size: PageSize,
+    ) -> Result<Option<Input>, VfsError> {
+        match self.vfs.reopen(name, page_size) {
+            Ok(database) => Ok(Some(self.opened(id, database))),
+            Err(VfsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                tracing::warn!("the file of database {name:?} is gone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn opened(&mut self, id: DatabaseId, database: Database) -> Input {
         database.set_writable(self.writable);
-        let commit_point = database.commit_point();
+        let opened = Input::Opened {
+            database: id,
+            page_size: database.page_size(),
+            commit_point: database.commit_point(),
+        };
         self.databases.insert(id, database);
-        Ok(commit_point)
+        opened
+    }
+
+    /// Begins to move pages of a database into its file, as far as readers let it; returns the
+    /// entry that the file will then have reached.
+    pub fn begin_backfill(
+        &self,
+        id: DatabaseId,
+        ends: &[(LogIndex, CommitPoint)],
+    ) -> Result<Option<(LogIndex, Backfill)>, VfsError> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        let points: Vec<CommitPoint> = ends.iter().map(|(_, point)| *point).collect();
+        let backfill = database.begin_backfill(&points)?;
+        Ok(backfill.and_then(|backfill| {
+            let reached = ends.iter().find(|(_, point)| point == backfill.end())?;
+            Some((reached.0, backfill))
+        }))
+    }
+
+    /// The file of a database, to sync it from any thread.
+    pub fn file(&self, id: DatabaseId) -> Option<Database> {
+        self.databases.get(&id).cloned()
+    }
+
+    /// Moves what the file of a database still lacks into it, and begins its WAL anew. Returns the
+    /// newest entry that was written, and the state of the new WAL, if readers allowed each.
+    pub fn restart_wal(
+        &self,
+        id: DatabaseId,
+        ends: &[(LogIndex, CommitPoint)],
+    ) -> Result<(Option<LogIndex>, Option<CommitPoint>), VfsError> {
+        let mut end = None;
+        if let Some((reached, mut backfill)) = self.begin_backfill(id, ends)? {
+            while backfill.write_slice(usize::MAX)? {}
+            backfill.publish();
+            end = Some(reached);
+        }
+        let Some(database) = self.databases.get(&id) else {
+            return Ok((end, None));
+        };
+        // Readers of other threads finish what they are at, and begin nothing new.
+        let _parking = database.park(RESTART_WAIT);
+        let deadline = Instant::now() + RESTART_WAIT;
+        let mut restarted = database.restart();
+        while !restarted && Instant::now() < deadline {
+            std::thread::yield_now();
+            restarted = database.restart();
+        }
+        Ok((end, restarted.then(|| database.commit_point())))
     }
 
     /// Closes a database, on which there are no sessions any more, and removes its file. Durable on
     /// return. Nothing happens if it does not exist.
     pub fn remove_database(&mut self, id: DatabaseId) -> Result<(), VfsError> {
-        let Some(database) = self.databases.remove(&id) else {
-            return Ok(());
-        };
-        let path = self.directory.join(database.name());
-        drop(database);
-        remove_file(&path)?;
-        sync_directory(&self.directory)
-    }
-
-    /// Removes the files of all databases. For a node that starts and will make them anew, as its
-    /// log tells of everything that ever was in them: a name may since have been given to another
-    /// database, whose file would be in the way of the first one.
-    pub fn remove_database_files(&self) -> Result<(), VfsError> {
-        remove_files(&self.directory, |_| true)
+        match self.databases.remove(&id) {
+            Some(database) => self.vfs.remove(database.name()),
+            None => Ok(()),
+        }
     }
 
     /// Makes room for a file that will become a database.
@@ -170,12 +239,13 @@ impl Sql {
         restore: RestoreId,
         id: DatabaseId,
         name: &str,
-    ) -> Result<Option<CommitPoint>, VfsError> {
+    ) -> Result<Option<Input>, VfsError> {
         let Some(file) = self.restores.remove(&restore) else {
             return Ok(None);
         };
         file.finish(&self.directory.join(name))?;
-        self.open_database(id, name).map(Some)
+        let database = self.vfs.open(name)?;
+        Ok(Some(self.opened(id, database)))
     }
 
     /// Forgets the file of a restore.

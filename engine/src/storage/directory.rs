@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use super::hard_state::{self, COPY_BYTES, HardStateRecord};
 use super::identity::{Identity, Member};
+use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
 use super::{SHARD, StorageError};
 use crate::replica::NodeAddress;
@@ -64,7 +65,7 @@ impl DataDirectory {
     }
 
     /// The cluster has formed: from now on the node may vote. The hard state comes first, as a
-    /// formed directory without one would be damaged.
+    /// formed directory without one would be damaged; so would one without a manifest.
     pub(crate) fn form(&mut self, formed: Identity) -> Result<(), StorageError> {
         let record = HardStateRecord {
             sequence: 1,
@@ -88,9 +89,46 @@ impl DataDirectory {
             Ok(())
         };
         write().map_err(|source| StorageError::io("write", &path, source))?;
+        let stamp = Stamp {
+            sequence: 1,
+            cluster: record.cluster,
+            incarnation: record.incarnation,
+        };
+        manifest::create(&self.shard(), &stamp)?;
         formed.save(&self.root)?;
         self.identity = formed;
         Ok(())
+    }
+
+    /// The manifest, both copies of which are good on return.
+    pub(super) fn manifest(&self) -> Result<(Stamp, Manifest), StorageError> {
+        let (stamp, manifest) = manifest::load(&self.shard())?;
+        let path = || self.shard().join("manifest");
+        self.check_owner(path, stamp.cluster, stamp.incarnation)?;
+        Ok((stamp, manifest))
+    }
+
+    fn check_owner(
+        &self,
+        path: impl Fn() -> PathBuf,
+        cluster: u128,
+        incarnation: u64,
+    ) -> Result<(), StorageError> {
+        let wanted = (
+            self.identity.cluster.unwrap_or(0),
+            self.identity.incarnation,
+        );
+        if (cluster, incarnation) == wanted {
+            return Ok(());
+        }
+        let name = |(cluster, incarnation): (u128, u64)| {
+            format!("cluster {cluster:032x}, incarnation {incarnation:016x}")
+        };
+        Err(StorageError::OtherNode {
+            path: path(),
+            found: name((cluster, incarnation)),
+            wanted: name(wanted),
+        })
     }
 
     /// Reads what an earlier life has left.
@@ -98,16 +136,9 @@ impl DataDirectory {
         let path = self.hard_state_path();
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
-        if hard_state.cluster != self.identity.cluster.unwrap_or(0)
-            || hard_state.incarnation != self.identity.incarnation
-        {
-            return Err(StorageError::OtherNode {
-                path,
-                found: format!("cluster {:032x}", hard_state.cluster),
-                wanted: format!("cluster {:032x}", self.identity.cluster.unwrap_or(0)),
-            });
-        }
-        Recovered::read(&self.log(), &self.record_identity(), hard_state)
+        self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
+        let (_, manifest) = self.manifest()?;
+        Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)
     }
 
     pub(crate) fn record_identity(&self) -> RecordIdentity {
@@ -122,7 +153,7 @@ impl DataDirectory {
         self.segment_bytes
     }
 
-    fn shard(&self) -> PathBuf {
+    pub(super) fn shard(&self) -> PathBuf {
         self.root.join(format!("shard-{SHARD}"))
     }
 

@@ -1,15 +1,13 @@
 //! The hard state: what a node must remember of its promises, in two copies.
 //!
-//! The same record is written to copy A, durably, then to copy B, durably, and only then does
-//! anything that depends on it leave the node. At start the valid copy with the higher sequence
-//! holds. Alternating copies would forget a vote when the newer one rots (design, section 6).
+//! Nothing that depends on it leaves the node before both copies are durable; see `twin`.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ringlite_raft::{LogIndex, NodeId, Term};
 
-use super::StorageError;
+use super::{StorageError, twin};
 
 /// Each copy has a block of its own, so that no write touches both.
 pub(super) const COPY_BYTES: usize = 4096;
@@ -102,21 +100,11 @@ pub(super) fn path_in(shard: &Path) -> PathBuf {
 fn choose(file: &[u8], path: &Path) -> Result<(HardStateRecord, Option<usize>), StorageError> {
     let a = HardStateRecord::decode(file.get(..COPY_BYTES).unwrap_or_default());
     let b = HardStateRecord::decode(file.get(COPY_BYTES..).unwrap_or_default());
-    match (a, b) {
-        (Some(a), Some(b)) if a.sequence == b.sequence => Ok((a, None)),
-        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, Some(1))),
-        (Some(_), Some(b)) => Ok((b, Some(0))),
-        (Some(one), None) | (None, Some(one)) => {
-            tracing::warn!(
-                "one of the two copies in {} is bad; it is written anew",
-                path.display()
-            );
-            Ok((one, Some(usize::from(a.is_some()))))
-        }
-        (None, None) => Err(StorageError::HardStateLost {
+    twin::choose([a, b], |record| record.sequence, path).ok_or_else(|| {
+        StorageError::HardStateLost {
             path: path.to_owned(),
-        }),
-    }
+        }
+    })
 }
 
 /// Reads the hard state; `None` if the shard has never started. On return both copies are it,

@@ -1,27 +1,33 @@
-//! Where the records of the log are, and reading entries that are in memory no longer.
+//! Where the records of the log are: reading entries that are in memory no longer, and cutting off
+//! those that nobody needs.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use glommio::io::DmaFile;
-use ringlite_raft::{Entry, LogIndex, RecordError, decode_record, record_bytes};
+use ringlite_raft::{Entry, LogBase, LogIndex, Term, decode_record, record_bytes};
 
 use super::StorageError;
-use super::segment;
+use super::manifest::LogStart;
+use super::segment::{self, SegmentReserve};
 
 /// The place of one record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    segment: u64,
-    offset: u32,
-    payload_bytes: u32,
+    pub(super) segment: u64,
+    pub(super) term: Term,
+    pub(super) offset: u32,
+    pub(super) payload_bytes: u32,
 }
 
 impl Place {
-    pub(super) fn new(segment: u64, offset: u64, payload_bytes: u32) -> Self {
+    pub(super) fn new(segment: u64, offset: u64, term: Term, payload_bytes: u32) -> Self {
         Self {
             segment,
+            term,
             // A segment is far below 4 GiB.
             offset: u32::try_from(offset).unwrap_or(u32::MAX),
             payload_bytes,
@@ -32,83 +38,199 @@ impl Place {
 /// The index of the log: the place of each record.
 pub(crate) struct Log {
     directory: PathBuf,
-    /// From index 1.
-    places: RefCell<Vec<Place>>,
+    reserve: Rc<SegmentReserve>,
+    state: RefCell<State>,
+}
+
+struct State {
+    start: LogStart,
+    /// From the index behind the base on.
+    places: VecDeque<Place>,
+    /// The numbers of all segments of the log, ascending; the last one is being written.
+    segments: VecDeque<u64>,
+}
+
+impl State {
+    fn last(&self) -> LogIndex {
+        LogIndex(self.start.base.index.0 + self.places.len() as u64)
+    }
+
+    /// Where an index above the base is in `places`.
+    fn position(&self, index: LogIndex) -> Option<usize> {
+        let behind = index.0.checked_sub(self.start.base.index.0)?;
+        usize::try_from(behind).ok()?.checked_sub(1)
+    }
 }
 
 impl Log {
-    pub(super) fn new(directory: PathBuf, places: Vec<Place>) -> Self {
+    pub(super) fn new(
+        directory: PathBuf,
+        reserve: Rc<SegmentReserve>,
+        start: LogStart,
+        places: VecDeque<Place>,
+        segments: VecDeque<u64>,
+    ) -> Self {
         Self {
             directory,
-            places: RefCell::new(places),
+            reserve,
+            state: RefCell::new(State {
+                start,
+                places,
+                segments,
+            }),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
+    /// The log goes on in this segment.
+    pub(super) fn begin_segment(&self, number: u64) {
+        self.state.borrow_mut().segments.push_back(number);
     }
 
     /// Entries from here on are void.
     pub(super) fn truncate(&self, from: LogIndex) {
-        self.places
-            .borrow_mut()
-            .truncate(from.0.saturating_sub(1) as usize);
+        let mut state = self.state.borrow_mut();
+        let Some(position) = state.position(from) else {
+            unreachable!("{from} was cut off and cannot be truncated");
+        };
+        state.places.truncate(position);
     }
 
     /// The record of the next index is there.
     pub(super) fn push(&self, place: Place) {
-        self.places.borrow_mut().push(place);
+        self.state.borrow_mut().places.push_back(place);
     }
 
-    /// Reads the entries from `from` to `up_to`, or the first of them if they exceed `bytes_max`.
+    /// Behind which entry the log begins.
+    pub(crate) fn base(&self) -> LogBase {
+        self.state.borrow().start.base
+    }
+
+    /// Where the log begins.
+    pub(crate) fn start(&self) -> LogStart {
+        self.state.borrow().start
+    }
+
+    /// Where the log would begin if it were cut behind `up_to`, for the manifest. `None` if it has no
+    /// such entry, or none any more.
+    pub(crate) fn start_behind(&self, up_to: LogIndex) -> Option<LogStart> {
+        let state = self.state.borrow();
+        let place = state.places.get(state.position(up_to)?)?;
+        Some(LogStart {
+            base: LogBase {
+                index: up_to,
+                term: place.term,
+            },
+            segment: place.segment,
+        })
+    }
+
+    /// Cuts the log: the segments before `start` are used again or removed, in the background.
+    ///
+    /// The manifest must say `start` durably before this is called, and whoever was shown the
+    /// entries before it must need them no longer.
+    pub(crate) fn cut(&self, start: LogStart) {
+        let mut state = self.state.borrow_mut();
+        if start.base.index <= state.start.base.index {
+            return;
+        }
+        assert!(
+            start.base.index <= state.last(),
+            "the log is cut at {}, but ends at {}",
+            start.base.index,
+            state.last()
+        );
+        let gone = (start.base.index.0 - state.start.base.index.0) as usize;
+        state.places.drain(..gone);
+        state.start = start;
+        while let Some(&oldest) = state.segments.front()
+            && oldest < start.segment
+        {
+            state.segments.pop_front();
+            self.reserve.recycle(oldest);
+        }
+        // A long log leaves a long list behind.
+        if state.places.capacity() / 4 > state.places.len() {
+            let wanted = state.places.len() * 2;
+            state.places.shrink_to(wanted);
+        }
+    }
+
+    /// Reads the entries from `from` to `up_to`, or the first of them if they exceed `bytes_max`;
+    /// none if the log was cut behind `from`, perhaps while they were read.
     pub(crate) async fn read(
         &self,
         from: LogIndex,
         up_to: LogIndex,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        let first = from.0.saturating_sub(1) as usize;
-        let wanted: Vec<Place> = {
-            let places = self.places.borrow();
-            let end = (up_to.0 as usize).min(places.len());
-            places.get(first..end).unwrap_or_default().to_vec()
-        };
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut open: Option<(u64, DmaFile)> = None;
-        for place in wanted {
+        for index in from.0..=up_to.0 {
+            let index = LogIndex(index);
+            let Some(place) = self.place(index) else {
+                break;
+            };
             if !entries.is_empty() && bytes + place.payload_bytes as usize > bytes_max {
                 break;
             }
             bytes += place.payload_bytes as usize;
-            let path = segment::path_in(&self.directory, place.segment);
-            let failed = |source| StorageError::glommio("read", &path, source);
-            let file = match open.take() {
-                Some((number, file)) if number == place.segment => file,
-                _ => DmaFile::open(&path).await.map_err(failed)?,
-            };
-            let record = file
-                .read_at(
-                    u64::from(place.offset),
-                    record_bytes(place.payload_bytes as usize),
-                )
-                .await
-                .map_err(failed)?;
-            entries.push(decode(&record).map_err(|error| {
-                StorageError::io(
-                    "read a record in",
-                    &path,
-                    std::io::Error::new(std::io::ErrorKind::InvalidData, error),
-                )
-            })?);
-            open = Some((place.segment, file));
+            match self.read_record(index, place, &mut open).await {
+                Ok(entry) => entries.push(entry),
+                // Its segment may be in use again.
+                Err(_) if index <= self.base().index => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(entries)
     }
-}
 
-fn decode(record: &[u8]) -> Result<Entry, RecordError> {
-    let (header, payload) = decode_record(record)?;
-    Ok(Entry {
-        term: header.term,
-        index: header.index,
-        kind: header.kind,
-        payload: Bytes::copy_from_slice(&record[payload]),
-    })
+    fn place(&self, index: LogIndex) -> Option<Place> {
+        let state = self.state.borrow();
+        state.places.get(state.position(index)?).copied()
+    }
+
+    async fn read_record(
+        &self,
+        index: LogIndex,
+        place: Place,
+        open: &mut Option<(u64, DmaFile)>,
+    ) -> Result<Entry, StorageError> {
+        let path = segment::path_in(&self.directory, place.segment);
+        let failed = |source| StorageError::glommio("read", &path, source);
+        let file = match open.take() {
+            Some((number, file)) if number == place.segment => file,
+            _ => DmaFile::open(&path).await.map_err(failed)?,
+        };
+        let bytes = record_bytes(place.payload_bytes as usize);
+        let record = file
+            .read_at(u64::from(place.offset), bytes)
+            .await
+            .map_err(failed)?;
+        *open = Some((place.segment, file));
+        let damaged = |what: String| {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+            StorageError::io("read a record in", &path, source)
+        };
+        let (header, payload) =
+            decode_record(&record).map_err(|error| damaged(error.to_string()))?;
+        if (header.index, header.term) != (index, place.term) {
+            let (found, term) = (header.index, header.term);
+            return Err(damaged(format!(
+                "{found} of {term} is where {index} of {} was written",
+                place.term
+            )));
+        }
+        Ok(Entry {
+            term: header.term,
+            index,
+            kind: header.kind,
+            payload: Bytes::copy_from_slice(&record[payload]),
+        })
+    }
 }

@@ -5,27 +5,32 @@
 //! DATA/lock                    held while a node uses the directory
 //! DATA/tmp/                    temporary files of SQLite that outgrow memory, already unlinked
 //! DATA/shard-0/hard-state      term and vote, in two copies
+//! DATA/shard-0/manifest.a, .b  where the log begins and what the databases' files hold
 //! DATA/shard-0/log/*.seg       the segments of the log
 //! DATA/shard-0/databases/NAME  the databases
 //! ```
 
 mod directory;
+mod durable;
 mod hard_state;
 mod identity;
 mod log;
+mod manifest;
 mod recovered;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod twin;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
-use ringlite_raft::RecoveryError;
+use ringlite_raft::{LogIndex, RecoveryError};
 
 pub(crate) use directory::DataDirectory;
 pub(crate) use identity::Identity;
 pub(crate) use log::Log;
+pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
 pub(crate) use writer::{LogWriter, WriteDone, start};
@@ -88,6 +93,32 @@ pub enum StorageError {
     HardStateLost {
         /// The file.
         path: PathBuf,
+    },
+    /// Both copies of the manifest are bad.
+    #[error(
+        "both copies of {} are damaged or of another version: the node cannot know what the files \
+         of its databases hold, and must not start",
+        path.display()
+    )]
+    ManifestLost {
+        /// The files, without the ends of their names.
+        path: PathBuf,
+    },
+    /// The log ends before an entry that the manifest knows as durable.
+    #[error(
+        "the log in {} ends at {last}, but the file of database {database:?} may hold what was \
+         committed up to {target}: the end of the log is lost, and the node must not start",
+        path.display()
+    )]
+    LogShort {
+        /// The directory.
+        path: PathBuf,
+        /// The last entry that was found.
+        last: LogIndex,
+        /// The database.
+        database: String,
+        /// An entry that was there.
+        target: LogIndex,
     },
     /// The log is damaged.
     #[error("the log in {} cannot be used: {source}", path.display())]

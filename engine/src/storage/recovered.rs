@@ -1,5 +1,6 @@
-//! What a restart finds: the hard state and the log, read from mapped segments.
+//! What a restart finds: the hard state, the manifest and the log, read from mapped segments.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -10,10 +11,14 @@ use ringlite_raft::{
     RecoveredLog, RestoredLog,
 };
 
+use ringlite_vfs::PageSize;
+
 use super::StorageError;
 use super::hard_state::HardStateRecord;
 use super::log::Place;
+use super::manifest::Manifest;
 use super::segment;
+use crate::replica::{DatabaseFile, DatabaseId};
 
 struct MappedSegment {
     number: u64,
@@ -24,6 +29,8 @@ struct MappedSegment {
 /// A recovered shard.
 pub(crate) struct Recovered {
     pub(crate) hard_state: HardStateRecord,
+    /// Where the log begins, and what the databases' files hold.
+    pub(crate) manifest: Manifest,
     log: RecoveredLog,
     segments: Vec<MappedSegment>,
     directory: PathBuf,
@@ -34,6 +41,7 @@ impl Recovered {
         directory: &Path,
         identity: &RecordIdentity,
         hard_state: HardStateRecord,
+        manifest: Manifest,
     ) -> Result<Self, StorageError> {
         let failed = |source| StorageError::Log {
             path: directory.to_owned(),
@@ -41,7 +49,11 @@ impl Recovered {
         };
         let mut segments = Vec::new();
         let mut scans = Vec::new();
-        for number in segment::numbers_in(directory)? {
+        let numbers = segment::numbers_in(directory)?;
+        let (obsolete, numbers): (Vec<u64>, Vec<u64>) = numbers
+            .into_iter()
+            .partition(|number| *number < manifest.log.segment);
+        for number in numbers {
             let mapped = map(directory, number)?;
             let bytes = mapped.bytes.as_deref().unwrap_or_default();
             scans.push(ringlite_raft::scan_segment(bytes, number, identity).map_err(failed)?);
@@ -51,23 +63,57 @@ impl Recovered {
             index: hard_state.durable_mark,
             epoch: hard_state.log_epoch,
         };
-        let log = ringlite_raft::recover(scans, mark).map_err(failed)?;
+        let mut log = ringlite_raft::recover(scans, mark, manifest.log.base).map_err(failed)?;
+        // What a database's file may hold was committed, and was durable in this log.
+        for database in &manifest.databases {
+            if database.target > log.last {
+                return Err(StorageError::LogShort {
+                    path: directory.to_owned(),
+                    last: log.last,
+                    database: database.name.clone(),
+                    target: database.target,
+                });
+            }
+            log.commit = log.commit.max(database.target);
+        }
         if let Some(cut) = &log.cut {
             tracing::info!("the log's unfinished end was cut: {cut}");
         }
         // The reserve of an earlier life, never written to. A life makes its own, so that without
-        // this each start would leave some behind.
-        for unused in segments.extract_if(.., |segment| segment.number > log.highest_segment) {
-            let path = segment::path_in(directory, unused.number);
-            std::fs::remove_file(&path)
-                .map_err(|source| StorageError::io("remove", &path, source))?;
+        // this each start would leave some behind. And what the log was cut behind.
+        let unused = segments
+            .extract_if(.., |segment| segment.number > log.highest_segment)
+            .map(|segment| segment.number);
+        for number in obsolete.into_iter().chain(unused) {
+            segment::remove(directory, number)?;
         }
         Ok(Self {
             hard_state,
+            manifest,
             log,
             segments,
             directory: directory.to_owned(),
         })
+    }
+
+    /// The databases, as the manifest tells of them.
+    pub(crate) fn databases(&self) -> Result<Vec<DatabaseFile>, StorageError> {
+        let databases = self.manifest.databases.iter();
+        databases
+            .map(|database| {
+                Ok(DatabaseFile {
+                    id: DatabaseId(LogIndex(database.id)),
+                    name: database.name.clone(),
+                    page_size: PageSize::new(database.page_size).map_err(|_| {
+                        StorageError::ManifestLost {
+                            path: self.directory.with_file_name("manifest"),
+                        }
+                    })?,
+                    applied: database.applied,
+                    target: database.target,
+                })
+            })
+            .collect()
     }
 
     /// The log as the consensus core restarts from it.
@@ -78,6 +124,7 @@ impl Recovered {
             .iter()
             .filter(|record| record.index > self.log.commit);
         Ok(RestoredLog {
+            base: self.log.base,
             runs: self.log.runs.clone(),
             last: self.log.last,
             commit: self.log.commit,
@@ -87,7 +134,7 @@ impl Recovered {
         })
     }
 
-    /// Gives every entry that is known to be committed, from the first.
+    /// Gives every entry that is known to be committed, from the first behind the base on.
     pub(crate) fn for_each_committed(
         &self,
         mut each: impl FnMut(Entry),
@@ -123,13 +170,19 @@ impl Recovered {
         })
     }
 
-    /// Where each record is, from index 1.
-    pub(super) fn places(&self) -> Vec<Place> {
-        self.log
-            .records
-            .iter()
-            .map(|record| Place::new(record.segment, record.offset, record.payload_bytes))
-            .collect()
+    /// Where each record is, from the first behind the base on.
+    pub(super) fn places(&self) -> VecDeque<Place> {
+        let records = self.log.records.iter();
+        let place = |record: &RecordPosition| {
+            let (segment, offset) = (record.segment, record.offset);
+            Place::new(segment, offset, record.term, record.payload_bytes)
+        };
+        records.map(place).collect()
+    }
+
+    /// The numbers of the log's segments, ascending.
+    pub(super) fn segments(&self) -> VecDeque<u64> {
+        self.segments.iter().map(|segment| segment.number).collect()
     }
 
     pub(super) fn last(&self) -> LogIndex {
@@ -163,7 +216,8 @@ fn map(directory: &Path, number: u64) -> Result<MappedSegment, StorageError> {
         // What is found in the log counts as durable from now on, so that it has to be.
         file.sync_data()?;
         // SAFETY: the directory is locked, so that no other node writes or cuts the file while it
-        // is mapped, and this node writes only to segments that it makes later.
+        // is mapped, and this node writes only to segments that it makes later: it uses old ones
+        // again after the log is cut, which is after the replay that reads them here.
         Ok(Some(unsafe { Mmap::map(&file)? }))
     };
     Ok(MappedSegment {

@@ -1,14 +1,19 @@
 //! Segments: the log's files, written with zeros ahead of use so that an append changes no
 //! metadata (an unwritten extent would cost a journal commit at each durable write).
+//!
+//! A segment that the log was cut behind is used again: under a new number, and zeroed like a fresh
+//! one, so that no record of its earlier life is there when it gets its name.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use glommio::io::{DmaFile, OpenOptions};
-use rustix::fs::OFlags;
 
 use super::StorageError;
+use super::durable::DurableFile;
 
 /// The size of a segment unless told.
 pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -16,6 +21,8 @@ pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 const ZERO_SLICE_BYTES: u64 = 256 << 10;
 /// Zeroed segments kept ready, besides the one that is being zeroed.
 const RESERVE_SEGMENTS: usize = 1;
+/// Old segments kept for being used again; what exceeds them is removed.
+const OLD_SEGMENTS_MAX: usize = 2;
 
 const SUFFIX: &str = ".seg";
 const UNFINISHED_SUFFIX: &str = ".new";
@@ -48,12 +55,16 @@ pub(super) fn numbers_in(directory: &Path) -> Result<Vec<u64>, StorageError> {
 /// A zeroed segment that nothing was written to yet.
 pub(super) struct FreshSegment {
     pub(super) number: u64,
-    pub(super) path: PathBuf,
-    pub(super) file: Rc<DmaFile>,
+    pub(super) file: DurableFile,
 }
+
+/// The numbers of segments that wait for being used again.
+type Old = Rc<RefCell<VecDeque<u64>>>;
 
 /// Makes segments ahead of their use.
 pub(super) struct SegmentReserve {
+    directory: PathBuf,
+    old: Old,
     ready: LocalReceiver<Result<FreshSegment, StorageError>>,
 }
 
@@ -61,8 +72,36 @@ impl SegmentReserve {
     /// Starts to zero segments from `first` on.
     pub(super) fn start(directory: PathBuf, first: u64, segment_bytes: u64) -> Self {
         let (sender, ready) = local_channel::new_bounded(RESERVE_SEGMENTS);
-        glommio::spawn_local(make_for_ever(directory, first, segment_bytes, sender)).detach();
-        Self { ready }
+        let old = Old::default();
+        let maker = Maker {
+            directory: directory.clone(),
+            segment_bytes,
+            old: Rc::clone(&old),
+        };
+        glommio::spawn_local(maker.make_for_ever(first, sender)).detach();
+        Self {
+            directory,
+            old,
+            ready,
+        }
+    }
+
+    /// Takes a segment that is no part of the log any more, to use it again.
+    pub(super) fn recycle(&self, number: u64) {
+        let mut old = self.old.borrow_mut();
+        if old.len() < OLD_SEGMENTS_MAX {
+            old.push_back(number);
+            return;
+        }
+        let path = path_in(&self.directory, number);
+        glommio::spawn_local(async move {
+            // On a helper's thread, perhaps after the end of this life: no segment ever gets the
+            // number again, and the next start removes what is left.
+            if let Err(error) = glommio::io::remove(&path).await {
+                tracing::warn!("cannot remove the old segment {}: {error}", path.display());
+            }
+        })
+        .detach();
     }
 
     /// The next segment; waits if none is ready yet.
@@ -77,71 +116,101 @@ impl SegmentReserve {
     }
 }
 
-async fn make_for_ever(
+/// Makes segments, as long as somebody takes them.
+struct Maker {
     directory: PathBuf,
-    first: u64,
     segment_bytes: u64,
-    sender: LocalSender<Result<FreshSegment, StorageError>>,
-) {
-    for number in first.. {
-        let made = make(&directory, number, segment_bytes).await;
-        let failed = made.is_err();
-        if sender.send(made).await.is_err() || failed {
-            return;
+    old: Old,
+}
+
+impl Maker {
+    async fn make_for_ever(
+        self,
+        first: u64,
+        sender: LocalSender<Result<FreshSegment, StorageError>>,
+    ) {
+        for number in first.. {
+            let made = self.make(number).await;
+            let failed = made.is_err();
+            if sender.send(made).await.is_err() || failed {
+                return;
+            }
         }
+    }
+
+    /// Zeroes a segment under another name, so that a segment by its own name is whole.
+    async fn make(&self, number: u64) -> Result<FreshSegment, StorageError> {
+        let path = path_in(&self.directory, number);
+        let unfinished = path.with_extension(&UNFINISHED_SUFFIX[1..]);
+        let file = self.old_or_new(&unfinished).await?;
+        self.zero(&file, &unfinished).await?;
+        file.close()
+            .await
+            .map_err(|source| StorageError::glommio("close", &unfinished, source))?;
+        rename(&unfinished, &path)?;
+        let directory = &self.directory;
+        let names = glommio::io::Directory::open(directory)
+            .await
+            .map_err(|source| StorageError::glommio("open", directory, source))?;
+        names
+            .sync()
+            .await
+            .map_err(|source| StorageError::glommio("sync", directory, source))?;
+        let file = DurableFile::open(&path).await?;
+        Ok(FreshSegment { number, file })
+    }
+
+    /// A file of any content by the name `unfinished`: an old segment if there is one.
+    async fn old_or_new(&self, unfinished: &Path) -> Result<DmaFile, StorageError> {
+        let failed = |source| StorageError::glommio("make", unfinished, source);
+        let old = self.old.borrow_mut().pop_front();
+        let Some(old) = old else {
+            return DmaFile::create(unfinished).await.map_err(failed);
+        };
+        rename(&path_in(&self.directory, old), unfinished)?;
+        let file = OpenOptions::new().write(true).dma_open(unfinished).await;
+        let file = file.map_err(failed)?;
+        // An earlier life may have had segments of another size.
+        if file.file_size().await.map_err(failed)? > self.segment_bytes {
+            file.truncate(self.segment_bytes).await.map_err(failed)?;
+        }
+        Ok(file)
+    }
+
+    async fn zero(&self, file: &DmaFile, path: &Path) -> Result<(), StorageError> {
+        let failed = |source| StorageError::glommio("zero", path, source);
+        let mut at = 0;
+        while at < self.segment_bytes {
+            let slice = ZERO_SLICE_BYTES.min(self.segment_bytes - at);
+            let mut zeros = file.alloc_dma_buffer(slice as usize);
+            zeros.as_bytes_mut().fill(0);
+            let written = file.write_at(zeros, at).await.map_err(failed)?;
+            if written as u64 != slice {
+                return Err(StorageError::ShortWrite {
+                    path: path.to_owned(),
+                    written,
+                    expected: slice as usize,
+                });
+            }
+            at += slice;
+        }
+        file.fdatasync().await.map_err(failed)
     }
 }
 
-/// Zeroes a segment under another name, so that a segment by its own name is whole.
-async fn make(
-    directory: &Path,
-    number: u64,
-    segment_bytes: u64,
-) -> Result<FreshSegment, StorageError> {
+/// On this thread: one on a helper's could come after the end of the executor, when another life
+/// has a file by that name.
+fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+    std::fs::rename(from, to).map_err(|source| StorageError::io("rename", from, source))
+}
+
+/// Removes a segment; it is no error if it is gone.
+pub(super) fn remove(directory: &Path, number: u64) -> Result<(), StorageError> {
     let path = path_in(directory, number);
-    let unfinished = path.with_extension(&UNFINISHED_SUFFIX[1..]);
-    let failed = |source| StorageError::glommio("zero", &unfinished, source);
-    let file = DmaFile::create(&unfinished).await.map_err(failed)?;
-    let mut at = 0;
-    while at < segment_bytes {
-        let slice = ZERO_SLICE_BYTES.min(segment_bytes - at);
-        let mut zeros = file.alloc_dma_buffer(slice as usize);
-        zeros.as_bytes_mut().fill(0);
-        let written = file.write_at(zeros, at).await.map_err(failed)?;
-        if written as u64 != slice {
-            return Err(StorageError::ShortWrite {
-                path: unfinished,
-                written,
-                expected: slice as usize,
-            });
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::io("remove", &path, source))
         }
-        at += slice;
+        _ => Ok(()),
     }
-    file.fdatasync().await.map_err(failed)?;
-    file.close().await.map_err(failed)?;
-    std::fs::rename(&unfinished, &path)
-        .map_err(|source| StorageError::io("rename", &unfinished, source))?;
-    let names = glommio::io::Directory::open(directory)
-        .await
-        .map_err(|source| StorageError::glommio("open", directory, source))?;
-    names
-        .sync()
-        .await
-        .map_err(|source| StorageError::glommio("sync", directory, source))?;
-    let file = open_durable(&path).await?;
-    Ok(FreshSegment {
-        number,
-        path,
-        file: Rc::new(file),
-    })
-}
-
-/// Opens a file so that each write has reached stable storage when it completes.
-pub(super) async fn open_durable(path: &Path) -> Result<DmaFile, StorageError> {
-    OpenOptions::new()
-        .write(true)
-        .custom_flags(i32::try_from(OFlags::DSYNC.bits()).unwrap_or(0))
-        .dma_open(path)
-        .await
-        .map_err(|source| StorageError::glommio("open", path, source))
 }

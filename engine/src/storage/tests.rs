@@ -1,5 +1,7 @@
 //! The writer and recovery together: lives of a node's disk, one after the other.
 
+mod cutting;
+
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -8,7 +10,9 @@ use bytes::Bytes;
 use glommio::LocalExecutorBuilder;
 use ringlite_raft::{Entry, EntryKind, HardState, IoId, LogIndex, NodeId, Term};
 
-use super::{DataDirectory, LogWriter, Recovered, WriteDone};
+use super::{
+    DataDirectory, Log, LogStart, LogWriter, Manifest, ManifestFile, Recovered, WriteDone,
+};
 use crate::replica::NodeAddress;
 use crate::signal::Signal;
 
@@ -17,6 +21,9 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 /// One life: from recovery to the end of the executor, which is as sudden as a kill.
 struct Life {
     writer: LogWriter,
+    log: Rc<Log>,
+    manifest_file: ManifestFile,
+    manifest: Manifest,
     done: Rc<(RefCell<IoId>, Signal)>,
     next_io: u64,
     /// What recovery has found.
@@ -26,18 +33,25 @@ struct Life {
 
 impl Life {
     async fn begin(root: &Path) -> (Life, DataDirectory) {
+        Life::begin_with(root, SEGMENT_BYTES).await
+    }
+
+    async fn begin_with(root: &Path, segment_bytes: u64) -> (Life, DataDirectory) {
         let members = [NodeAddress {
             id: NodeId(1),
             address: String::new(),
         }];
-        let mut directory = DataDirectory::open(root, NodeId(1), &members, SEGMENT_BYTES).unwrap();
+        let mut directory = DataDirectory::open(root, NodeId(1), &members, segment_bytes).unwrap();
         if directory.identity().cluster.is_none() {
             let mut formed = directory.identity().clone();
             formed.cluster = Some(7);
             directory.form(formed).unwrap();
         }
         let recovered = directory.recover().unwrap();
-        let (writer, _) = super::start(&directory, &recovered).await.unwrap();
+        let (writer, log) = super::start(&directory, &recovered).await.unwrap();
+        let (manifest_file, manifest) = ManifestFile::open(&directory).await.unwrap();
+        assert_eq!(manifest, recovered.manifest);
+        assert_eq!(manifest.log.base, recovered.manifest.log.base);
         let done = Rc::new((RefCell::new(IoId(0)), Signal::default()));
         let told = Rc::clone(&done);
         writer.on_done(move |outcome| match outcome {
@@ -49,6 +63,9 @@ impl Life {
         });
         let life = Life {
             writer,
+            log,
+            manifest_file,
+            manifest,
             done,
             next_io: 0,
             found: entries_of(&recovered),
@@ -76,6 +93,19 @@ impl Life {
         let term = Term(term);
         let vote = Some(NodeId(1));
         self.writer.save(io, HardState { term, vote });
+    }
+
+    /// The manifest says durably that the log begins behind `up_to`.
+    async fn save_start(&mut self, up_to: u64) -> LogStart {
+        let start = self.log.start_behind(LogIndex(up_to)).unwrap();
+        self.manifest.log = start;
+        self.manifest_file.save(&self.manifest).await.unwrap();
+        start
+    }
+
+    async fn cut(&mut self, up_to: u64) {
+        let start = self.save_start(up_to).await;
+        self.log.cut(start);
     }
 
     async fn settle(&self) {
@@ -177,7 +207,8 @@ impl Random {
 /// What was asked of the disk in a life, after each of its jobs.
 async fn random_life(root: &Path, random: &mut Random, log: &mut Vec<Entry>, term: &mut u64) {
     let (mut life, _directory) = Life::begin(root).await;
-    assert_eq!(life.found, *log);
+    let mut base = life.manifest.log.base.index.0;
+    assert_eq!(life.found, log[base as usize..]);
     assert!(life.hard_state.term.0 <= *term);
     for _ in 0..random.below(12) {
         match random.below(10) {
@@ -185,10 +216,10 @@ async fn random_life(root: &Path, random: &mut Random, log: &mut Vec<Entry>, ter
                 *term += 1;
                 life.save(*term);
             }
-            2 if !log.is_empty() => {
+            2 if log.len() as u64 > base => {
                 *term += 1;
                 life.save(*term);
-                let from = random.below(log.len() as u64) + 1;
+                let from = base + random.below(log.len() as u64 - base) + 1;
                 log.truncate(from as usize - 1);
                 let new = entry(from, *term, random.below(9_000) as usize);
                 log.push(new.clone());
@@ -208,6 +239,15 @@ async fn random_life(root: &Path, random: &mut Random, log: &mut Vec<Entry>, ter
             0 => life.settle().await,
             1 => life.writer.flush(),
             _ => {}
+        }
+        if random.below(4) == 0 && log.len() as u64 > base {
+            life.settle().await;
+            base += random.below(log.len() as u64 - base) + 1;
+            if random.below(3) == 0 {
+                life.save_start(base).await;
+            } else {
+                life.cut(base).await;
+            }
         }
         if random.below(4) == 0 {
             for _ in 0..5 {

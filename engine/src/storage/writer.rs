@@ -10,17 +10,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use glommio::io::DmaFile;
 use ringlite_raft::{
     Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
 };
 
+use super::durable::DurableFile;
 use super::hard_state::{COPY_BYTES, HardStateRecord};
 use super::log::{Log, Place};
-use super::segment::{self, FreshSegment, SegmentReserve};
+use super::segment::{FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
 
@@ -130,12 +129,18 @@ pub(crate) async fn start(
     directory: &DataDirectory,
     recovered: &Recovered,
 ) -> Result<(LogWriter, Rc<Log>), StorageError> {
-    let reserve = SegmentReserve::start(
+    let reserve = Rc::new(SegmentReserve::start(
         directory.log(),
         recovered.newest_segment() + 1,
         directory.segment_bytes(),
-    );
-    let log = Rc::new(Log::new(directory.log(), recovered.places()));
+    ));
+    let log = Rc::new(Log::new(
+        directory.log(),
+        Rc::clone(&reserve),
+        recovered.manifest.log,
+        recovered.places(),
+        recovered.segments(),
+    ));
     let shared = Rc::new(Shared {
         jobs: RefCell::default(),
         queued: Signal::default(),
@@ -144,13 +149,13 @@ pub(crate) async fn start(
         marked: Cell::new(recovered.hard_state.durable_mark),
         idle_ticks: Cell::new(0),
     });
-    let hard_state_path = directory.hard_state_path();
+    let segment = reserve.take().await?;
+    log.begin_segment(segment.number);
     let task = Task {
         identity: directory.record_identity(),
         hard_state: recovered.hard_state,
-        hard_state_file: segment::open_durable(&hard_state_path).await?,
-        hard_state_path,
-        segment: reserve.take().await?,
+        hard_state_file: DurableFile::open(&directory.hard_state_path()).await?,
+        segment,
         segment_bytes: directory.segment_bytes(),
         reserve,
         log: Rc::clone(&log),
@@ -170,11 +175,10 @@ pub(crate) async fn start(
 struct Task {
     identity: RecordIdentity,
     hard_state: HardStateRecord,
-    hard_state_file: DmaFile,
-    hard_state_path: PathBuf,
+    hard_state_file: DurableFile,
     segment: FreshSegment,
     segment_bytes: u64,
-    reserve: SegmentReserve,
+    reserve: Rc<SegmentReserve>,
     log: Rc<Log>,
     epoch: u64,
     /// The newest epoch of which a record is durable. Only such a one may be in a mark: recovery
@@ -234,12 +238,11 @@ impl Task {
         self.hard_state.log_epoch = self.durable_epoch;
         self.hard_state.durable_mark = self.shared.durable.get();
         for copy in 0..2 {
-            let mut block = self.hard_state_file.alloc_dma_buffer(COPY_BYTES);
+            let mut block = self.hard_state_file.buffer(COPY_BYTES);
             block.as_bytes_mut().fill(0);
             self.hard_state.encode(block.as_bytes_mut());
             let at = copy * COPY_BYTES as u64;
-            let written = self.hard_state_file.write_at(block, at).await;
-            check_written(written, COPY_BYTES, &self.hard_state_path)?;
+            self.hard_state_file.write(block, at).await?;
         }
         self.shared.marked.set(self.hard_state.durable_mark);
         Ok(())
@@ -316,7 +319,7 @@ impl Task {
             bytes = with;
             count += 1;
         }
-        let mut buffer = self.segment.file.alloc_dma_buffer(bytes);
+        let mut buffer = self.segment.file.buffer(bytes);
         let mut at = 0;
         for entry in entries.drain(..count) {
             assert_eq!(entry.index, self.last.next(), "the log has no gaps");
@@ -327,13 +330,13 @@ impl Task {
             self.log.push(Place::new(
                 self.segment.number,
                 self.offset + at as u64,
+                entry.term,
                 entry.payload.len() as u32,
             ));
             at = end;
             self.last = entry.index;
         }
-        let written = self.segment.file.write_at(buffer, self.offset).await;
-        check_written(written, bytes, &self.segment.path)?;
+        self.segment.file.write(buffer, self.offset).await?;
         self.offset += bytes as u64;
         self.durable_epoch = self.epoch;
         self.shared.durable.set(self.last);
@@ -374,6 +377,7 @@ impl Task {
 
     async fn next_segment(&mut self) -> Result<(), StorageError> {
         self.segment = self.reserve.take().await?;
+        self.log.begin_segment(self.segment.number);
         self.offset = 0;
         self.previous_header_crc = 0;
         Ok(())
@@ -382,20 +386,4 @@ impl Task {
 
 fn bytes_of(entry: &Entry) -> usize {
     record_bytes(entry.payload.len())
-}
-
-fn check_written(
-    written: Result<usize, glommio::GlommioError<()>>,
-    expected: usize,
-    path: &Path,
-) -> Result<(), StorageError> {
-    match written {
-        Ok(written) if written == expected => Ok(()),
-        Ok(written) => Err(StorageError::ShortWrite {
-            path: path.to_owned(),
-            written,
-            expected,
-        }),
-        Err(source) => Err(StorageError::glommio("write", path, source)),
-    }
 }

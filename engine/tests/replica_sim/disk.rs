@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use ringlite_raft::{Entry, HardState, IoId, LogIndex, RestoredLog, Term, TermRun};
+use ringlite::replica::DatabaseFile;
+use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun};
 
 use super::random::Random;
 
@@ -25,8 +26,10 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Disk {
     hard_state: HardState,
-    /// The log, from index 1.
+    /// The log, from the index after its base.
     entries: Vec<Entry>,
+    base: LogBase,
+    manifest: (LogIndex, Vec<DatabaseFile>),
     /// The highest commit index that any record ever named: records that are void by now stay on
     /// the medium, and recovery reads their headers too.
     commit: LogIndex,
@@ -93,13 +96,39 @@ impl Disk {
                     if position == 0
                         && let Some(from) = truncate_from
                     {
-                        self.entries.truncate(from.prev().0 as usize);
+                        self.entries.truncate(self.place(from));
                     }
-                    assert_eq!(entry.index.0, self.entries.len() as u64 + 1, "a gap");
+                    assert_eq!(self.place(entry.index), self.entries.len(), "a gap");
                     self.entries.push(entry);
                     self.commit = self.commit.max(commit);
                 }
             }
+        }
+    }
+
+    /// Where in `entries` the entry at `index` is or would be.
+    fn place(&self, index: LogIndex) -> usize {
+        usize::try_from(index.0 - self.base.index.0 - 1).expect("a place in memory")
+    }
+
+    pub(crate) fn databases(&self) -> &[DatabaseFile] {
+        &self.manifest.1
+    }
+
+    pub(crate) fn save_manifest(&mut self, manifest: (LogIndex, Vec<DatabaseFile>)) {
+        self.manifest = manifest;
+    }
+
+    /// Removes entries up to `up_to`, which the manifest does not need any more.
+    pub(crate) fn cut(&mut self, up_to: LogIndex) {
+        assert!(up_to <= self.manifest.0, "the log is cut too early");
+        if up_to > self.base.index {
+            let cut = self.place(up_to) + 1;
+            let last = self.entries.drain(..cut).next_back().expect("an entry");
+            self.base = LogBase {
+                index: up_to,
+                term: last.term,
+            };
         }
     }
 
@@ -120,8 +149,12 @@ impl Disk {
 
     /// What a start finds: the hard state, the log, and the entries known to be committed.
     pub(crate) fn recover(&self) -> (HardState, RestoredLog, Vec<Entry>) {
-        let last = LogIndex(self.entries.len() as u64);
-        let commit = self.commit.min(last);
+        let last = LogIndex(self.base.index.0 + self.entries.len() as u64);
+        // What a file may hold is committed.
+        let targets = self.manifest.1.iter().map(|file| file.target);
+        let known = targets.fold(self.commit.min(last), LogIndex::max);
+        let commit = known.max(self.base.index);
+        assert!(commit <= last, "an entry that a file may hold is gone");
         let mut runs: Vec<TermRun> = Vec::new();
         for entry in &self.entries {
             if runs.last().map_or(Term(0), |run| run.term) < entry.term {
@@ -131,8 +164,9 @@ impl Disk {
                 });
             }
         }
-        let (committed, tail) = self.entries.split_at(commit.0 as usize);
+        let (committed, tail) = self.entries.split_at(self.place(commit.next()));
         let log = RestoredLog {
+            base: self.base,
             runs,
             last,
             commit,
@@ -143,8 +177,13 @@ impl Disk {
 
     /// Entries for a peer that is far behind; a few at a time.
     pub(crate) fn read(&self, from: LogIndex, up_to: LogIndex) -> Vec<Entry> {
-        let start = from.prev().0 as usize;
-        let end = (up_to.0 as usize).min(start + 3).min(self.entries.len());
+        if from <= self.base.index {
+            return Vec::new();
+        }
+        let start = self.place(from);
+        let end = (self.place(up_to) + 1)
+            .min(start + 3)
+            .min(self.entries.len());
         self.entries.get(start..end).unwrap_or_default().to_vec()
     }
 }

@@ -43,6 +43,9 @@ struct Bounds {
     log_cache_bytes_max: usize,
     election_timeout_ticks_max: u32,
     slow_disk: u64,
+    backfill_bytes: u64,
+    backfill_ticks_max: u64,
+    wal_bytes_max: u64,
 }
 
 pub(crate) struct Cluster {
@@ -83,6 +86,9 @@ pub(crate) struct Yield {
     pub(crate) storage_reads: u64,
     pub(crate) databases: u64,
     pub(crate) stand_stills: u64,
+    pub(crate) backfills: u64,
+    pub(crate) wal_restarts: u64,
+    pub(crate) cuts: u64,
 }
 
 impl Yield {
@@ -101,6 +107,9 @@ impl Yield {
         self.storage_reads += other.storage_reads;
         self.databases += other.databases;
         self.stand_stills += other.stand_stills;
+        self.backfills += other.backfills;
+        self.wal_restarts += other.wal_restarts;
+        self.cuts += other.cuts;
     }
 
     /// Whether so many seeds have given enough to be worth their time.
@@ -116,6 +125,9 @@ impl Yield {
             self.storage_reads,
             self.databases,
             self.stand_stills,
+            self.backfills,
+            self.wal_restarts,
+            self.cuts,
         ];
         self.acknowledged > 40 * seeds
             && self.reads > 20 * seeds
@@ -140,6 +152,9 @@ impl Cluster {
             // The longer it is, the longer an old leader goes on beside a new one.
             election_timeout_ticks_max: random.one_of(&[20, ELECTION_TICKS_MAX]),
             slow_disk: random.one_of(&[0, 50, 300]),
+            backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
+            backfill_ticks_max: random.one_of(&[5, 100]),
+            wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
         };
         let is_focused = random.per_mille(500);
         let clients = (0..random.between(3, 12))
@@ -207,6 +222,9 @@ impl Cluster {
         config.batches_in_flight_max = self.bounds.batches_in_flight_max;
         config.uncommitted_bytes_max = self.bounds.uncommitted_bytes_max;
         config.part_bytes = self.bounds.part_bytes;
+        config.backfill_bytes = self.bounds.backfill_bytes;
+        config.backfill_ticks_max = self.bounds.backfill_ticks_max;
+        config.wal_bytes_max = self.bounds.wal_bytes_max;
         self.nodes[at].start(config, self.now);
     }
 
@@ -451,6 +469,9 @@ impl Cluster {
             storage_reads: nodes().map(|node| node.storage_reads).sum(),
             databases: self.oracle.extra_databases,
             stand_stills: self.faults.struck.stand_stills,
+            backfills: nodes().map(|node| node.backfills).sum(),
+            wal_restarts: nodes().map(|node| node.wal_restarts).sum(),
+            cuts: nodes().map(|node| node.cuts).sum(),
         }
     }
 }

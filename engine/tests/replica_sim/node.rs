@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, Effect, Input, Replica};
+use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::Sql;
 use ringlite_raft::{IoId, LogIndex, Message, NodeId};
+use ringlite_vfs::Backfill;
 use tempfile::TempDir;
 
 use super::disk::Disk;
@@ -18,6 +19,15 @@ struct Reading {
     up_to: LogIndex,
 }
 
+/// Pages on their way into a database's file.
+struct Filing {
+    database: DatabaseId,
+    end: Option<LogIndex>,
+    backfill: Option<Backfill>,
+    /// Then the file is synced.
+    due: u64,
+}
+
 /// A running process.
 pub(crate) struct Process {
     pub(crate) replica: Replica,
@@ -27,6 +37,9 @@ pub(crate) struct Process {
     persisted: IoId,
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
+    /// A manifest that is being saved, and when it is on the medium.
+    saving: Option<(u64, (LogIndex, Vec<DatabaseFile>))>,
+    filing: Option<Filing>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
 }
@@ -48,6 +61,9 @@ pub(crate) struct Node {
     pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
     pub(crate) storage_reads: u64,
     pub(crate) roll_backs: u64,
+    pub(crate) backfills: u64,
+    pub(crate) wal_restarts: u64,
+    pub(crate) cuts: u64,
 }
 
 impl Node {
@@ -72,13 +88,17 @@ impl Node {
             replies: Vec::new(),
             storage_reads: 0,
             roll_backs: 0,
+            backfills: 0,
+            wal_restarts: 0,
+            cuts: 0,
         }
     }
 
     /// Starts from what the disk holds, as the runtime does.
     pub(crate) fn start(&mut self, config: Config, now: u64) {
         let (hard_state, log, committed) = self.disk.recover();
-        let replica = Replica::new(config, hard_state, log).expect("what was saved fits");
+        let replica = Replica::new(config, hard_state, log, self.disk.databases())
+            .expect("what was saved fits");
         let directory = self.data.path().to_owned();
         self.process = Some(Process {
             replica,
@@ -87,8 +107,11 @@ impl Node {
             persisted: IoId(0),
             inbox: VecDeque::new(),
             readings: Vec::new(),
+            saving: None,
+            filing: None,
             pending: BTreeSet::new(),
         });
+        self.perform_effects(now);
         for entry in committed {
             self.running().replica.replay(&entry);
             self.perform_effects(now);
@@ -115,7 +138,6 @@ impl Node {
     /// What the disk has done since.
     pub(crate) fn gather(&mut self, now: u64) {
         let persisted = self.disk.complete(now);
-        let disk = &self.disk;
         let Some(process) = &mut self.process else {
             return;
         };
@@ -129,6 +151,28 @@ impl Node {
                 }
             }
             process.inbox.push_back(Input::Persisted { io });
+        }
+        if let Some((_, manifest)) = process.saving.take_if(|(due, _)| *due <= now) {
+            self.disk.save_manifest(manifest);
+            process.inbox.push_back(Input::ManifestSaved);
+        }
+        let disk = &self.disk;
+        if let Some(filing) = &mut process.filing {
+            if let Some(mut backfill) = filing.backfill.take() {
+                if backfill.write_slice(1).expect("a writable file") {
+                    filing.backfill = Some(backfill);
+                } else {
+                    backfill.publish();
+                    self.backfills += 1;
+                    filing.due = now + self.disk_delay;
+                }
+            } else if filing.due <= now {
+                process.inbox.push_back(Input::Backfilled {
+                    database: filing.database,
+                    end: filing.end,
+                });
+                process.filing = None;
+            }
         }
         for reading in std::mem::take(&mut process.readings) {
             if reading.due <= now {
@@ -203,6 +247,25 @@ impl Node {
                 from,
                 up_to,
             }),
+            Effect::SaveManifest { base, databases } => {
+                assert!(process.saving.is_none(), "one save at a time");
+                process.saving = Some((now + self.disk_delay, (base, databases)));
+            }
+            Effect::Backfill { database, ends } => {
+                assert!(process.filing.is_none(), "one backfill at a time");
+                let begun = process.sql.begin_backfill(database, &ends);
+                let (end, backfill) = begun.expect("known commits").unzip();
+                process.filing = Some(Filing {
+                    database,
+                    end,
+                    backfill,
+                    due: now + self.disk_delay,
+                });
+            }
+            Effect::CutLog { up_to } => {
+                self.cuts += 1;
+                self.disk.cut(up_to);
+            }
             Effect::Halt { reason } => panic!("{} stops: {reason}", self.id),
             effect => self.perform_on_databases(effect),
         }
@@ -211,7 +274,7 @@ impl Node {
     fn perform_on_databases(&mut self, effect: Effect) {
         let process = self.process.as_mut().expect("a running node");
         let sql = &mut process.sql;
-        let applied = match effect {
+        let answer = match effect {
             Effect::CloseSession { session } => {
                 sql.close_session(session);
                 None
@@ -220,13 +283,20 @@ impl Node {
                 sql.set_writable(writable);
                 None
             }
+            Effect::OpenDatabase {
+                id,
+                name,
+                page_size,
+            } => sql
+                .open_database(id, &name, page_size)
+                .expect("a file or none"),
             Effect::CreateDatabase {
                 id,
                 name,
                 page_size,
             } => {
-                let point = sql.create_database(id, &name, page_size);
-                Some((id, point.expect("a new database")))
+                let opened = sql.create_database(id, &name, page_size);
+                Some(opened.expect("a database"))
             }
             Effect::RemoveDatabase { database } => {
                 sql.remove_database(database).expect("a removal");
@@ -241,17 +311,29 @@ impl Node {
                 None
             }
             Effect::FinishRestore { restore, id, name } => {
-                let point = sql.finish_restore(restore, id, &name);
-                let point = point.expect("a whole file").expect("a restore");
-                Some((id, point))
+                let opened = sql.finish_restore(restore, id, &name);
+                Some(opened.expect("a whole file").expect("a restore"))
             }
             Effect::DiscardRestore { restore } => {
                 sql.discard_restore(restore);
                 None
             }
-            Effect::Apply(change) => {
+            Effect::Apply { index, change } => {
                 let point = sql.apply(&change).expect("pages that can be applied");
-                Some((change.database, point.expect("an existing database")))
+                Some(Input::Applied {
+                    database: change.database,
+                    index,
+                    commit_point: point.expect("an existing database"),
+                })
+            }
+            Effect::RestartWal { database, ends } => {
+                let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
+                self.wal_restarts += u64::from(commit_point.is_some());
+                Some(Input::WalRestarted {
+                    database,
+                    end,
+                    commit_point,
+                })
             }
             Effect::RollBack { database, to } => {
                 self.roll_backs += 1;
@@ -271,11 +353,8 @@ impl Node {
             }
             other => panic!("{other:?} is performed elsewhere"),
         };
-        if let Some((database, commit_point)) = applied {
-            process.replica.step(Input::Applied {
-                database,
-                commit_point,
-            });
+        if let Some(answer) = answer {
+            process.replica.step(answer);
         }
     }
 

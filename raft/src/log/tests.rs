@@ -1,6 +1,7 @@
 use super::*;
-use crate::entry::{EntryKind, TermRun};
+use crate::entry::{EntryKind, LogBase, TermRun};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 /// The term runs of a list of entries.
 fn runs_of(entries: &[Entry]) -> Vec<TermRun> {
@@ -28,15 +29,28 @@ fn entry(index: u64, term: u64) -> Entry {
 
 /// A log whose entry i + 1 has the i-th term.
 fn log(terms: &[u64], commit: u64) -> Log {
-    let tail: Vec<Entry> = (1..)
+    log_behind(0, terms, commit)
+}
+
+/// The same log, restored behind the entry of index `base`.
+fn log_behind(base: u64, terms: &[u64], commit: u64) -> Log {
+    let mut tail: Vec<Entry> = (1..)
         .zip(terms)
         .map(|(index, &term)| entry(index, term))
         .collect();
     let last = LogIndex(terms.len() as u64);
+    let term = base
+        .checked_sub(1)
+        .map_or(0, |before| terms[before as usize]);
+    tail.drain(..base as usize);
     let found = RestoredLog {
+        base: LogBase {
+            index: LogIndex(base),
+            term: Term(term),
+        },
         runs: runs_of(&tail),
         last,
-        commit: LogIndex(commit),
+        commit: LogIndex(commit.max(base)),
         tail,
     };
     let log = Log::restore(found, 250).expect("a good log");
@@ -125,33 +139,40 @@ fn backing_up_takes_one_round_per_term_and_never_skips_a_match() {
     let logs: Vec<Vec<u64>> = small_logs();
     for leader_terms in &logs {
         for follower_terms in &logs {
-            let leader = log(leader_terms, 0);
-            let mut follower = log(follower_terms, 0);
             let matched = common_prefix(leader_terms, follower_terms);
-            let mut prev = leader.last();
-            let mut rounds = 0;
-            loop {
-                let prev_term = leader.term(prev).expect("prev is in the log");
-                match follower.offer(prev, prev_term, Vec::new()) {
-                    Offer::Conflict(conflict) => {
-                        let next = leader.last_possible_match(conflict);
-                        assert!(next < prev, "no progress");
-                        assert!(next.0 >= matched, "a match was skipped");
-                        prev = next;
-                    }
-                    other => {
-                        assert_eq!(other, taken(None, &[]));
-                        break;
-                    }
-                }
-                rounds += 1;
+            // What both have may be cut on either side, up to different places.
+            for (leader_base, follower_base) in [(0, 0), (matched / 2, matched), (matched, 0)] {
+                let leader = log_behind(leader_base, leader_terms, 0);
+                let mut follower = log_behind(follower_base, follower_terms, 0);
+                let rounds = find_match(&leader, &mut follower, matched);
+                let terms = follower_terms.iter().collect::<BTreeSet<_>>().len();
+                assert!(rounds <= terms + 1, "{rounds} rounds for {terms} terms");
             }
-            let terms = follower_terms
-                .iter()
-                .collect::<std::collections::BTreeSet<_>>()
-                .len();
-            assert!(rounds <= terms + 1, "{rounds} rounds for {terms} terms");
         }
+    }
+}
+
+/// Plays the leader, whose probes never go below what all members hold: the higher of the bases.
+/// Returns the number of hints.
+fn find_match(leader: &Log, follower: &mut Log, matched: u64) -> usize {
+    let held_by_all = leader.base().max(follower.base());
+    let mut prev = leader.last();
+    let mut rounds = 0;
+    loop {
+        let prev_term = leader.term(prev).expect("prev is in the log");
+        match follower.offer(prev, prev_term, Vec::new()) {
+            Offer::Conflict(conflict) => {
+                let next = leader.last_possible_match(conflict).max(held_by_all);
+                assert!(next < prev, "no progress");
+                assert!(next.0 >= matched, "a match was skipped");
+                prev = next;
+            }
+            other => {
+                assert_eq!(other, taken(None, &[]));
+                return rounds;
+            }
+        }
+        rounds += 1;
     }
 }
 
@@ -185,13 +206,13 @@ fn common_prefix(left: &[u64], right: &[u64]) -> u64 {
 #[test]
 fn only_applied_and_durable_entries_leave_the_cache() {
     let mut log = log(&[1, 1, 1, 1, 1], 4);
-    log.evict(LogIndex(5));
+    log.evict(LogIndex(5), LogIndex(0));
     assert_eq!(log.cache_first(), LogIndex(1));
     log.applied(LogIndex(2));
-    log.evict(LogIndex(1));
+    log.evict(LogIndex(1), LogIndex(0));
     assert_eq!(log.cache_first(), LogIndex(2));
     log.applied(LogIndex(4));
-    log.evict(LogIndex(5));
+    log.evict(LogIndex(5), LogIndex(0));
     // 250 bytes hold two entries of 100 bytes.
     assert_eq!(log.cache_first(), LogIndex(4));
     assert_eq!(log.entry(LogIndex(3)), None);
@@ -217,6 +238,7 @@ fn what_cannot_be_a_log_is_refused() {
         let tail = vec![entry(1, 1), entry(2, 2), entry(3, 2)];
         let commit = LogIndex(1);
         let mut found = RestoredLog {
+            base: LogBase::default(),
             runs: runs_of(&tail),
             last: LogIndex(3),
             commit,
@@ -233,6 +255,139 @@ fn what_cannot_be_a_log_is_refused() {
     check(|found| found.tail = found.tail.split_off(2), "breaks at i2");
     check(|found| found.tail[1].term = Term(1), "breaks at i2");
     check(|found| found.tail.truncate(2), "breaks at i3");
+    let check_base = |index, term, change: fn(&mut RestoredLog), text: &str| {
+        check_behind(index, term, change, text);
+    };
+    check_base(1, 1, |_| (), "breaks at i1");
+    check_base(1, 1, |found| drop(found.tail.remove(0)), "");
+    check_base(1, 0, |_| (), "behind i1 of t0");
+    check_base(0, 1, |_| (), "behind i0 of t1");
+    check_base(2, 2, |_| (), "behind i2 of t2");
+    check_base(1, 3, |_| (), "at i2 with t2");
+    check_base(
+        1,
+        1,
+        |found| found.runs[0].first = LogIndex(3),
+        "at i3 with t2",
+    );
+    check_base(1, 1, |found| found.runs.clear(), "no log");
+}
+
+/// A log of three entries behind a base, with the first one committed; `text` is what is said of it,
+/// empty if it is good.
+fn check_behind(index: u64, term: u64, change: fn(&mut RestoredLog), text: &str) {
+    let tail = vec![entry(1, 1), entry(2, 2), entry(3, 2)];
+    let mut found = RestoredLog {
+        base: LogBase {
+            index: LogIndex(index),
+            term: Term(term),
+        },
+        runs: runs_of(&tail[1..]),
+        last: LogIndex(3),
+        commit: LogIndex(1),
+        tail,
+    };
+    change(&mut found);
+    match Log::restore(found, 1) {
+        Ok(log) => {
+            log.check_invariants();
+            assert_eq!(text, "");
+        }
+        Err(error) => assert!(
+            !text.is_empty() && error.to_string().contains(text),
+            "{error}"
+        ),
+    }
+}
+
+#[test]
+fn a_cut_log_is_the_log_that_is_restored_behind_the_same_base() {
+    let offers: [((u64, u64), &[u64]); 9] = [
+        ((0, 0), &[1, 1, 2, 2]),
+        ((0, 0), &[1]),
+        ((1, 1), &[1, 2]),
+        ((2, 1), &[2, 2, 3]),
+        ((3, 2), &[2, 2]),
+        ((4, 2), &[3]),
+        ((4, 2), &[]),
+        ((4, 3), &[3]),
+        ((6, 3), &[3]),
+    ];
+    for base in 1..=4 {
+        for ((prev, prev_term), terms) in offers {
+            let mut cut = log(&[1, 1, 2, 2, 2], 4);
+            cut.applied(LogIndex(4));
+            cut.cut(LogIndex(base));
+            cut.check_invariants();
+            let mut restored = log_behind(base, &[1, 1, 2, 2, 2], 4);
+            for index in 0..8 {
+                let index = LogIndex(index);
+                let expected = log(&[1, 1, 2, 2, 2], 4).term(index);
+                let expected = expected.filter(|_| index.0 >= base);
+                assert_eq!(
+                    (cut.term(index), restored.term(index)),
+                    (expected, expected)
+                );
+                assert_eq!(cut.entry(index), restored.entry(index));
+            }
+            let outcome = offer(&mut cut, (prev, prev_term), terms);
+            assert_eq!(outcome, offer(&mut restored, (prev, prev_term), terms));
+            // And it is what the whole log says, apart from how far back a hint can look.
+            match (
+                outcome,
+                offer(&mut log(&[1, 1, 2, 2, 2], 4), (prev, prev_term), terms),
+            ) {
+                (Offer::Conflict(hint), Offer::Conflict(whole)) => {
+                    assert_eq!((hint.index, hint.term), (whole.index, whole.term));
+                    assert_eq!(hint.first, whole.first.max(LogIndex(base)));
+                }
+                (outcome, whole) => assert_eq!(outcome, whole),
+            }
+            assert_eq!(
+                (cut.last(), cut.last_term()),
+                (restored.last(), restored.last_term())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_message_from_before_the_base_is_compared_from_the_base_on() {
+    let cut = || log_behind(3, &[1, 1, 2, 2], 3);
+    assert_eq!(offer(&mut cut(), (1, 1), &[1]), taken(None, &[]));
+    assert_eq!(offer(&mut cut(), (1, 1), &[1, 2]), taken(None, &[]));
+    assert_eq!(
+        offer(&mut cut(), (1, 1), &[1, 2, 3, 3]),
+        taken(Some(4), &[(4, 3), (5, 3)])
+    );
+    // At the base the terms must agree: everybody has that entry.
+    assert_eq!(offer(&mut cut(), (1, 1), &[1, 3, 3]), Offer::AgainstCommit);
+    assert_eq!(offer(&mut cut(), (3, 3), &[3]), Offer::AgainstCommit);
+}
+
+#[test]
+fn what_everybody_holds_leaves_the_cache_at_once() {
+    let mut log = log(&[1, 1, 1, 1], 4);
+    log.applied(LogIndex(3));
+    // 250 bytes hold two entries of 100 bytes; more is kept only for those who may lack it.
+    log.evict(LogIndex(4), LogIndex(1));
+    assert_eq!(log.cache_first(), LogIndex(3));
+    log.evict(LogIndex(2), LogIndex(4));
+    assert_eq!(log.cache_first(), LogIndex(3), "not durable here");
+    log.evict(LogIndex(4), LogIndex(4));
+    assert_eq!(log.cache_first(), LogIndex(4), "not applied here");
+    log.applied(LogIndex(4));
+    log.evict(LogIndex(4), LogIndex(4));
+    assert_eq!((log.cache_first(), log.cache_bytes), (LogIndex(5), 0));
+    log.check_invariants();
+}
+
+#[test]
+#[should_panic(expected = "only i1 is applied")]
+fn what_is_not_applied_cannot_be_cut() {
+    let mut log = log(&[1, 1, 1], 3);
+    log.applied(LogIndex(1));
+    log.cut(LogIndex(2));
 }
 
 #[test]

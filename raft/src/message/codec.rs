@@ -172,12 +172,14 @@ fn put_body(message: &Message, out: &mut Vec<u8>) -> u8 {
             prev_index,
             prev_term,
             commit,
+            matched_by_all,
             entries,
             ..
         } => {
             put_u64(out, prev_index.0);
             put_u64(out, prev_term.0);
             put_u64(out, commit.0);
+            put_u64(out, matched_by_all.0);
             put_u64(out, entries.len() as u64);
             for entry in entries {
                 put_entry(entry, out);
@@ -188,8 +190,14 @@ fn put_body(message: &Message, out: &mut Vec<u8>) -> u8 {
             put_append_result(result, out);
             APPEND_REPLY
         }
-        Message::Heartbeat { commit, round, .. } => {
+        Message::Heartbeat {
+            commit,
+            matched_by_all,
+            round,
+            ..
+        } => {
             put_u64(out, commit.0);
+            put_u64(out, matched_by_all.0);
             put_u64(out, *round);
             HEARTBEAT
         }
@@ -334,6 +342,7 @@ impl Reader {
             HEARTBEAT => Message::Heartbeat {
                 term,
                 commit: self.index()?,
+                matched_by_all: self.index()?,
                 round: self.number()?,
             },
             _ => Message::HeartbeatReply {
@@ -347,6 +356,7 @@ impl Reader {
         let prev_index = self.index()?;
         let prev_term = self.term()?;
         let commit = self.index()?;
+        let matched_by_all = self.index()?;
         let count = self.number()?;
         // Each entry takes at least its header, so the bytes at hand bound the count.
         if count > (self.body.len() / ENTRY_HEADER_BYTES) as u64 {
@@ -371,6 +381,7 @@ impl Reader {
             prev_index,
             prev_term,
             commit,
+            matched_by_all,
             entries,
         })
     }

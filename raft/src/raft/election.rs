@@ -191,7 +191,8 @@ impl Raft {
         self.timers.heartbeat = 0;
         let last = self.log.last();
         for voter in self.other_voters() {
-            self.peers.insert(voter, Progress::new(last));
+            self.peers
+                .insert(voter, Progress::new(last, self.matched_by_all));
         }
         self.announce();
         // The followers learn of the leader by the append of the no-op, in this same turn.

@@ -67,6 +67,18 @@ impl Raft {
         }
     }
 
+    /// The leader tells what every member holds durably, this one included.
+    pub(super) fn matched_by_all_heard(&mut self, index: LogIndex) {
+        if index > self.io.durable() {
+            self.dropped += 1;
+            return;
+        }
+        // This node may not know yet that it is committed.
+        let index = index.min(self.log.commit());
+        self.matched_by_all = self.matched_by_all.max(index);
+        self.evict();
+    }
+
     pub(super) fn heartbeat_heard(&mut self, from: NodeId, commit: LogIndex, round: u64) {
         assert_eq!(self.role, Role::Follower);
         // The leader sends no more than what this node acknowledged in this term, so the log

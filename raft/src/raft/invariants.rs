@@ -54,7 +54,18 @@ impl Raft {
             );
             assert!(self.noop > LogIndex::ZERO && self.noop <= self.log.last());
         }
+        assert!(
+            self.log.base() <= self.matched_by_all
+                && self.matched_by_all <= self.log.commit().min(self.io.durable()),
+            "{} is held by all, the log begins behind {}",
+            self.matched_by_all,
+            self.log.base()
+        );
         for progress in self.peers.values() {
+            assert!(
+                progress.match_index >= self.matched_by_all,
+                "a peer lacks what everybody has"
+            );
             progress.check_invariants(self.log.last());
             assert!(
                 progress.round <= self.round,

@@ -46,11 +46,13 @@ impl Raft {
                 conflict,
             } => {
                 // A rejection below the match, or of a probe that is not the current one, is late.
+                // (One below the match is never followed: entries there may have been cut.)
                 let late = match progress.mode {
                     Mode::Probe => prev_index != progress.next.prev(),
-                    Mode::Replicate => prev_index <= progress.match_index,
+                    Mode::Replicate => false,
                 };
-                if late || prev_index >= progress.next {
+                let matches = prev_index <= progress.match_index;
+                if late || matches || prev_index >= progress.next {
                     return;
                 }
                 let possible = self
@@ -86,15 +88,24 @@ impl Raft {
         }
     }
 
-    /// Commits up to the highest index that a majority holds durably, this node counting like any
+    /// Notes what everybody holds, and commits up to the highest index that a majority holds durably, this node counting like any
     /// other, if the entry there is of the current term (Raft paper, 5.4.2 and figure 8).
     pub(super) fn commit_what_a_majority_holds(&mut self) {
         assert_eq!(self.role, Role::Leader);
         let mut durable: Vec<u64> = self.peers.values().map(|peer| peer.match_index.0).collect();
         durable.push(self.io.durable().0);
+        let held_by_all = durable
+            .iter()
+            .min()
+            .map_or(LogIndex::ZERO, |&least| LogIndex(least));
         let held = LogIndex(quorum::reached_by_majority(&mut durable));
         if self.log.term(held) == Some(self.hard_state.term) {
             self.commit_to(held);
+        }
+        let matched_by_all = held_by_all.min(self.log.commit());
+        if matched_by_all > self.matched_by_all {
+            self.matched_by_all = matched_by_all;
+            self.evict();
         }
     }
 

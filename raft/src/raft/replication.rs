@@ -42,11 +42,13 @@ impl Raft {
         };
         let commit = self.log.commit().min(progress.match_index);
         progress.told_commit = progress.told_commit.max(commit);
+        let matched_by_all = self.matched_by_all;
         self.send(
             to,
             Message::Heartbeat {
                 term,
                 commit,
+                matched_by_all,
                 round,
             },
         );
@@ -188,6 +190,7 @@ impl Raft {
                 prev_index,
                 prev_term,
                 commit,
+                matched_by_all: self.matched_by_all,
                 entries,
             },
         );

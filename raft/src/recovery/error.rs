@@ -25,6 +25,12 @@ pub enum Evidence {
         /// The epoch of the mark; 0 if unknown.
         epoch: u64,
     },
+    /// The log was cut behind it, so that it was durable.
+    #[error("the log begins behind {index}, whose record is kept")]
+    Base {
+        /// The index of the base.
+        index: LogIndex,
+    },
     /// A later segment of the same epoch goes on behind it.
     #[error("segment {segment} goes on with {index}")]
     LaterSegment {

@@ -1,5 +1,7 @@
 //! One test per row of the decision table, then what no row may get wrong on random logs.
 
+mod behind_a_base;
+
 use super::*;
 use crate::entry::Entry;
 use crate::record::{RECORD_ALIGN, RecordIdentity, RecordPlace, encode_record, record_bytes};
@@ -101,9 +103,21 @@ impl Writer {
     }
 
     fn recover(&self, mark: impl Into<DurableMark>) -> Result<RecoveredLog, RecoveryError> {
+        self.recover_from(1, NO_BASE, mark)
+    }
+
+    /// The log behind `base`, from the segments from `first` on.
+    fn recover_from(
+        &self,
+        first: u64,
+        base: LogBase,
+        mark: impl Into<DurableMark>,
+    ) -> Result<RecoveredLog, RecoveryError> {
         let numbered = (1..).zip(&self.segments);
-        let scans = numbered.map(|(number, bytes)| scan_segment(bytes, number, &IDENTITY));
-        recover(scans.collect::<Result<_, _>>()?, mark)
+        let scans = numbered
+            .filter(|(number, _)| *number >= first)
+            .map(|(number, bytes)| scan_segment(bytes, number, &IDENTITY));
+        recover(scans.collect::<Result<_, _>>()?, mark, base)
     }
 }
 
@@ -135,6 +149,10 @@ fn place_of(outcome: Result<RecoveredLog, RecoveryError>) -> (u64, u64) {
 }
 
 const NO_MARK: LogIndex = LogIndex(0);
+const NO_BASE: LogBase = LogBase {
+    index: LogIndex(0),
+    term: Term(0),
+};
 
 #[test]
 fn row_1_superseded_a_torn_tail_that_a_later_epoch_replaced_is_history() {
@@ -228,7 +246,7 @@ fn row_4_corrupt_the_durable_mark_says_so() {
             .recover(LogIndex(3)),
         3,
     );
-    evidence(recover(Vec::new(), LogIndex(1)), 1);
+    evidence(recover(Vec::new(), LogIndex(1), NO_BASE), 1);
     evidence(Writer::new().recover(LogIndex(1)), 1);
 }
 
@@ -351,7 +369,7 @@ fn row_7_a_torn_truncation_has_still_cut_the_old_tail() {
 #[test]
 fn row_8_the_end_is_the_end() {
     check_log(Writer::new().recover(NO_MARK), 0, None);
-    check_log(recover(Vec::new(), NO_MARK), 0, None);
+    check_log(recover(Vec::new(), NO_MARK, NO_BASE), 0, None);
     let log = Writer::new().write(8);
     check_log(log.recover(LogIndex(8)), 8, None);
     let found = Writer::new()
@@ -462,7 +480,7 @@ fn whole_records_that_contradict_each_other_are_a_bug_not_damage() {
         "epochs never fall",
     );
     let scan = |number| scan_segment(&[], number, &IDENTITY).expect("an empty segment");
-    let error = recover(vec![scan(2), scan(2)], NO_MARK).expect_err("an order");
+    let error = recover(vec![scan(2), scan(2)], NO_MARK, NO_BASE).expect_err("an order");
     assert_eq!(
         error,
         RecoveryError::SegmentOrder {
@@ -568,7 +586,7 @@ proptest! {
             bytes.extend(block);
         }
         let scan = scan_segment(&bytes, 1, &IDENTITY).expect("nothing of anybody");
-        let outcome = recover(vec![scan], LogIndex(mark));
+        let outcome = recover(vec![scan], LogIndex(mark), NO_BASE);
         prop_assert_eq!(outcome.is_err(), mark > 0);
     }
 }

@@ -8,7 +8,7 @@
 //! | 1 | a later epoch starts at or below i | superseded: cut or truncated before, void |
 //! | 2 | a later segment of the same epoch starts with i | continued: the segment was full |
 //! | 3 | a later record was written when i was durable | corrupt |
-//! | 4 | the durable mark covers i, or an epoch of which nothing is left | corrupt |
+//! | 4 | the durable mark covers i, or an epoch of which nothing is left; or the log's base covers i | corrupt |
 //! | 5 | a later segment of the same epoch starts beyond i | corrupt |
 //! | 6 | a later epoch starts beyond i | corrupt |
 //! | 7 | something is there that is no record, or headers follow | torn: cut from i on |
@@ -16,6 +16,7 @@
 
 use super::error::{Evidence, RecoveryError};
 use super::{DurableMark, SegmentScan};
+use crate::entry::LogBase;
 use crate::record::RecordHeader;
 use crate::types::LogIndex;
 
@@ -70,6 +71,7 @@ struct Case<'a> {
     scan: &'a SegmentScan,
     later: &'a [SegmentScan],
     mark: DurableMark,
+    base: LogBase,
     /// The highest epoch of any header.
     epoch_max: u64,
 }
@@ -93,7 +95,7 @@ pub(super) fn judge(
     end: &End,
     scan: &SegmentScan,
     later: &[SegmentScan],
-    mark: DurableMark,
+    (mark, base): (DurableMark, LogBase),
     epoch_max: u64,
 ) -> Verdict {
     let case = Case {
@@ -101,6 +103,7 @@ pub(super) fn judge(
         scan,
         later,
         mark,
+        base,
         epoch_max,
     };
     TABLE
@@ -152,8 +155,11 @@ impl Case<'_> {
         let DurableMark { epoch, index } = self.mark;
         let covers = index >= self.end.index && (epoch == 0 || epoch == self.end.epoch);
         let epoch_is_gone = epoch > self.epoch_max;
-        (covers || epoch_is_gone)
-            .then_some(Verdict::Corrupt(Evidence::DurableMark { index, epoch }))
+        if covers || epoch_is_gone {
+            return Some(Verdict::Corrupt(Evidence::DurableMark { index, epoch }));
+        }
+        let index = self.base.index;
+        (index >= self.end.index).then_some(Verdict::Corrupt(Evidence::Base { index }))
     }
 
     fn later_segment_beyond(&self) -> Option<Verdict> {

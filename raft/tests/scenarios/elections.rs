@@ -170,6 +170,7 @@ fn a_node_that_hears_its_leader_helps_nobody_against_it() {
         let heartbeat = Message::Heartbeat {
             term: Term(2),
             commit: LogIndex(0),
+            matched_by_all: LogIndex(0),
             round: 1,
         };
         receive(&mut b, A, heartbeat);
@@ -234,6 +235,7 @@ fn a_deposed_leader_is_told_and_the_answer_proves_nothing() {
         Message::Heartbeat {
             term: Term(4),
             commit: LogIndex(0),
+            matched_by_all: LogIndex(0),
             round: 40,
         },
     );
@@ -345,6 +347,7 @@ fn a_survivor_that_is_refused_tries_again_within_ticks_and_gives_up_its_haste_la
         Message::Heartbeat {
             term: Term(2),
             commit: LogIndex(0),
+            matched_by_all: LogIndex(0),
             round: 1,
         },
     );

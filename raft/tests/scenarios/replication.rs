@@ -141,6 +141,7 @@ fn evicted_entries_are_read_from_the_log() {
         prev_index: LogIndex(1),
         prev_term: Term(1),
         commit: LogIndex(6),
+        matched_by_all: LogIndex(0),
         entries: vec![],
     };
     assert_eq!(messages(&turn(&mut a), C), [probe]);
@@ -198,6 +199,7 @@ fn a_commit_is_told_by_the_next_tick_when_nothing_else_is_sent() {
     let told = Message::Heartbeat {
         term: Term(2),
         commit: LogIndex(2),
+        matched_by_all: LogIndex(0),
         round: 0,
     };
     let effects = turn(&mut a);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ringlite_raft::{
-    AppendResult, Config, Conflict, Effect, Entry, EntryKind, HardState, Input, LogIndex, Message,
-    NodeId, Raft, RestoredLog, Role, Term, TermRun,
+    AppendResult, Config, Conflict, Effect, Entry, EntryKind, HardState, Input, LogBase, LogIndex,
+    Message, NodeId, Raft, RestoredLog, Role, Term, TermRun,
 };
 
 pub(crate) const A: NodeId = NodeId(1);
@@ -25,11 +25,25 @@ pub(crate) fn restarted(id: NodeId, terms: &[u64], commit: u64) -> Raft {
     started_with(Config::new(id, vec![A, B, C], 5), terms, commit)
 }
 
+/// The same, behind the entry of index `base`.
+pub(crate) fn restarted_behind(id: NodeId, base: u64, terms: &[u64], commit: u64) -> Raft {
+    started_behind(Config::new(id, vec![A, B, C], 5), base, terms, commit)
+}
+
 pub(crate) fn started_with(config: Config, terms: &[u64], commit: u64) -> Raft {
+    started_behind(config, 0, terms, commit)
+}
+
+fn started_behind(config: Config, base: u64, terms: &[u64], commit: u64) -> Raft {
     let tail: Vec<Entry> = (1..)
         .zip(terms)
+        .skip(base as usize)
         .map(|(index, &term)| entry(index, term))
         .collect();
+    let base = LogBase {
+        index: LogIndex(base),
+        term: Term(base.checked_sub(1).map_or(0, |at| terms[at as usize])),
+    };
     let mut runs: Vec<TermRun> = Vec::new();
     for entry in &tail {
         if runs.last().is_none_or(|run| run.term < entry.term) {
@@ -45,6 +59,7 @@ pub(crate) fn started_with(config: Config, terms: &[u64], commit: u64) -> Raft {
         vote: None,
     };
     let log = RestoredLog {
+        base,
         runs,
         last,
         commit: LogIndex(commit),
@@ -147,6 +162,7 @@ pub(crate) fn append(term: u64, prev: (u64, u64), commit: u64, terms: &[u64]) ->
         prev_index: LogIndex(prev.0),
         prev_term: Term(prev.1),
         commit: LogIndex(commit),
+        matched_by_all: LogIndex(0),
         entries: (prev.0 + 1..)
             .zip(terms)
             .map(|(index, &term)| entry(index, term))

@@ -2,7 +2,8 @@
 
 use crate::script::{A, B, accept, append, elect, entry, messages, receive, restarted, turn};
 use ringlite_raft::{
-    Config, Effect, HardState, LogIndex, Message, NodeId, Raft, RestoredLog, Role, Term, TermRun,
+    Config, Effect, HardState, LogBase, LogIndex, Message, NodeId, Raft, RestoredLog, Role, Term,
+    TermRun,
 };
 
 #[test]
@@ -22,6 +23,7 @@ fn strangers_and_nonsense_are_dropped_and_counted() {
     let heartbeat = Message::Heartbeat {
         term: Term(9),
         commit: LogIndex(0),
+        matched_by_all: LogIndex(0),
         round: 1,
     };
     receive(&mut a, NodeId(9), heartbeat.clone());
@@ -61,6 +63,7 @@ fn a_restart_announces_what_is_known_to_be_committed() {
 #[test]
 fn a_hard_state_older_than_the_log_is_refused() {
     let found = RestoredLog {
+        base: LogBase::default(),
         runs: vec![TermRun {
             first: LogIndex(1),
             term: Term(4),

@@ -1,14 +1,15 @@
 //! A disk with one write in flight. What has completed survives a crash; of the write in flight
 //! each sector may be new, old or garbage. The log lies in it as real records, and a restart
-//! recovers it with the real recovery.
+//! recovers it with the real recovery. The base of the log is in a manifest beside it, which is
+//! durable before any segment that it makes obsolete is removed.
 
 use super::random::Random;
 use bytes::Bytes;
 use ringlite_raft::{
-    DurableMark, Entry, HardState, IoId, LogIndex, RECORD_HEADER_BYTES, RecordIdentity,
+    DurableMark, Entry, HardState, IoId, LogBase, LogIndex, RECORD_HEADER_BYTES, RecordIdentity,
     RecordPlace, RecoveredLog, RestoredLog, encode_record, record_bytes, recover, scan_segment,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 const SEGMENT_BYTES: usize = 16 * 4096;
 const SECTOR_BYTES: usize = 512;
@@ -35,7 +36,7 @@ struct InFlight {
 enum Write {
     HardState(HardState, DurableMark),
     Records {
-        segment: usize,
+        segment: u64,
         offset: usize,
         bytes: Vec<u8>,
         entries: Vec<Entry>,
@@ -46,26 +47,41 @@ enum Write {
 struct Writer {
     epoch: u64,
     epoch_first: LogIndex,
-    /// The position of the segment in `segments`; its number is one more. None: start a fresh one.
-    segment: Option<usize>,
+    /// The number of the segment. None: start a fresh one.
+    segment: Option<u64>,
     offset: usize,
     previous_crc: u32,
 }
 
+/// Where the log begins: behind the base, whose record is in the segment.
+#[derive(Clone, Copy, Default)]
+struct Manifest {
+    base: LogBase,
+    segment: u64,
+}
+
 pub(crate) struct Disk {
     identity: RecordIdentity,
-    segments: Vec<Vec<u8>>,
+    /// By number.
+    segments: BTreeMap<u64, Vec<u8>>,
+    manifest: Manifest,
+    /// A manifest on its way to the disk, and when it will be there.
+    manifest_in_flight: Option<(u64, Manifest)>,
     hard_state: HardState,
     mark: DurableMark,
     writer: Writer,
-    /// The entries of completed writes, less what a truncation that was asked for takes away.
+    /// The entries of completed writes, less what a truncation that was asked for takes away. Also
+    /// those that were cut off, for the checkers to look at.
     pub(crate) durable: Vec<Entry>,
+    /// The segment that holds each of them.
+    segment_of: Vec<u64>,
     /// The epoch in which the newest of them was written.
     durable_epoch: u64,
     waiting: VecDeque<Operation>,
     in_flight: Option<InFlight>,
     pub(crate) torn: u64,
     pub(crate) cuts: u64,
+    pub(crate) removed: u64,
 }
 
 impl Disk {
@@ -76,7 +92,9 @@ impl Disk {
                 shard: 3,
                 incarnation: node,
             },
-            segments: Vec::new(),
+            segments: BTreeMap::new(),
+            manifest: Manifest::default(),
+            manifest_in_flight: None,
             hard_state: HardState::default(),
             mark: DurableMark::default(),
             writer: Writer {
@@ -87,11 +105,13 @@ impl Disk {
                 previous_crc: 0,
             },
             durable: Vec::new(),
+            segment_of: Vec::new(),
             durable_epoch: 0,
             waiting: VecDeque::new(),
             in_flight: None,
             torn: 0,
             cuts: 0,
+            removed: 0,
         }
     }
 
@@ -101,7 +121,9 @@ impl Disk {
 
     pub(crate) fn append(&mut self, io: IoId, truncate: Option<LogIndex>, entries: Vec<Entry>) {
         if let Some(from) = truncate {
+            assert!(from > self.base(), "what was cut is truncated");
             self.durable.truncate(from.prev().0 as usize);
+            self.segment_of.truncate(self.durable.len());
         }
         self.waiting.push_back(Operation::Append {
             io,
@@ -164,8 +186,9 @@ impl Disk {
         if self.writer.segment.is_none()
             || self.writer.offset + bytes_of(&entries[0]) > SEGMENT_BYTES
         {
-            self.segments.push(vec![0; SEGMENT_BYTES]);
-            self.writer.segment = Some(self.segments.len() - 1);
+            let number = self.newest_segment() + 1;
+            self.segments.insert(number, vec![0; SEGMENT_BYTES]);
+            self.writer.segment = Some(number);
             (self.writer.offset, self.writer.previous_crc) = (0, 0);
         }
         let segment = self.writer.segment.expect("a segment");
@@ -178,7 +201,7 @@ impl Disk {
             }
             let place = RecordPlace {
                 identity: self.identity,
-                segment: segment as u64 + 1,
+                segment,
                 epoch: self.writer.epoch,
                 epoch_first: self.writer.epoch_first,
                 previous_header_crc: self.writer.previous_crc,
@@ -234,7 +257,7 @@ impl Disk {
                 bytes,
                 entries,
             } => {
-                self.segments[segment][offset..offset + bytes.len()].copy_from_slice(&bytes);
+                self.write(segment, offset, &bytes);
                 // A truncation that was asked for since then may have made some of them void.
                 let void_from = self.waiting.iter().find_map(|operation| match operation {
                     Operation::Append { truncate, .. } => *truncate,
@@ -245,6 +268,7 @@ impl Disk {
                         && entry.index.0 == self.durable.len() as u64 + 1
                     {
                         self.durable.push(entry);
+                        self.segment_of.push(segment);
                         self.durable_epoch = self.writer.epoch;
                     }
                 }
@@ -253,9 +277,63 @@ impl Disk {
         io
     }
 
+    fn write(&mut self, segment: u64, offset: usize, bytes: &[u8]) {
+        let target = self.segments.get_mut(&segment).expect("a segment that is");
+        target[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn newest_segment(&self) -> u64 {
+        self.segments.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The log begins behind this index.
+    pub(crate) fn base(&self) -> LogIndex {
+        self.manifest.base.index
+    }
+
+    /// Starts to write a manifest by which the log begins behind `up_to`.
+    pub(crate) fn start_cut(&mut self, up_to: LogIndex, done_at: u64) {
+        let position = up_to.prev().0 as usize;
+        let base = LogBase {
+            index: up_to,
+            term: self.durable[position].term,
+        };
+        let segment = self.segment_of[position];
+        self.manifest_in_flight = Some((done_at, Manifest { base, segment }));
+    }
+
+    pub(crate) fn is_cutting(&self) -> bool {
+        self.manifest_in_flight.is_some()
+    }
+
+    /// The manifest is durable if it is due: segments may vanish now. Returns the new base.
+    pub(crate) fn complete_cut(&mut self, now: u64, random: &mut Random) -> Option<LogIndex> {
+        let (_, manifest) = self
+            .manifest_in_flight
+            .take_if(|(done_at, _)| *done_at <= now)?;
+        self.manifest = manifest;
+        self.remove_some_obsolete(random);
+        Some(manifest.base.index)
+    }
+
+    /// Removes segments that are no part of the log any more, in any order; some stay for later.
+    fn remove_some_obsolete(&mut self, random: &mut Random) {
+        let first = self.manifest.segment;
+        let before = self.segments.len();
+        self.segments
+            .retain(|&number, _| number >= first || random.per_mille(400));
+        self.removed += (before - self.segments.len()) as u64;
+    }
+
     /// The power fails: what waits is gone, the write in flight is torn.
     pub(crate) fn crash(&mut self, random: &mut Random) {
         self.waiting.clear();
+        // Two copies, written one after the other: the old or the new one is found.
+        if let Some((_, manifest)) = self.manifest_in_flight.take()
+            && random.per_mille(500)
+        {
+            self.manifest = manifest;
+        }
         let Some(InFlight { write, .. }) = self.in_flight.take() else {
             return;
         };
@@ -276,10 +354,12 @@ impl Disk {
                 let unit = [SECTOR_BYTES, 4096, bytes.len()][random.below(3) as usize];
                 for (position, part) in bytes.chunks(unit).enumerate() {
                     let at = offset + position * unit;
-                    let target = &mut self.segments[segment][at..at + part.len()];
                     match random.below(5) {
-                        0 | 1 => target.copy_from_slice(part),
-                        2 => target.fill(random.number() as u8 | 1),
+                        0 | 1 => self.write(segment, at, part),
+                        2 => {
+                            let garbage = vec![random.number() as u8 | 1; part.len()];
+                            self.write(segment, at, &garbage);
+                        }
                         _ => {}
                     }
                 }
@@ -289,41 +369,42 @@ impl Disk {
 
     /// What the node finds when it starts again.
     pub(crate) fn restart(&mut self) -> (HardState, RestoredLog, RecoveredLog) {
-        let scans = self.segments.iter().enumerate().map(|(position, bytes)| {
-            scan_segment(bytes, position as u64 + 1, &self.identity).expect("a segment of ours")
+        let Manifest { base, segment } = self.manifest;
+        self.segments = self.segments.split_off(&segment);
+        let scans = self.segments.iter().map(|(&number, bytes)| {
+            scan_segment(bytes, number, &self.identity).expect("a segment of ours")
         });
-        let found = recover(scans.collect(), self.mark).expect("a crash is not damage");
+        let found = recover(scans.collect(), self.mark, base).expect("a crash is not damage");
         let kept = found.last.0 as usize;
         assert!(kept >= self.durable.len(), "recovery lost what was durable");
-        let entries: Vec<Entry> = found
-            .records
-            .iter()
-            .map(|record| {
-                let start = record.offset as usize + RECORD_HEADER_BYTES;
-                let segment = &self.segments[record.segment as usize - 1];
-                let payload = &segment[start..start + record.payload_bytes as usize];
-                let payload = Bytes::copy_from_slice(payload);
-                Entry {
-                    term: record.term,
-                    index: record.index,
-                    kind: record.kind,
-                    payload,
-                }
-            })
-            .collect();
+        let mut entries = self.durable[..base.index.0 as usize].to_vec();
+        self.segment_of.truncate(entries.len());
+        for record in &found.records {
+            let start = record.offset as usize + RECORD_HEADER_BYTES;
+            let payload = start..start + record.payload_bytes as usize;
+            let payload = Bytes::copy_from_slice(&self.segments[&record.segment][payload]);
+            entries.push(Entry {
+                term: record.term,
+                index: record.index,
+                kind: record.kind,
+                payload,
+            });
+            self.segment_of.push(record.segment);
+        }
         for (old, new) in self.durable.iter().zip(&entries) {
             assert_eq!(old, new, "recovery changed what was durable");
         }
         self.cuts += u64::from(found.cut.is_some());
         self.durable_epoch = found.epoch;
         self.start_epoch(found.epoch + 1, found.last.next());
-        assert!(found.highest_segment as usize <= self.segments.len());
+        assert!(found.highest_segment <= self.newest_segment());
         let tail = entries[found.commit.0 as usize..].to_vec();
         self.durable = entries;
         let (runs, last, commit) = (found.runs.clone(), found.last, found.commit);
         (
             self.hard_state,
             RestoredLog {
+                base,
                 runs,
                 last,
                 commit,

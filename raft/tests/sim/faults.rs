@@ -14,6 +14,9 @@ pub(crate) struct Struck {
     pub(crate) repeated: u64,
     pub(crate) torn: u64,
     pub(crate) cuts: u64,
+    pub(crate) log_cuts: u64,
+    pub(crate) removed: u64,
+    pub(crate) starts_behind_a_base: u64,
 }
 
 /// The chances of a run, per ten thousand units of time.

@@ -10,7 +10,7 @@ mod random;
 
 use bytes::Bytes;
 use faults::Faults;
-use invariants::{Invariants, durable_quorum, fresh_reads, leader_completeness};
+use invariants::{Invariants, durable_quorum, fresh_reads, held_by_all, leader_completeness};
 use network::{Network, Weather};
 use node::{Node, Reading};
 use random::Random;
@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     next_read: u64,
     cache_bytes_max: usize,
     slow_disk: u64,
+    /// How often a node cuts its log, per mille of its turns.
+    log_cut: u64,
     pub(crate) reads_answered: u64,
     pub(crate) storage_reads: u64,
     pub(crate) restarts: u64,
@@ -63,6 +65,7 @@ impl Cluster {
             faults: Faults::new(&mut random),
             cache_bytes_max: [0, 500, 1 << 20][random.below(3) as usize],
             slow_disk: [0, 30, 200][random.below(3) as usize],
+            log_cut: [0, 5, 50][random.below(3) as usize],
             random,
             invariants: Invariants::default(),
             commit_max: LogIndex::ZERO,
@@ -94,6 +97,8 @@ impl Cluster {
         config.window_bytes_max = 1200;
         config.log_cache_bytes_max = self.cache_bytes_max;
         let (hard_state, log, found) = self.nodes[at].disk.restart();
+        self.nodes[at].applied = log.base.index;
+        self.faults.struck.starts_behind_a_base += u64::from(log.base.index > LogIndex::ZERO);
         self.note(found.last.0 ^ (found.epoch << 32));
         self.invariants.seen.restarted(at, hard_state.term);
         assert!(
@@ -206,6 +211,26 @@ impl Cluster {
             .as_ref()
             .map_or(LogIndex::ZERO, |raft| raft.status().commit);
         node.disk.start(self.now, commit, delay);
+        self.cut_log(at);
+    }
+
+    /// Perhaps the node cuts its log, as far as it may.
+    fn cut_log(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if let Some(up_to) = node.disk.complete_cut(self.now, &mut self.random) {
+            node.inbox.push(Input::Cut { up_to });
+            self.faults.struck.log_cuts += 1;
+        }
+        let Some(raft) = &node.raft else {
+            return;
+        };
+        let may_go = raft.status().matched_by_all.min(node.applied);
+        let base = node.disk.base();
+        if may_go > base && !node.disk.is_cutting() && self.random.per_mille(self.log_cut) {
+            let up_to = LogIndex(self.random.between(base.0 + 1, may_go.0));
+            let done_at = self.now + self.random.between(1, 20);
+            node.disk.start_cut(up_to, done_at);
+        }
     }
 
     fn input(&mut self, at: usize, input: Input) {
@@ -228,6 +253,7 @@ impl Cluster {
             node.persisted = io;
         }
         self.invariants.seen.step(at, &status);
+        held_by_all::check(&self.nodes, &status, &self.invariants.committed);
         self.note(status.term.0 ^ (status.last.0 << 20) ^ (status.commit.0 << 40) ^ self.now);
         self.release(at);
     }
@@ -327,6 +353,7 @@ impl Cluster {
                     peer, from, up_to, ..
                 } => {
                     self.storage_reads += 1;
+                    assert!(from > self.nodes[at].disk.base(), "{from} was cut");
                     let due = self.now + self.random.between(1, 4);
                     let peer = peer.0;
                     self.nodes[at].readings.push(Reading {
@@ -439,7 +466,8 @@ impl Cluster {
             lost: self.network.lost,
             repeated: self.network.repeated,
             torn: disks.clone().map(|disk| disk.torn).sum(),
-            cuts: disks.map(|disk| disk.cuts).sum(),
+            cuts: disks.clone().map(|disk| disk.cuts).sum(),
+            removed: disks.map(|disk| disk.removed).sum(),
             ..self.faults.struck
         }
     }

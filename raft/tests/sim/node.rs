@@ -21,7 +21,7 @@ pub(crate) struct Node {
     pub(crate) persisted: IoId,
     pub(crate) inbox: Vec<Input>,
     pub(crate) readings: Vec<Reading>,
-    /// Applied up to here; starts over at each restart.
+    /// Applied up to here; starts over at each restart, from the base of the log.
     pub(crate) applied: LogIndex,
     /// Outstanding reads, each with the highest commit index of all nodes when it began.
     pub(crate) reads: BTreeMap<ReadId, LogIndex>,
@@ -64,6 +64,7 @@ impl Node {
             .as_ref()
             .and_then(|raft| raft.entry(index))
             .cloned();
+        assert!(index > self.disk.base(), "{index} is needed and was cut");
         cached.unwrap_or_else(|| self.disk.durable[index.0 as usize - 1].clone())
     }
 
@@ -82,7 +83,12 @@ impl Node {
             let end = (up_to.0 as usize)
                 .min(start + 3)
                 .min(self.disk.durable.len());
-            let entries = self.disk.durable.get(start..end).unwrap_or(&[]).to_vec();
+            // What was cut since the request cannot be read any more.
+            let entries = if from > self.disk.base() {
+                self.disk.durable.get(start..end).unwrap_or(&[]).to_vec()
+            } else {
+                Vec::new()
+            };
             self.inbox.push(Input::EntriesRead {
                 peer: NodeId(peer),
                 entries,

@@ -63,6 +63,23 @@ pub(crate) fn image_at(database: &Database, at: &CommitPoint) -> Vec<Vec<u8>> {
     pages
 }
 
+/// The pages of the database file itself, whatever the WAL has.
+pub(crate) fn file_image(node: &Node, database: &Database) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(node.path().join(database.name())).unwrap();
+    let page_bytes = database.page_size().as_usize();
+    assert_eq!(bytes.len() % page_bytes, 0, "whole pages");
+    bytes.chunks(page_bytes).map(<[u8]>::to_vec).collect()
+}
+
+/// Backfills up to one of `ends`, if that can be done now. Returns the end.
+pub(crate) fn backfill(database: &Database, ends: &[CommitPoint]) -> Option<CommitPoint> {
+    let mut backfill = database.begin_backfill(ends).unwrap()?;
+    while backfill.write_slice(7).unwrap() {}
+    backfill.publish();
+    backfill.sync().unwrap();
+    Some(*backfill.end())
+}
+
 /// An image that is built from captures alone.
 #[derive(Clone)]
 pub(crate) struct Shadow {

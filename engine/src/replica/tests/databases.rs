@@ -111,6 +111,7 @@ fn a_drop_that_is_lost_with_leadership_has_not_happened() {
         prev_index: before,
         prev_term: Term(1),
         commit: before,
+        matched_by_all: LogIndex::ZERO,
         entries: vec![noop],
     };
     lone.turn([receive(3, append)]);
@@ -182,6 +183,7 @@ fn follower_with(acts: Vec<DatabaseAct>) -> Lone {
         prev_index: LogIndex(0),
         prev_term: Term(0),
         commit: LogIndex(entries.len() as u64),
+        matched_by_all: LogIndex::ZERO,
         entries,
     };
     lone.turn([receive(3, append)]);
@@ -280,6 +282,7 @@ fn a_new_leader_s_noop_discards_what_is_unfinished_and_late_pieces_are_ignored()
         prev_index: LogIndex(3),
         prev_term: Term(1),
         commit: LogIndex(5),
+        matched_by_all: LogIndex::ZERO,
         entries: vec![noop, finish],
     };
     lone.turn([receive(3, append)]);

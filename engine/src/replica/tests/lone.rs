@@ -47,7 +47,8 @@ impl Lone {
         let data = tempfile::tempdir().unwrap();
         let path = data.path().to_owned();
         Lone {
-            replica: Replica::new(config, HardState::default(), RestoredLog::default()).unwrap(),
+            replica: Replica::new(config, HardState::default(), RestoredLog::default(), &[])
+                .unwrap(),
             sql: Sql::new(path.clone(), path).unwrap(),
             data,
             replies: BTreeMap::new(),
@@ -91,7 +92,7 @@ impl Lone {
     }
 
     fn perform(&mut self, effect: Effect) {
-        let applied = match effect {
+        let answer = match effect {
             Effect::Run {
                 request,
                 work,
@@ -136,11 +137,12 @@ impl Lone {
                 id,
                 name,
                 page_size,
-            } => Some((id, self.sql.create_database(id, &name, page_size).unwrap())),
-            Effect::Apply(change) => {
-                let point = self.sql.apply(&change).unwrap();
-                Some((change.database, point.expect("a database")))
-            }
+            } => Some(self.sql.create_database(id, &name, page_size).unwrap()),
+            Effect::Apply { index, change } => Some(Input::Applied {
+                database: change.database,
+                index,
+                commit_point: self.sql.apply(&change).unwrap().expect("a database"),
+            }),
             Effect::RollBack { database, to } => {
                 self.sql.roll_back(database, &to).unwrap();
                 None
@@ -158,8 +160,8 @@ impl Lone {
                 None
             }
             Effect::FinishRestore { restore, id, name } => {
-                let point = self.sql.finish_restore(restore, id, &name).unwrap();
-                Some((id, point.expect("a restore")))
+                let opened = self.sql.finish_restore(restore, id, &name).unwrap();
+                Some(opened.expect("a restore"))
             }
             Effect::DiscardRestore { restore } => {
                 self.sql.discard_restore(restore);
@@ -167,11 +169,8 @@ impl Lone {
             }
             other => panic!("{other:?}"),
         };
-        if let Some((database, commit_point)) = applied {
-            self.replica.step(Input::Applied {
-                database,
-                commit_point,
-            });
+        if let Some(answer) = answer {
+            self.replica.step(answer);
         }
     }
 
@@ -204,6 +203,7 @@ impl Lone {
             Message::Heartbeat {
                 term,
                 commit,
+                matched_by_all: LogIndex(0),
                 round,
             },
         )

@@ -98,6 +98,7 @@ fn a_run_that_the_next_leader_commits_is_applied_from_its_first_part() {
         prev_index: last,
         prev_term: Term(1),
         commit: last.next(),
+        matched_by_all: LogIndex(0),
         entries: vec![noop],
     };
     lone.turn([receive(3, append)]);
@@ -123,6 +124,7 @@ fn records_that_their_turn_voids_say_nothing_of_what_replaced_them() {
             prev_index: LogIndex(prev_index),
             prev_term: Term(u64::from(prev_index > 0)),
             commit: LogIndex(commit),
+            matched_by_all: LogIndex(0),
             entries,
         };
         receive(from, message)

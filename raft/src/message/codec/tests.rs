@@ -44,6 +44,7 @@ fn one_of_each() -> Vec<Message> {
             prev_index: LogIndex(0x10),
             prev_term: Term(0x100),
             commit: LogIndex(0x0f),
+            matched_by_all: LogIndex(0x0c),
             entries: vec![
                 entry(0x11, 0x101, EntryKind::DataPart, b"part"),
                 entry(0x12, 0x101, EntryKind::Data, b""),
@@ -66,6 +67,7 @@ fn one_of_each() -> Vec<Message> {
         Message::Heartbeat {
             term,
             commit: LogIndex(0x0f),
+            matched_by_all: LogIndex(0x0c),
             round: 0x55,
         },
         Message::HeartbeatReply { term, round: 0x55 },
@@ -166,10 +168,10 @@ fn what_no_correct_peer_sends_is_named() {
     check(0, |frame| frame[FRAME_HEADER_BYTES + 7] = 0x80, "\"term\"");
     check(1, |frame| frame[FRAME_HEADER_BYTES + 8] = 2, "\"granted\"");
     check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 3, "\"verdict\"");
-    const ENTRIES: usize = FRAME_HEADER_BYTES + 40;
+    const ENTRIES: usize = FRAME_HEADER_BYTES + 48;
     check(4, |frame| frame[ENTRIES - 8] = 200, "\"entry count\"");
     check(4, |frame| frame[ENTRIES - 1] = 200, "\"entry count\"");
-    check(4, |frame| frame[ENTRIES - 23] = 2, "\"previous term\"");
+    check(4, |frame| frame[ENTRIES - 31] = 2, "\"previous term\"");
     check(4, |frame| frame[ENTRIES] = 0xff, "\"entry term\"");
     check(4, |frame| frame[ENTRIES + 1] = 0, "\"entry term\"");
     check(4, |frame| frame[ENTRIES + 11] = 0xff, "\"payload length\"");
@@ -237,6 +239,7 @@ proptest! {
             prev_index: LogIndex(prev),
             prev_term: Term(term.saturating_sub(9)),
             commit: LogIndex(commit),
+            matched_by_all: LogIndex(commit / 2),
             entries,
         };
         let mut frame = Vec::new();

@@ -1,0 +1,339 @@
+//! Backfill: when committed pages move from the in-memory WALs into the database files, and what
+//! the log and the memory may let go of then.
+//!
+//! One database at a time goes through these stages. *Announce*: the manifest says how far its file
+//! may be written (`target`). *Write*: the pages go into the file, off this core. *Record*: the
+//! manifest says how far its file is complete (`applied`), and the log is cut.
+//!
+//! A WAL that has grown to its limit is restarted: its writers (on a follower: all applying) wait
+//! for the few milliseconds in which the last frames are committed and written.
+
+use ringlite_raft::LogIndex;
+
+use super::catalogue::{DatabaseId, DatabaseState};
+use super::file::DatabaseFile;
+use super::{Effect, Replica};
+
+/// For how long writers wait for a restart of the WAL, in ticks, before it is given up.
+const DRAIN_TICKS_MAX: u64 = 2;
+/// How long a database whose readers stand in the way is left alone, in ticks.
+const RETRY_TICKS: u64 = 10;
+
+/// Where backfill stands.
+#[derive(Debug, Default)]
+pub(super) struct Backfills {
+    stage: Stage,
+    /// The log begins after this index, by the last manifest.
+    base: LogIndex,
+    /// Everything goes into the files, however little it is: the node stops.
+    flushes: bool,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Writers wait until what is in flight has committed.
+    Draining { database: DatabaseId, deadline: u64 },
+    /// The manifest is being saved with the target.
+    Announcing {
+        database: DatabaseId,
+        restarts: bool,
+    },
+    /// The pages are being written, or the file is being synced.
+    Writing,
+    /// The manifest is being saved with what the file holds now.
+    Recording,
+}
+
+impl Backfills {
+    pub(super) fn new(base: LogIndex) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
+
+    /// The database whose WAL is about to be restarted, so that nothing may be added to it.
+    fn parked(&self) -> Option<DatabaseId> {
+        match self.stage {
+            Stage::Draining { database, .. }
+            | Stage::Announcing {
+                database,
+                restarts: true,
+            } => Some(database),
+            _ => None,
+        }
+    }
+}
+
+impl Replica {
+    /// Whether nothing may be added to the WAL of `database` for a moment.
+    pub(super) fn is_parked(&self, database: DatabaseId) -> bool {
+        self.backfills.parked() == Some(database)
+    }
+
+    /// Whether the WAL of some database is parked.
+    pub(super) fn is_any_parked(&self) -> bool {
+        self.backfills.parked().is_some()
+    }
+
+    /// Takes nothing new any more, so that the files can catch up.
+    pub(super) fn flush(&mut self) {
+        self.backfills.flushes = true;
+        self.drive_backfill();
+    }
+
+    /// Whether the node is about to stop.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.backfills.flushes
+    }
+
+    /// Whether the database files hold everything that has been applied here, after
+    /// [`super::Input::Flush`].
+    pub fn is_flushed(&self) -> bool {
+        let mut states = self.catalogue.iter().map(|(_, state)| state);
+        self.backfills.flushes
+            && matches!(self.backfills.stage, Stage::Idle)
+            && self.batch.is_empty()
+            && states.all(|state| state.file.is_clean() && !state.has_in_flight())
+    }
+
+    /// Begins the next step, if it is time for one.
+    pub(super) fn drive_backfill(&mut self) {
+        match self.backfills.stage {
+            Stage::Idle => {
+                let bound = self.fileable();
+                let next = self
+                    .catalogue
+                    .iter()
+                    .find_map(|(id, state)| Some((id, self.wants(state, bound)?)));
+                match next {
+                    Some((database, Wish::Backfill)) => self.announce(database, false),
+                    Some((database, Wish::Restart)) => {
+                        self.backfills.stage = Stage::Draining {
+                            database,
+                            deadline: self.now + DRAIN_TICKS_MAX,
+                        };
+                        self.drive_backfill();
+                    }
+                    None => {}
+                }
+            }
+            Stage::Draining { database, deadline } => {
+                if self.is_drained(database) {
+                    self.announce(database, true);
+                } else if self.now > deadline {
+                    self.postpone(database);
+                    self.end_stage();
+                }
+            }
+            Stage::Announcing { .. } | Stage::Writing | Stage::Recording => {}
+        }
+    }
+
+    /// Entries up to here may go into the files: they are committed, applied here, and durable in
+    /// this node's own log, and none of them is a part of an unfinished run.
+    fn fileable(&self) -> LogIndex {
+        let raft = self.raft.status();
+        let whole = self.parts_first.map_or(self.applied, LogIndex::prev);
+        self.applied.min(raft.durable).min(whole)
+    }
+
+    fn wants(&self, state: &DatabaseState, bound: LogIndex) -> Option<Wish> {
+        let file = &state.file;
+        if self.now < file.not_before {
+            return None;
+        }
+        let page_bytes = u64::from(state.page_size.bytes());
+        let waiting = u64::from(file.waiting_frames(bound)) * page_bytes;
+        let wal = u64::from(state.wal_frames()) * page_bytes;
+        if waiting >= self.config.backfill_bytes {
+            return Some(Wish::Backfill);
+        }
+        if wal >= self.config.wal_bytes_max {
+            return Some(Wish::Restart);
+        }
+        let is_old = file
+            .dirty_since
+            .is_some_and(|since| since + self.config.backfill_ticks_max <= self.now);
+        let has_any = waiting > 0 || file.unsynced.is_some();
+        (has_any && (is_old || self.backfills.flushes)).then_some(Wish::Backfill)
+    }
+
+    /// Whether everything that was written into the WAL can go into the file.
+    fn is_drained(&self, database: DatabaseId) -> bool {
+        let Some(state) = self.catalogue.get(database) else {
+            return true;
+        };
+        let is_locked = self
+            .queues
+            .get(&database)
+            .is_some_and(|queue| queue.holder.is_some());
+        let newest = state.file.newest_end();
+        !is_locked
+            && !self.batch.changes(database)
+            && !state.has_in_flight()
+            && newest.is_none_or(|index| index <= self.fileable())
+    }
+
+    fn postpone(&mut self, database: DatabaseId) {
+        let not_before = self.now + RETRY_TICKS;
+        if let Some(state) = self.catalogue.get_mut(database) {
+            state.file.not_before = not_before;
+        }
+    }
+
+    fn announce(&mut self, database: DatabaseId, restarts: bool) {
+        let bound = self.fileable();
+        let Some(state) = self.catalogue.get_mut(database) else {
+            self.end_stage();
+            return;
+        };
+        let target = state.file.ends_up_to(bound).last().map(|(index, _)| *index);
+        self.backfills.stage = Stage::Announcing { database, restarts };
+        match target {
+            Some(target) if target > state.file.target => {
+                state.file.target = target;
+                self.save_manifest();
+            }
+            // Announced before, by a backfill that readers stood in the way of.
+            _ => self.write(database, restarts),
+        }
+    }
+
+    /// The manifest is on stable storage.
+    pub(super) fn manifest_saved(&mut self) {
+        match self.backfills.stage {
+            Stage::Announcing { database, restarts } => self.write(database, restarts),
+            Stage::Recording => {
+                let base = self.backfills.base;
+                if base > self.raft.status().base {
+                    self.raft.step(ringlite_raft::Input::Cut { up_to: base });
+                    self.effects.push_back(Effect::CutLog { up_to: base });
+                }
+                self.end_stage();
+                self.drive_backfill();
+            }
+            ref stage => unreachable!("no manifest was to be saved in {stage:?}"),
+        }
+    }
+
+    fn write(&mut self, database: DatabaseId, restarts: bool) {
+        // A new leader may have come meanwhile, or a writer that was let in before.
+        let restarts = restarts && self.is_drained(database);
+        let bound = self.fileable();
+        let Some(state) = self.catalogue.get(database) else {
+            self.end_stage();
+            return;
+        };
+        let ends: Vec<_> = state.file.ends_up_to(bound).copied().collect();
+        let is_parked = self.backfills.parked().is_some();
+        self.backfills.stage = Stage::Writing;
+        self.effects.push_back(if restarts {
+            Effect::RestartWal { database, ends }
+        } else {
+            Effect::Backfill { database, ends }
+        });
+        if is_parked && !restarts {
+            self.unpark();
+        }
+    }
+
+    /// The file of `database` holds everything up to the entry `end`, durably; `None`: readers
+    /// stood in the way.
+    pub(super) fn backfilled(&mut self, database: DatabaseId, end: Option<LogIndex>) {
+        let bound = self.fileable();
+        let now = self.now;
+        if let Some(state) = self.catalogue.get_mut(database) {
+            let wanted = state.file.ends_up_to(bound).last().map(|(index, _)| *index);
+            if let Some(end) = end {
+                state.file.written(end);
+            }
+            state.file.synced(now);
+            if end < wanted {
+                state.file.not_before = now + RETRY_TICKS;
+            }
+        }
+        self.record();
+    }
+
+    /// A restart of the WAL was tried: the file holds everything up to the entry `end`, but not yet
+    /// durably, and `commit_point` is the state of the new WAL.
+    pub(super) fn wal_restarted(
+        &mut self,
+        database: DatabaseId,
+        end: Option<LogIndex>,
+        commit_point: Option<ringlite_vfs::CommitPoint>,
+    ) {
+        if commit_point.is_none() {
+            self.postpone(database);
+        }
+        if let Some(state) = self.catalogue.get_mut(database) {
+            if let Some(end) = end {
+                state.file.written(end);
+            }
+            if let Some(commit_point) = commit_point {
+                state.committed = Some(commit_point);
+                state.file.wal_restarted();
+            }
+        }
+        self.effects.push_back(Effect::Backfill {
+            database,
+            ends: Vec::new(),
+        });
+        self.unpark();
+    }
+
+    fn record(&mut self) {
+        self.backfills.stage = Stage::Recording;
+        self.save_manifest();
+    }
+
+    /// What waited for a restart of a WAL goes on.
+    fn unpark(&mut self) {
+        self.commit(self.raft.status().commit);
+        self.resume_all_writers();
+    }
+
+    fn end_stage(&mut self) {
+        let was_parked = self.backfills.parked().is_some();
+        self.backfills.stage = Stage::Idle;
+        if was_parked {
+            self.unpark();
+        }
+    }
+
+    fn save_manifest(&mut self) {
+        let bound = self.fileable();
+        let mut base = bound.min(self.raft.status().matched_by_all);
+        // What has arrived of a restored file is in the log alone.
+        if let Some(restore) = self.oldest_restore() {
+            base = base.min(restore.prev());
+        }
+        let mut databases = Vec::new();
+        // A database whose creation is not durable in this node's log yet is created again by a
+        // restart, if that finds its entry.
+        let known = |(id, _): &(DatabaseId, _)| id.0 <= bound;
+        for (id, state) in self.catalogue.iter_mut().filter(known) {
+            state.file.follow(bound);
+            base = base.min(state.file.applied);
+            databases.push(DatabaseFile {
+                id,
+                name: state.name.clone(),
+                page_size: state.page_size,
+                applied: state.file.applied,
+                target: state.file.target,
+            });
+        }
+        self.backfills.base = self.backfills.base.max(base);
+        let base = self.backfills.base;
+        self.effects
+            .push_back(Effect::SaveManifest { base, databases });
+    }
+}
+
+enum Wish {
+    Backfill,
+    Restart,
+}

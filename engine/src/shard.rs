@@ -412,9 +412,7 @@ impl Shard {
                 id,
                 name,
                 page_size,
-            } => sql
-                .create_database(id, &name, page_size)
-                .map(Some),
+            } => sql.create_database(id, &name, page_size).map(Some),
             Effect::RemoveDatabase { database } => sql.remove_database(database).map(|()| None),
             Effect::BeginRestore { restore } => sql.begin_restore(restore).map(|()| None),
             Effect::WriteRestore { restore, bytes } => {

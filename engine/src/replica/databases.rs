@@ -400,15 +400,17 @@ impl Replica {
         let Some(arrival) = self.restores.arrivals.remove(&restore) else {
             return;
         };
-        if self.catalogue.get(id).is_some() {
-            // An earlier life has done it, and the file has gone on since.
+        if self.catalogue.find(name).is_some_and(|found| found >= id) {
+            // An earlier life has done it, and the file has gone on since, or the name.
             self.effects.push_back(Effect::DiscardRestore { restore });
             return;
         }
         if let Some(database) = replaces {
             self.remove_database(database, REPLACED);
         }
-        if arrival.arrived_bytes != arrival.file_bytes || !self.catalogue.insert(id, name, FileState::new(id.0, id.0)) {
+        if arrival.arrived_bytes != arrival.file_bytes
+            || !self.catalogue.insert(id, name, FileState::new(id.0, id.0))
+        {
             // The leader has looked before it proposed this.
             let reason = format!(
                 "the file of restore {} has no place: this is a bug",

@@ -22,9 +22,9 @@ use ringlite_vfs::{
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::replica::{DatabaseId, Input};
 use crate::replica::payload::{DatabaseChange, RestoreId};
 use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
+use crate::replica::{DatabaseId, Input};
 use restore::RestoreFile;
 use session::Session;
 

@@ -56,6 +56,7 @@ impl Backup {
             let confirm = Request::Admin(Admin::Confirm);
             shard
                 .ask(session, SessionOptions::default(), confirm)
+                .reply()
                 .await?;
         }
         // Everything acknowledged before the confirmation is committed here.

@@ -1,13 +1,14 @@
 //! The Rust face of a database: calls from any thread, blocking or not.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::backup::BackupHead;
 use crate::error::{Error, Result};
 use crate::node::{BackupPiece, Command};
 use crate::parameters::Parameters;
+use crate::readers::{ReadDatabase, ReadLevel, Readers};
 use crate::replica::request::{
     Executed, Reply, Request, RowLimit, SessionId, SessionOptions, Source, Work,
 };
@@ -43,6 +44,13 @@ impl Session {
         Ok(receiver)
     }
 
+    fn interrupt_handle(&self) -> InterruptHandle {
+        InterruptHandle {
+            commands: self.commands.clone(),
+            session: self.id,
+        }
+    }
+
     fn open_request(&self, create: bool) -> Request {
         Request::Open {
             database: self.database.clone(),
@@ -57,6 +65,22 @@ impl Session {
     async fn call_async(&self, request: Request) -> Result<Reply> {
         let receiver = self.ask(request)?;
         receiver.recv_async().await.map_err(|_| Error::Stopped)?
+    }
+}
+
+/// Stops what a [`Database`] or a [`Transaction`] runs, from any thread.
+#[derive(Clone)]
+pub struct InterruptHandle {
+    commands: flume::Sender<Command>,
+    session: SessionId,
+}
+
+impl InterruptHandle {
+    /// Stops the statement that runs, or waits for its turn to write, at this moment: it fails with
+    /// SQLite's code `SQLITE_INTERRUPT`. Does nothing if there is none.
+    pub fn interrupt(&self) {
+        // A node that has stopped runs nothing.
+        drop(self.commands.send(Command::Interrupt(self.session)));
     }
 }
 
@@ -119,6 +143,9 @@ fn unexpected(reply: &Reply) -> Error {
 pub struct Database {
     session: Arc<Session>,
     sessions: Arc<AtomicU64>,
+    readers: Arc<Readers>,
+    /// For reads on the caller's thread, once there was one.
+    read: Arc<OnceLock<Arc<ReadDatabase>>>,
 }
 
 impl Database {
@@ -127,6 +154,7 @@ impl Database {
         sessions: Arc<AtomicU64>,
         id: SessionId,
         name: &str,
+        readers: Arc<Readers>,
     ) -> Self {
         Self {
             session: Arc::new(Session {
@@ -135,6 +163,8 @@ impl Database {
                 database: name.to_owned(),
             }),
             sessions,
+            readers,
+            read: Arc::default(),
         }
     }
 
@@ -145,6 +175,11 @@ impl Database {
     /// The database's name.
     pub fn name(&self) -> &str {
         &self.session.database
+    }
+
+    /// Stops what this handle and its clones run.
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        self.session.interrupt_handle()
     }
 
     /// Runs statements that give no rows; each is a transaction of its own.
@@ -182,6 +217,45 @@ impl Database {
     pub async fn query_async(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
         let request = query_request(sql, parameters, WHOLE);
         self.call_async(request).await.and_then(rows)
+    }
+
+    /// Runs one statement and gives its rows as fresh as `level` asks, at most 64 MiB of them.
+    ///
+    /// At the levels `leader` and `local` it runs on the thread that calls, beside the node's own
+    /// core and beside other such reads, for as long as a snapshot may be held.
+    ///
+    /// # Errors
+    /// Those of [`Database::query`]. For a statement that writes [`Error::NotLeader`] on a node
+    /// that does not lead; [`Error::Busy`] if the asked index is not applied in time, and
+    /// [`Error::TooStale`] if no leader was heard of for too long.
+    pub fn query_with(
+        &self,
+        level: ReadLevel,
+        sql: &str,
+        parameters: impl Parameters,
+    ) -> Result<Rows> {
+        if level == ReadLevel::Linearizable {
+            return self.query(sql, parameters);
+        }
+        let database = self.read_database()?;
+        let parameters = parameters.into_values();
+        self.readers
+            .query(level, &database, sql, &parameters, RESULT_BYTES_MAX)
+            .map(|batch| Rows::new(batch.columns, batch.rows))
+    }
+
+    pub(crate) fn read_database(&self) -> Result<Arc<ReadDatabase>> {
+        if let Some(known) = self.read.get() {
+            return Ok(Arc::clone(known));
+        }
+        let (reply, receiver) = flume::bounded(1);
+        let name = self.session.database.clone();
+        self.session
+            .commands
+            .send(Command::Read { name, reply })
+            .map_err(|_| Error::Stopped)?;
+        let database = receiver.recv().map_err(|_| Error::Stopped)??;
+        Ok(Arc::clone(self.read.get_or_init(|| database)))
     }
 
     /// Begins a transaction, waiting for its turn to write. Dropping it rolls it back.
@@ -289,6 +363,12 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Stops what the transaction runs. A statement that writes takes the whole transaction with
+    /// it, as SQLite has it.
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        self.session.interrupt_handle()
+    }
+
     /// Runs statements that give no rows.
     ///
     /// # Errors

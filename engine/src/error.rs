@@ -30,6 +30,15 @@ pub enum Error {
         /// Which bound, in words.
         what: &'static str,
     },
+    /// A read at level `local` with a bound on its staleness: this node has not heard of a leader
+    /// for longer.
+    #[error("this node has not heard of a leader {}, and at most {limit_ms} ms was asked for: read elsewhere", stale(*age_ms))]
+    TooStale {
+        /// For how long, in ms; `u64::MAX` for never.
+        age_ms: u64,
+        /// How long was allowed, in ms.
+        limit_ms: u64,
+    },
     /// The session has no database open, because it never opened one or because this node has
     /// lost its leadership since.
     #[error("no database opened")]
@@ -72,8 +81,29 @@ impl Error {
             Self::OutcomeUnknown => CODE_LEADERSHIP_LOST,
             Self::NoDatabaseOpened => rusqlite::ffi::SQLITE_NOTFOUND,
             Self::DatabaseGone { .. } => rusqlite::ffi::SQLITE_CANTOPEN,
-            Self::Busy { .. } | Self::AlreadyOpen => rusqlite::ffi::SQLITE_BUSY,
+            Self::Busy { .. } | Self::TooStale { .. } | Self::AlreadyOpen => {
+                rusqlite::ffi::SQLITE_BUSY
+            }
             Self::Stopped => rusqlite::ffi::SQLITE_IOERR,
+        }
+    }
+
+    /// A client has asked for it.
+    pub(crate) fn interrupted() -> Self {
+        Self::Sqlite {
+            code: rusqlite::ffi::SQLITE_INTERRUPT,
+            message: "the statement was interrupted".into(),
+        }
+    }
+
+    /// A reader has held its snapshot for longer than the node keeps old pages for it.
+    pub(crate) fn snapshot_too_old() -> Self {
+        Self::Sqlite {
+            code: rusqlite::ffi::SQLITE_ABORT_ROLLBACK,
+            message: "snapshot too old: this read has held its snapshot for longer than the limit \
+                 that --snapshot-time sets, and was ended so that old pages can be let go; run it \
+                 again"
+                .into(),
         }
     }
 
@@ -82,6 +112,13 @@ impl Error {
             what: what.into(),
             code,
         }
+    }
+}
+
+fn stale(age_ms: u64) -> String {
+    match age_ms {
+        u64::MAX => "yet".into(),
+        age_ms => format!("for {age_ms} ms"),
     }
 }
 

@@ -18,10 +18,12 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
+use crate::readers::{ReadDatabase, Readers};
 use crate::replica::request::{Admin, Reply, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
-use crate::shard::Shard;
-use crate::sql::Sql;
+use crate::shard::{self, Shard};
+use crate::sql::workers::WorkerCores;
+use crate::sql::{RunLimits, Sql};
 use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
 use crate::wire::DatabaseEntry;
 
@@ -97,6 +99,9 @@ pub struct NodeBuilder {
     members: Vec<NodeAddress>,
     core: Option<usize>,
     segment_bytes: u64,
+    vacuum_directory: Option<PathBuf>,
+    limits: RunLimits,
+    snapshot_time: Duration,
 }
 
 impl NodeBuilder {
@@ -143,6 +148,29 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets SQL write copies of a database into `directory` with `VACUUM INTO 'FILE'`; without it
+    /// that statement is refused.
+    #[must_use]
+    pub fn vacuum_into(mut self, directory: impl AsRef<Path>) -> Self {
+        self.vacuum_directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// How long a statement may run, 30 s unless told; zero for no limit.
+    #[must_use]
+    pub fn statement_time(mut self, limit: Duration) -> Self {
+        self.limits.statement_time = limit;
+        self
+    }
+
+    /// How long a session that does not write may hold a snapshot, 30 s unless told. It is then
+    /// ended with a clear error, so that the pages that only it needs can be let go.
+    #[must_use]
+    pub fn snapshot_time(mut self, limit: Duration) -> Self {
+        self.snapshot_time = limit;
+        self
+    }
+
     /// Starts the node on a thread of its own. A cluster of one serves when this returns; a
     /// member of a larger one may still be waiting for the others.
     ///
@@ -166,6 +194,7 @@ impl NodeBuilder {
             });
         }
         self.check_members()?;
+        let vacuum_directory = self.vacuum_directory()?;
         let own_address = self.own_address(id)?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
         if self.members.is_empty() {
@@ -182,18 +211,27 @@ impl NodeBuilder {
         let (commands, incoming) = flume::unbounded();
         let (started, has_started) = flume::bounded(1);
         let alone = self.members.len() == 1;
-        let members = self.members;
+        let readers = Arc::new(Readers::new(self.limits, self.snapshot_time));
+        let setup = ShardSetup {
+            members: self.members,
+            limits: self.limits,
+            vacuum_directory,
+            snapshot_time: self.snapshot_time,
+            worker_cores: WorkerCores::beside(core),
+            readers: Arc::clone(&readers),
+        };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("ringlite")
             .io_memory(IO_MEMORY_BYTES)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .spawn(move || run(directory, members, listener, incoming, started))
+            .spawn(move || run(directory, setup, listener, incoming, started))
             .map_err(|error| NodeError::Executor {
                 core,
                 reason: error.to_string(),
             })?;
         let node = Node {
             commands,
+            readers,
             sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
             thread: Some(thread),
         };
@@ -205,6 +243,24 @@ impl NodeBuilder {
             node.wait_for_leader(Duration::from_secs(10))?;
         }
         Ok(node)
+    }
+
+    /// The absolute path of the directory for `VACUUM INTO`.
+    fn vacuum_directory(&self) -> std::result::Result<Option<PathBuf>, NodeError> {
+        let Some(directory) = &self.vacuum_directory else {
+            return Ok(None);
+        };
+        match directory.canonicalize() {
+            Ok(path) if path.is_dir() => Ok(Some(path)),
+            Ok(_) => Err("it is no directory".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+        .map_err(|reason| NodeError::Settings {
+            what: format!(
+                "VACUUM INTO cannot write into {}: {reason}; name a directory that is there",
+                directory.display()
+            ),
+        })
     }
 
     /// No two members have one id or one address.
@@ -289,6 +345,12 @@ pub(crate) enum Command {
         reply: flume::Sender<Result<Reply>>,
     },
     CloseSession(SessionId),
+    Interrupt(SessionId),
+    /// The database of this name, for readers on other threads.
+    Read {
+        name: String,
+        reply: flume::Sender<Result<Arc<ReadDatabase>>>,
+    },
     Status(flume::Sender<Status>),
     Databases(flume::Sender<Vec<DatabaseEntry>>),
     Backup {
@@ -307,6 +369,7 @@ pub(crate) enum BackupPiece {
 /// A running node. Dropping it stops it.
 pub struct Node {
     commands: flume::Sender<Command>,
+    readers: Arc<Readers>,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
 }
@@ -321,13 +384,20 @@ impl Node {
             members: Vec::new(),
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
+            vacuum_directory: None,
+            limits: RunLimits::default(),
+            snapshot_time: Duration::from_secs(30),
         }
     }
 
     /// The database of this name, created if there is none.
     ///
+    /// On a node that does not lead, a database that exists can be had too, for reads at the level
+    /// [`ReadLevel::Local`](crate::ReadLevel::Local); everything else fails with
+    /// [`Error::NotLeader`] there.
+    ///
     /// # Errors
-    /// [`Error::NotLeader`] on a node that does not lead.
+    /// [`Error::NotLeader`] on a node that does not lead and has no such database.
     pub fn database(&self, name: &str) -> Result<Database> {
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let database = Database::new(
@@ -335,9 +405,15 @@ impl Node {
             Arc::clone(&self.sessions),
             session,
             name,
+            Arc::clone(&self.readers),
         );
-        database.open()?;
-        Ok(database)
+        match database.open() {
+            Err(Error::NotLeader { leader }) if database.read_database().is_err() => {
+                Err(Error::NotLeader { leader })
+            }
+            Ok(()) | Err(Error::NotLeader { .. }) => Ok(database),
+            Err(error) => Err(error),
+        }
     }
 
     /// Creates a database with pages of a certain size, which stays what it is for ever.
@@ -458,10 +534,21 @@ impl Drop for Node {
     }
 }
 
+/// What a shard is made with.
+struct ShardSetup {
+    members: Vec<NodeAddress>,
+    limits: RunLimits,
+    /// Where `VACUUM INTO` may write.
+    vacuum_directory: Option<PathBuf>,
+    snapshot_time: Duration,
+    worker_cores: WorkerCores,
+    readers: Arc<Readers>,
+}
+
 /// The life of a node on its executor.
 async fn run(
     directory: DataDirectory,
-    members: Vec<NodeAddress>,
+    setup: ShardSetup,
     listener: Option<TcpListener>,
     commands: flume::Receiver<Command>,
     started: flume::Sender<()>,
@@ -473,7 +560,7 @@ async fn run(
     if let Some(listener) = listener {
         glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
     }
-    let starting = start_shard(directory, &members, &gateway);
+    let starting = start_shard(directory, &setup, &gateway);
     let stopped_early = async {
         loop {
             match commands.recv_async().await {
@@ -484,7 +571,15 @@ async fn run(
                 Ok(Command::Backup { pieces, .. }) => {
                     drop(pieces.send(Err(Error::NotLeader { leader: None })));
                 }
-                Ok(Command::CloseSession(_) | Command::Status(_) | Command::Databases(_)) => {}
+                Ok(Command::Read { reply, .. }) => {
+                    drop(reply.send(Err(Error::NotLeader { leader: None })));
+                }
+                Ok(
+                    Command::CloseSession(_)
+                    | Command::Interrupt(_)
+                    | Command::Status(_)
+                    | Command::Databases(_),
+                ) => {}
             }
         }
     };
@@ -506,6 +601,8 @@ async fn run(
                     reply,
                 } => shard.ask_remotely(session, options, request, reply),
                 Command::CloseSession(session) => shard.push(Input::SessionClosed { session }),
+                Command::Interrupt(session) => shard.push(Input::Interrupted { session }),
+                Command::Read { name, reply } => drop(reply.send(shard.read_database(&name))),
                 Command::Status(reply) => drop(reply.send(shard.status())),
                 Command::Databases(reply) => drop(reply.send(shard.databases())),
                 Command::Backup { database, pieces } => {
@@ -523,7 +620,9 @@ async fn run(
             reason: shard.halted().await,
         })
     };
-    futures_lite::future::or(halted, served).await
+    let ended = futures_lite::future::or(halted, served).await;
+    shard.stop();
+    ended
 }
 
 /// Copies a database for another thread, which takes the pieces as fast as it can.
@@ -546,9 +645,10 @@ async fn back_up(shard: Rc<Shard>, database: String, pieces: flume::Sender<Resul
 
 async fn start_shard(
     mut directory: DataDirectory,
-    members: &[NodeAddress],
+    setup: &ShardSetup,
     gateway: &Gateway,
 ) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
+    let members = &setup.members;
     if directory.identity().cluster.is_none() {
         let formed = formation::form(&gateway.identity, members)
             .await
@@ -564,8 +664,10 @@ async fn start_shard(
     let voters = members.iter().map(|member| member.id).collect();
     let raft =
         ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));
+    let mut config = Config::new(raft, members.clone());
+    config.snapshot_ticks = shard::ticks(setup.snapshot_time);
     let replica = Replica::new(
-        Config::new(raft, members.to_vec()),
+        config,
         ringlite_raft::HardState {
             term: recovered.hard_state.term,
             vote: recovered.hard_state.vote,
@@ -576,11 +678,15 @@ async fn start_shard(
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
     })?;
-    let sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
+    let mut sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
         NodeError::Settings {
             what: format!("SQLite cannot be set up: {error}"),
         }
     })?;
+    if let Some(directory) = &setup.vacuum_directory {
+        sql.allow_vacuum_into(directory.clone());
+    }
+    sql.set_limits(setup.limits);
     let (writer, log) = storage::start(&directory, &recovered).await?;
     let peers: HashMap<_, _> = members
         .iter()
@@ -588,7 +694,19 @@ async fn start_shard(
         .map(|member| (member.id, PeerLink::new(member.clone())))
         .collect();
     let (manifest, _) = ManifestFile::open(&directory).await?;
-    let shard = Shard::new(replica, sql, writer, log, manifest, peers.clone());
+    let shard = Shard::new(
+        replica,
+        sql,
+        writer,
+        log,
+        manifest,
+        peers.clone(),
+        Arc::clone(&setup.readers),
+        &setup.worker_cores,
+    )
+    .map_err(|error| NodeError::Settings {
+        what: format!("the threads for long statements cannot be started: {error}"),
+    })?;
     shard.open_databases();
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();

@@ -2,11 +2,13 @@
 //!
 //! Everything here runs on one executor. Tasks put inputs into the inbox; one task takes turns:
 //! it steps the replica through everything that is ready, performs the effects, and flushes the
-//! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks.
+//! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks: a
+//! statement that runs long goes on on a worker thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
@@ -14,10 +16,14 @@ use ringlite_vfs::{CommitPoint, VfsError};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
-use crate::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use crate::readers::{Published, ReadDatabase, Readers};
+use crate::replica::request::{
+    Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
+};
 use crate::replica::{DatabaseFile, DatabaseId, Effect, Input, Replica, Status};
 use crate::signal::Signal;
-use crate::sql::Sql;
+use crate::sql::workers::{Back, WorkerCores, Workers};
+use crate::sql::{Sql, Started};
 use crate::storage::{
     Log, LogStart, LogWriter, Manifest, ManifestDatabase, ManifestFile, WriteDone,
 };
@@ -31,6 +37,10 @@ const QUIET_TICKS: u32 = 5;
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
+/// How many ticks a time is, at least one.
+pub(crate) fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).map_or(u64::MAX, |ticks| ticks.max(1))
+}
 
 /// Receives the answer to one request.
 enum Waiter {
@@ -43,7 +53,39 @@ enum Waiter {
 #[derive(Default)]
 struct ReplySlot {
     reply: RefCell<Option<Result<Reply>>>,
-    arrived: Signal,
+    /// Whether the answer will take its time.
+    is_slow: Cell<bool>,
+    /// Raised with each of the two.
+    changed: Signal,
+}
+
+/// A question to the replica that was not answered yet.
+pub(crate) struct Pending(Rc<ReplySlot>);
+
+impl Pending {
+    /// Waits for the answer; comes back with none, once, when it is seen that it will take its
+    /// time.
+    pub(crate) async fn reply_unless_slow(&self) -> Option<Result<Reply>> {
+        loop {
+            if let Some(reply) = self.0.reply.take() {
+                return Some(reply);
+            }
+            if self.0.is_slow.get() {
+                return None;
+            }
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn reply(&self) -> Result<Reply> {
+        loop {
+            if let Some(reply) = self.0.reply.take() {
+                return reply;
+            }
+            self.0.changed.wait().await;
+        }
+    }
 }
 
 /// What the replica has not been told yet.
@@ -64,7 +106,17 @@ impl Inbox {
 pub(crate) struct Shard {
     replica: RefCell<Replica>,
     sql: RefCell<Sql>,
+    /// Where long runs go on; none once the shard has stopped.
+    workers: RefCell<Option<Workers>>,
+    /// Long runs that have ended.
+    came_back: RefCell<VecDeque<Back>>,
+    /// How workers tell of them.
+    back: flume::Receiver<Back>,
     inbox: Rc<Inbox>,
+    /// Shared with the readers on other threads.
+    readers: Arc<Readers>,
+    /// What they were told last.
+    published: Cell<Option<(LogIndex, bool, Option<NodeId>)>>,
     writer: LogWriter,
     log: Rc<Log>,
     /// `None` while it is being saved.
@@ -95,10 +147,19 @@ impl Shard {
         log: Rc<Log>,
         manifest: ManifestFile,
         peers: HashMap<NodeId, Rc<PeerLink>>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
+        readers: Arc<Readers>,
+        worker_cores: &WorkerCores,
+    ) -> std::io::Result<Rc<Self>> {
+        // Not longer than there are sessions with a long run.
+        let (ended, back) = flume::unbounded();
+        Ok(Rc::new(Self {
             replica: RefCell::new(replica),
             sql: RefCell::new(sql),
+            workers: RefCell::new(Some(Workers::start(worker_cores, &ended)?)),
+            came_back: RefCell::default(),
+            back,
+            readers,
+            published: Cell::new(None),
             inbox: Rc::default(),
             writer,
             log_start: Cell::new(log.start()),
@@ -114,7 +175,7 @@ impl Shard {
             disturbed: Signal::default(),
             halted: RefCell::default(),
             halt: Signal::default(),
-        })
+        }))
     }
 
     /// Opens the databases that the manifest names, before anything else happens.
@@ -140,6 +201,14 @@ impl Shard {
         })
         .detach();
         glommio::spawn_local(Rc::clone(self).tick_for_ever()).detach();
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            while let Ok(back) = shard.back.recv_async().await {
+                shard.came_back.borrow_mut().push_back(back);
+                shard.inbox.filled.raise();
+            }
+        })
+        .detach();
         let shard = Rc::clone(self);
         self.writer.on_done(move |done| match done {
             WriteDone::Persisted(io) => shard.persisted(io),
@@ -233,13 +302,13 @@ impl Shard {
         }
     }
 
-    /// Asks the replica for a session, and waits for the answer.
-    pub(crate) async fn ask(
+    /// Asks the replica for a session.
+    pub(crate) fn ask(
         &self,
         session: SessionId,
         options: SessionOptions,
         request: Request,
-    ) -> Result<Reply> {
+    ) -> Pending {
         let id = self.new_request(session);
         self.wait_for(
             id,
@@ -249,7 +318,6 @@ impl Shard {
                 request,
             },
         )
-        .await
     }
 
     /// Waits for a digest of a database at `index_min` or later.
@@ -263,21 +331,17 @@ impl Shard {
                 index_min,
             },
         )
+        .reply()
         .await
     }
 
-    async fn wait_for(&self, id: RequestId, input: Input) -> Result<Reply> {
+    fn wait_for(&self, id: RequestId, input: Input) -> Pending {
         let slot = Rc::new(ReplySlot::default());
         self.waiters
             .borrow_mut()
             .insert(id, Waiter::Local(Rc::clone(&slot)));
         self.push(input);
-        loop {
-            if let Some(reply) = slot.reply.take() {
-                return reply;
-            }
-            slot.arrived.wait().await;
-        }
+        Pending(slot)
     }
 
     /// Asks for a session of another thread, which gets the answer by channel.
@@ -295,6 +359,17 @@ impl Shard {
             options,
             request,
         });
+    }
+
+    /// Ends the worker threads with what they run. Nothing can be asked any more.
+    pub(crate) fn stop(&self) {
+        self.halted
+            .borrow_mut()
+            .get_or_insert_with(|| "it was asked to".into());
+        self.sql.borrow().stop_all();
+        self.readers.stop();
+        drop(self.workers.take());
+        self.refuse_all();
     }
 
     /// Where the replica stands.
@@ -332,11 +407,28 @@ impl Shard {
         if self.halted.borrow().is_some() {
             return;
         }
+        self.take_back();
         loop {
             let input = self.inbox.inputs.borrow_mut().pop_front();
             let Some(input) = input else {
                 break;
             };
+            let speaker = match &input {
+                Input::Receive {
+                    from,
+                    message: Message::Heartbeat { .. } | Message::Append { .. },
+                } => Some(*from),
+                _ => None,
+            };
+            self.replica.borrow_mut().step(input);
+            self.perform_effects();
+            if speaker.is_some() && self.replica.borrow().leader_id() == speaker {
+                self.readers.heard_leader();
+            }
+        }
+        let captures = self.sql.borrow().take_captures();
+        for (database, capture) in captures {
+            let input = Input::Captured { database, capture };
             self.replica.borrow_mut().step(input);
             self.perform_effects();
         }
@@ -347,6 +439,99 @@ impl Shard {
             peer.flush();
         }
         self.writer.flush();
+        self.publish();
+    }
+
+    /// Tells the readers on other threads where the shard stands.
+    fn publish(&self) {
+        let replica = self.replica.borrow();
+        let (applied, serving) = replica.serves_at();
+        let now = (applied, serving, replica.leader_id());
+        let before = self.published.replace(Some(now));
+        if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
+            self.readers.publish_leader(replica.leader());
+        }
+        if before != Some(now) {
+            let published = Published {
+                applied: applied.0,
+                serving,
+            };
+            self.readers
+                .publish(published, |id| replica.committed_position(id));
+        }
+    }
+
+    /// Readers on other threads want to read a database.
+    pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
+        if let Some(known) = self.readers.find(name) {
+            return Ok(known);
+        }
+        let replica = self.replica.borrow();
+        let sql = self.sql.borrow();
+        let found = replica
+            .find_database(name)
+            .and_then(|(id, committed)| Some((id, committed, sql.database(id).ok()?)));
+        let Some((id, committed, handle)) = found else {
+            return Err(Error::misuse(
+                rusqlite::ffi::SQLITE_NOTFOUND,
+                format!("there is no database named {name:?} on this node"),
+            ));
+        };
+        let database = Arc::new(ReadDatabase::new(id, handle.clone(), committed));
+        self.readers.insert(name, Arc::clone(&database));
+        Ok(database)
+    }
+
+    /// Tells the replica of the long runs that have ended.
+    fn take_back(self: &Rc<Self>) {
+        loop {
+            let back = self.came_back.borrow_mut().pop_front();
+            match back {
+                None => return,
+                Some(Back::Returned(returned)) => {
+                    let ran = self.sql.borrow_mut().take_back(returned);
+                    if let Some(ran) = ran {
+                        self.replica.borrow_mut().step(Input::Ran(ran));
+                        self.perform_effects();
+                    }
+                }
+                Some(Back::Panicked) => {
+                    self.halt("a statement panicked on a worker thread: this is a bug".into());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs SQL, as far as it gets within its time on this core.
+    fn run(&self, request: RequestId, work: Work, may_write: bool) {
+        let started = self.sql.borrow_mut().start(request, work, may_write);
+        let input = match started {
+            Started::Ran(ran) => {
+                if matches!(ran.outcome, Outcome::NeedsWriteLock(_)) {
+                    self.tell_slow(request);
+                }
+                Input::Ran(ran)
+            }
+            Started::Left { paused, writes } => {
+                self.tell_slow(request);
+                match &*self.workers.borrow() {
+                    Some(workers) => workers.take_over(paused),
+                    // It ends here.
+                    None => drop(paused),
+                }
+                Input::Left { request, writes }
+            }
+        };
+        self.replica.borrow_mut().step(input);
+    }
+
+    /// Whoever waits for the answer to `request` may look after its client meanwhile.
+    fn tell_slow(&self, request: RequestId) {
+        if let Some(Waiter::Local(slot)) = self.waiters.borrow().get(&request) {
+            slot.is_slow.set(true);
+            slot.changed.raise();
+        }
     }
 
     fn perform_effects(self: &Rc<Self>) {
@@ -365,10 +550,8 @@ impl Shard {
                 request,
                 work,
                 may_write,
-            } => {
-                let ran = self.sql.borrow_mut().run(request, work, may_write);
-                self.replica.borrow_mut().step(Input::Ran(ran));
-            }
+            } => self.run(request, work, may_write),
+            Effect::StopRun { session, reason } => self.sql.borrow().stop(session, reason),
             Effect::Reply { request, reply } => self.deliver(request, reply),
             Effect::Send { to, message, after } => self.send(to, message, after),
             Effect::Append {
@@ -413,7 +596,10 @@ impl Shard {
                 name,
                 page_size,
             } => sql.create_database(id, &name, page_size).map(Some),
-            Effect::RemoveDatabase { database } => sql.remove_database(database).map(|()| None),
+            Effect::RemoveDatabase { database } => {
+                self.readers.forget(database);
+                sql.remove_database(database).map(|()| None)
+            }
             Effect::BeginRestore { restore } => sql.begin_restore(restore).map(|()| None),
             Effect::WriteRestore { restore, bytes } => {
                 sql.write_restore(restore, bytes);
@@ -432,6 +618,8 @@ impl Shard {
                 })
             }),
             Effect::RestartWal { database, ends } => {
+                // The readers have to hear of the new life of the WAL.
+                self.published.set(None);
                 sql.restart_wal(database, &ends).map(|(end, commit_point)| {
                     Some(Input::WalRestarted {
                         database,
@@ -440,7 +628,12 @@ impl Shard {
                     })
                 })
             }
-            Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|()| None),
+            Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|rolled_back| {
+                rolled_back.map(|commit_point| Input::RolledBack {
+                    database,
+                    commit_point,
+                })
+            }),
             Effect::Digest {
                 request,
                 database,
@@ -500,7 +693,7 @@ impl Shard {
             Ok(begun) => begun,
             Err(error) => return self.halt(unusable(&error)),
         };
-        let file = sql.file(database);
+        let file = sql.database(database).ok().cloned();
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             let written = glommio::executor().spawn_blocking(move || {
@@ -530,7 +723,7 @@ impl Shard {
         match self.waiters.borrow_mut().remove(&request) {
             Some(Waiter::Local(slot)) => {
                 slot.reply.replace(Some(reply));
-                slot.arrived.raise();
+                slot.changed.raise();
             }
             // An asker that has gone away needs no answer.
             Some(Waiter::Remote(sender)) => drop(sender.send(reply)),
@@ -596,16 +789,21 @@ impl Shard {
             *halted = Some(reason);
         }
         drop(halted);
+        self.refuse_all();
+        self.halt.raise();
+    }
+
+    /// Nobody gets an answer any more.
+    fn refuse_all(&self) {
         for (_, waiter) in self.waiters.borrow_mut().drain() {
             match waiter {
                 Waiter::Local(slot) => {
                     slot.reply.replace(Some(Err(Error::Stopped)));
-                    slot.arrived.raise();
+                    slot.changed.raise();
                 }
                 Waiter::Remote(sender) => drop(sender.send(Err(Error::Stopped))),
             }
         }
-        self.halt.raise();
     }
 }
 

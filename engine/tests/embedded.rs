@@ -1,6 +1,8 @@
 //! A node embedded in a process, by its Rust face.
 
-use ringlite::{Error, Node, Value, params};
+use std::time::{Duration, Instant};
+
+use ringlite::{Error, InterruptHandle, Node, Value, params};
 
 #[test]
 fn what_is_written_is_read_also_after_a_restart() {
@@ -137,8 +139,33 @@ fn a_directory_is_used_by_one_node_at_a_time() {
     );
 }
 
+const ENDLESS: [&str; 2] = [
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+     INSERT INTO t SELECT 1 FROM n WHERE i < 0",
+];
+
 #[test]
 fn a_statement_without_an_end_is_stopped_and_the_node_serves_on() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .statement_time(Duration::from_millis(200))
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database.execute("CREATE TABLE t (x)", ()).unwrap();
+    for sql in ENDLESS {
+        let error = database.query(sql, ()).unwrap_err();
+        assert!(error.to_string().contains("200 ms"), "{error}");
+    }
+    database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    let rows = database.query("SELECT x FROM t", ()).unwrap();
+    assert_eq!(rows.into_values(), [[Value::Integer(1)]]);
+}
+
+#[test]
+fn a_statement_is_interrupted_from_another_thread() {
     let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let node = Node::builder(data.path())
         .segment_bytes(4 << 20)
@@ -146,15 +173,49 @@ fn a_statement_without_an_end_is_stopped_and_the_node_serves_on() {
         .unwrap();
     let database = node.database("app").unwrap();
     database.execute("CREATE TABLE t (x)", ()).unwrap();
-    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
-    for sql in [
-        format!("{endless} SELECT count(*) FROM n"),
-        format!("{endless} INSERT INTO t SELECT 1 FROM n WHERE i < 0"),
-    ] {
-        let error = database.query(&sql, ()).unwrap_err();
-        assert!(error.to_string().contains("ran for too long"), "{error}");
+    let interrupted_soon = |handle: InterruptHandle, run: &mut dyn FnMut() -> Error| {
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                handle.interrupt();
+            });
+            let begun = Instant::now();
+            assert_eq!(run().code(), 9, "SQLITE_INTERRUPT");
+            assert!(begun.elapsed() < Duration::from_secs(2));
+        });
+    };
+    for sql in ENDLESS {
+        interrupted_soon(database.interrupt_handle(), &mut || {
+            database.query(sql, ()).unwrap_err()
+        });
+        let transaction = database.transaction().unwrap();
+        interrupted_soon(transaction.interrupt_handle(), &mut || {
+            transaction.query(sql, ()).unwrap_err()
+        });
+        drop(transaction);
+        database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
     }
-    database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
-    let rows = database.query("SELECT x FROM t", ()).unwrap();
-    assert_eq!(rows.into_values(), [[Value::Integer(1)]]);
+}
+
+#[test]
+fn a_node_stops_while_long_statements_run() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .start()
+        .unwrap();
+    node.database("app")
+        .unwrap()
+        .execute("CREATE TABLE t (x)", ())
+        .unwrap();
+    std::thread::scope(|scope| {
+        for sql in ENDLESS {
+            let database = node.database("app").unwrap();
+            scope.spawn(move || assert_eq!(database.query(sql, ()), Err(Error::Stopped)));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let begun = Instant::now();
+        node.stop().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    });
 }

@@ -87,10 +87,18 @@ impl RawConnection {
     /// # Panics
     /// If the request cannot be encoded, or the response is not of the protocol.
     pub fn ask(&mut self, request: &Request) -> Answer {
+        self.say(request);
+        self.hear()
+    }
+
+    /// Sends a request.
+    ///
+    /// # Panics
+    /// If it cannot be encoded.
+    pub fn say(&mut self, request: &Request) {
         let mut bytes = Vec::new();
         request.encode(&mut bytes).expect("the request is whole");
         self.send(&bytes);
-        self.hear()
     }
 
     /// Sends a frame with any header and body, and hears the answer.

@@ -467,6 +467,110 @@ fn a_leader_that_was_deposed_within_a_commit_can_lead_again() {
     });
 }
 
+/// Runs a statement on a client of its own that is cut off in the middle of it; what it was told,
+/// and when.
+fn long_statement(
+    network: &Network,
+    host: usize,
+    database: &str,
+    sql: &str,
+) -> (Result<(), ClientError>, Instant) {
+    let mut client = client_at(network, host, database).unwrap();
+    let answer = client.query(sql, &[]).map(drop);
+    (answer, Instant::now())
+}
+
+/// A long read, long writes that end never and after the cut, and an idle transaction, each in a
+/// database of its own, so that each has to be rolled back by itself.
+#[test]
+fn a_leader_that_is_cut_off_in_the_middle_of_long_statements_leaves_nothing_of_them() {
+    let Some(network) = network() else { return };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    network.on(0, || {
+        let mut cluster = start(&network, directory.path());
+        prepare(&mut cluster);
+        let databases = [DATABASE, "endless", "ending", LOCKED];
+        for database in databases {
+            let mut client = scene::open(&mut cluster, database);
+            client
+                .execute("CREATE TABLE IF NOT EXISTS doomed (a)", &[])
+                .unwrap();
+        }
+        let leader = scene::leader_of(&mut cluster);
+        let count = |limit: &str| {
+            format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n {limit}) ")
+        };
+        let read = count("") + "SELECT count(*) FROM n";
+        let endless = count("") + "INSERT INTO doomed SELECT count(*) FROM n";
+        // Some seconds: it commits in the memory of a node that has been cut off.
+        let ending = count("LIMIT 2000000") + "INSERT INTO doomed SELECT count(*) FROM n";
+        let mut idle = client_at(&network, leader, LOCKED).unwrap();
+        idle.execute("BEGIN IMMEDIATE", &[]).unwrap();
+        idle.execute("INSERT INTO doomed VALUES (1)", &[]).unwrap();
+        thread::scope(|scope| {
+            let network = &network;
+            let asked: Vec<_> = [
+                (DATABASE, &read),
+                ("endless", &endless),
+                ("ending", &ending),
+            ]
+            .map(|(database, sql)| {
+                scope.spawn(move || long_statement(network, leader, database, sql))
+            })
+            .into();
+            thread::sleep(Duration::from_millis(400));
+            network.cut_off(leader);
+            let cut = Instant::now();
+            drop(majority_goes_on(network, &cluster, leader));
+            for asked in asked {
+                let (answer, heard) = asked.join().unwrap();
+                let error = answer.expect_err("a node that was cut off tells nothing");
+                assert!(tells_nothing(&error), "{error}");
+                assert!(
+                    heard < cut + GIVEN_UP,
+                    "it was told after {:?}",
+                    heard - cut
+                );
+            }
+            let error = idle.execute("COMMIT", &[]).unwrap_err();
+            assert!(tells_nothing(&error), "{error}");
+            network.reconnect(leader);
+        });
+        for database in databases {
+            scene::assert_identical(&mut cluster, database);
+            let mut client = scene::open(&mut cluster, database);
+            assert_eq!(
+                scene::integer(&mut client, "SELECT count(*) FROM doomed"),
+                0
+            );
+            client
+                .execute("INSERT INTO doomed VALUES (1)", &[])
+                .unwrap();
+        }
+        // It leads again, and everything works there.
+        let mut now = scene::leader_of(&mut cluster);
+        while now != leader {
+            cluster.kill(now);
+            let next = scene::leader_of(&mut cluster);
+            cluster.start_node(now).unwrap();
+            scene::assert_identical(&mut cluster, DATABASE);
+            now = next;
+        }
+        for database in databases {
+            let mut client = scene::open(&mut cluster, database);
+            client
+                .execute("INSERT INTO doomed VALUES (2)", &[])
+                .unwrap();
+            assert_eq!(
+                scene::integer(&mut client, "SELECT count(*) FROM doomed"),
+                2
+            );
+            scene::assert_identical(&mut cluster, database);
+        }
+        assert_eq!(cluster.dead_node(), None);
+    });
+}
+
 /// Stops those who ask also when a check panics meanwhile.
 struct StopOnDrop<'a>(&'a AtomicBool);
 

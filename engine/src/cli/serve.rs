@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -32,6 +33,16 @@ pub(crate) struct ServeArgs {
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
+    /// How long a statement may run, in ms; 0 for no limit
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    statement_time: u64,
+    /// How long a session that does not write may hold a snapshot, in ms
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    snapshot_time: u64,
+    /// A directory that SQL may write copies of a database into, with VACUUM INTO 'FILE' on the
+    /// leader [default: VACUUM INTO is refused]
+    #[arg(long, value_name = "DIR")]
+    vacuum_into: Option<PathBuf>,
     /// Stop when the process that started this one is gone
     #[arg(long, hide = true)]
     stop_with_parent: bool,
@@ -95,9 +106,14 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
                 .into_iter()
                 .map(|member| (member.id, member.address)),
         )
-        .segment_bytes(args.segment_mib << 20);
+        .segment_bytes(args.segment_mib << 20)
+        .statement_time(Duration::from_millis(args.statement_time))
+        .snapshot_time(Duration::from_millis(args.snapshot_time));
     if let Some(core) = args.core {
         builder = builder.core(core);
+    }
+    if let Some(directory) = args.vacuum_into {
+        builder = builder.vacuum_into(directory);
     }
     let node = builder.start()?;
     tracing::info!("node {} listens on {listen}", args.id);

@@ -5,7 +5,7 @@ mod databases;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future::poll_once};
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use glommio::net::TcpStream;
 use ringlite_raft::LogIndex;
 
@@ -22,8 +22,12 @@ use crate::wire::{
 };
 
 /// Rows of about so many bytes travel in one message.
+/// What the buffers of a connection keep after a large message.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
 const ROW_BATCH_BYTES: usize = 32 << 10;
 const READ_BYTES: usize = 16 << 10;
+/// What a client sends while its statement runs is read up to here.
+const EARLY_BYTES_MAX: usize = 64 << 10;
 /// What WELCOME promises; nothing enforces it.
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
 /// A transaction of the driver that begins with a plain BEGIN takes its turn at once.
@@ -150,6 +154,11 @@ impl Connection {
         let body = bytes.get(FRAME_HEADER_BYTES..frame_bytes)?;
         let request = Request::decode(header.kind, header.schema, body);
         self.handled += frame_bytes;
+        if self.handled == self.incoming.len() {
+            self.handled = 0;
+            self.incoming.clear();
+            self.incoming.shrink_to(BUFFER_BYTES_KEPT);
+        }
         Some(request)
     }
 
@@ -165,7 +174,10 @@ impl Connection {
                 return Err(std::io::ErrorKind::InvalidData.into());
             }
         }
-        self.stream.write_all(&self.outgoing).await
+        self.stream.write_all(&self.outgoing).await?;
+        self.outgoing.clear();
+        self.outgoing.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(())
     }
 
     async fn handle(&mut self, request: Request) -> std::io::Result<()> {
@@ -198,7 +210,7 @@ impl Connection {
                 sql, parameters, ..
             } => return self.query(Source::text(sql, parameters)).await,
             Request::Finalize { statement, .. } => Work::Finalize(StatementId(statement)),
-            // No query runs between two requests, so that there is nothing to stop.
+            // What was running, if anything, has its answer.
             Request::Interrupt { .. } => return self.write(&Response::Empty).await,
             Request::Digest {
                 database,
@@ -249,23 +261,61 @@ impl Connection {
         }
     }
 
-    async fn ask(&self, request: Ask) -> Result<Reply, Error> {
-        self.shard.ask(self.session, OPTIONS, request).await
+    /// Asks the replica. If the answer takes its time, the client may interrupt it, or leave.
+    async fn ask(&mut self, request: Ask) -> std::io::Result<Answer> {
+        let pending = self.shard.ask(self.session, OPTIONS, request);
+        if let Some(reply) = pending.reply_unless_slow().await {
+            let is_interrupted = false;
+            return Ok(Answer {
+                reply,
+                is_interrupted,
+            });
+        }
+        let mut is_interrupted = false;
+        loop {
+            if !is_interrupted && self.take_interrupt() {
+                is_interrupted = true;
+                self.shard.push(crate::replica::Input::Interrupted {
+                    session: self.session,
+                });
+            }
+            let reply = async { std::io::Result::Ok(Some(pending.reply().await)) };
+            let client = async {
+                if self.incoming.len() - self.handled >= EARLY_BYTES_MAX {
+                    return std::future::pending().await;
+                }
+                match self.read_some().await? {
+                    0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+                    _ => Ok(None),
+                }
+            };
+            if let Some(reply) = future::or(reply, client).await? {
+                return Ok(Answer {
+                    reply,
+                    is_interrupted,
+                });
+            }
+        }
     }
 
+    /// Answers a request, and an INTERRUPT that has come meanwhile.
     async fn answer(&mut self, request: Ask) -> std::io::Result<()> {
-        let reply = self.ask(request).await;
-        self.write(&response_to(reply)).await
+        let answer = self.ask(request).await?;
+        self.write(&response_to(answer.reply)).await?;
+        if answer.is_interrupted {
+            self.write(&Response::Empty).await?;
+        }
+        Ok(())
     }
 
     async fn prepare(&mut self, sql: String, with_tail: bool) -> std::io::Result<()> {
-        let reply = self
+        let answer = self
             .ask(Ask::Sql(Work::Prepare {
                 sql: Arc::from(sql),
                 allow_tail: with_tail,
             }))
-            .await;
-        let response = match reply {
+            .await?;
+        let response = match answer.reply {
             Ok(Reply::Prepared {
                 statement,
                 parameters,
@@ -278,7 +328,11 @@ impl Connection {
             },
             other => response_to(other),
         };
-        self.write(&response).await
+        self.write(&response).await?;
+        if answer.is_interrupted {
+            self.write(&Response::Empty).await?;
+        }
+        Ok(())
     }
 
     /// Sends all batches of a query, unless the client interrupts between two of them.
@@ -290,15 +344,22 @@ impl Connection {
             },
         };
         loop {
-            let reply = self.ask(Ask::Sql(work)).await;
+            let Answer {
+                reply,
+                mut is_interrupted,
+            } = self.ask(Ask::Sql(work)).await?;
             let more = matches!(&reply, Ok(Reply::Rows(batch)) if !batch.complete);
-            self.write(&response_to(reply)).await?;
-            if !more {
-                return Ok(());
+            if !is_interrupted {
+                self.write(&response_to(reply)).await?;
+                if !more {
+                    return Ok(());
+                }
+                is_interrupted = self.is_interrupted().await?;
             }
-            if self.is_interrupted().await? {
-                let reply = self.ask(Ask::Sql(Work::Interrupt)).await;
-                return self.write(&response_to(reply)).await;
+            if is_interrupted {
+                // In place of the rows that are left; an error tells nothing but the interrupt.
+                let ended = self.ask(Ask::Sql(Work::Interrupt)).await?;
+                return self.write(&response_to(ended.reply)).await;
             }
             work = Work::Continue;
         }
@@ -307,20 +368,30 @@ impl Connection {
     /// Whether an INTERRUPT has arrived; any other request is left for later.
     async fn is_interrupted(&mut self) -> std::io::Result<bool> {
         if self.handled == self.incoming.len()
-            && let Some(read) = poll_once(self.read_some()).await
+            && let Some(read) = future::poll_once(self.read_some()).await
             && read? == 0
         {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        let handled = self.handled;
-        match self.take_request() {
-            Some(Ok(Request::Interrupt { .. })) => Ok(true),
-            _ => {
-                self.handled = handled;
-                Ok(false)
-            }
-        }
+        Ok(self.take_interrupt())
     }
+
+    /// Takes an INTERRUPT out if it is the next request that has arrived.
+    fn take_interrupt(&mut self) -> bool {
+        let handled = self.handled;
+        let is_interrupt = matches!(self.take_request(), Some(Ok(Request::Interrupt { .. })));
+        if !is_interrupt {
+            self.handled = handled;
+        }
+        is_interrupt
+    }
+}
+
+/// What the replica has answered.
+struct Answer {
+    reply: Result<Reply, Error>,
+    /// Whether the client has asked meanwhile for an end.
+    is_interrupted: bool,
 }
 
 fn prepared(statement: u32, parameters: Vec<crate::rows::Value>) -> Source {

@@ -34,7 +34,9 @@ pub struct Config {
     pub write_idle_ticks: u64,
     /// How long a client that restores a file may say nothing.
     pub restore_idle_ticks: u64,
-    /// How many requests may wait for one database's write lock.
+    /// How long a session that does not write may hold a snapshot.
+    pub snapshot_ticks: u64,
+    /// How many requests may wait for one database's write lock, or for one session's long run.
     pub write_queue_max: usize,
     /// How many batches may be in the log and not durable on this node: while so many are, what
     /// commits locally gathers in the next batch.
@@ -60,6 +62,7 @@ impl Config {
             write_wait_ticks: 500,
             write_idle_ticks: 1_000,
             restore_idle_ticks: 3_000,
+            snapshot_ticks: 3_000,
             write_queue_max: 4_096,
             batches_in_flight_max: 1,
             uncommitted_bytes_max: 64 << 20,

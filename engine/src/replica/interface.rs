@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
-use ringlite_vfs::{CommitPoint, PageSize};
+use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::file::DatabaseFile;
 use super::payload::{DatabaseChange, RestoreId};
-use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
+use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work};
 use crate::error::Error;
 
 /// What happens to a replica.
@@ -54,8 +54,27 @@ pub enum Input {
         /// Which.
         session: SessionId,
     },
+    /// A client wants what its session runs, or waits to run, to be stopped.
+    Interrupted {
+        /// Which session.
+        session: SessionId,
+    },
     /// SQL ran.
     Ran(Ran),
+    /// SQL goes on on another thread; [`Input::Ran`] comes at its end.
+    Left {
+        /// For which request.
+        request: RequestId,
+        /// Whether it has begun to write.
+        writes: bool,
+    },
+    /// SQL that goes on on another thread has committed something.
+    Captured {
+        /// In which database.
+        database: DatabaseId,
+        /// What.
+        capture: Capture,
+    },
     /// A database was opened by [`Effect::OpenDatabase`], [`Effect::CreateDatabase`] or
     /// [`Effect::FinishRestore`].
     Opened {
@@ -64,6 +83,13 @@ pub enum Input {
         /// The size of its pages.
         page_size: PageSize,
         /// Its state.
+        commit_point: CommitPoint,
+    },
+    /// What did not commit was undone by [`Effect::RollBack`].
+    RolledBack {
+        /// In which database.
+        database: DatabaseId,
+        /// Its state, as the new life of the in-memory WAL knows it.
         commit_point: CommitPoint,
     },
     /// A database was changed by [`Effect::Apply`].
@@ -111,7 +137,7 @@ pub enum Input {
 /// What a replica wants done.
 #[derive(Debug)]
 pub enum Effect {
-    /// Run SQL, and answer with [`Input::Ran`].
+    /// Run SQL, and answer with [`Input::Ran`], before the next effect or after [`Input::Left`].
     Run {
         /// For which request.
         request: RequestId,
@@ -120,7 +146,15 @@ pub enum Effect {
         /// Whether it may take the database's write lock.
         may_write: bool,
     },
-    /// Drop a session's connection.
+    /// Stop what a session runs on another thread.
+    StopRun {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// Drop a session's connection; what it runs on another thread is stopped, and its end is not
+    /// told.
     CloseSession {
         /// Which.
         session: SessionId,
@@ -213,7 +247,7 @@ pub enum Effect {
         /// The last of them.
         up_to: LogIndex,
     },
-    /// Undo what did not commit.
+    /// Undo what did not commit; answered by [`Input::RolledBack`].
     RollBack {
         /// In which database.
         database: DatabaseId,

@@ -9,8 +9,13 @@ impl Replica {
     /// If it does not: a bug.
     pub fn check_invariants(&self) {
         for (database, queue) in &self.queues {
+            let can_run = |id| {
+                self.sessions
+                    .get(&id)
+                    .is_none_or(|at| at.long_run.is_none())
+            };
             assert!(
-                queue.len() == 0
+                !queue.any_waits(can_run)
                     || queue.holder.is_some()
                     || !self.has_room()
                     || self.is_parked(*database),
@@ -19,7 +24,10 @@ impl Replica {
             if let Some(holder) = queue.holder {
                 let session = self.sessions.get(&holder);
                 assert!(
-                    session.is_some_and(|session| session.standing.has_write_lock),
+                    session.is_some_and(|session| match &session.long_run {
+                        Some(long_run) => long_run.writes,
+                        None => session.standing.has_write_lock,
+                    }),
                     "{database}: session {holder} does not hold the write lock"
                 );
             }
@@ -32,6 +40,7 @@ impl Replica {
                 && self.uncommitted.is_empty()
                 && self.unconfirmed.is_empty()
                 && self.gate.is_empty()
+                && self.ahead.is_empty()
                 && self.opening.is_empty()
                 && self.restores.no_uploads();
             assert!(nothing, "something is left of an earlier leadership");

@@ -19,6 +19,7 @@ mod file;
 mod gate;
 mod interface;
 mod invariants;
+mod long_runs;
 pub mod payload;
 pub mod request;
 mod serving;
@@ -45,6 +46,7 @@ pub use file::DatabaseFile;
 use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
+use long_runs::Ahead;
 use payload::DatabaseChange;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
@@ -91,6 +93,8 @@ pub struct Replica {
     /// The sum of the bytes in `uncommitted`.
     uncommitted_bytes: usize,
     gate: Gate,
+    /// Replies that have seen a commit which was not captured yet.
+    ahead: BTreeMap<DatabaseId, Vec<Ahead>>,
     /// Replies of this turn that need a ReadIndex round, with the entry that they also need.
     unconfirmed: Vec<(LogIndex, Held)>,
     last_read: ReadId,
@@ -135,6 +139,7 @@ impl Replica {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             gate: Gate::default(),
+            ahead: BTreeMap::new(),
             unconfirmed: Vec::new(),
             last_read: ReadId(0),
             digests: Vec::new(),
@@ -183,6 +188,19 @@ impl Replica {
             } => self.asked(id, options, request),
             Input::SessionClosed { session } => self.close_session(session),
             Input::Ran(ran) => self.ran(ran),
+            Input::Interrupted { session } => self.interrupt(session),
+            Input::Left { request, writes } => self.left(request, writes),
+            Input::Captured { database, capture } => {
+                self.captured(database, capture, None);
+            }
+            Input::RolledBack {
+                database,
+                commit_point,
+            } => {
+                if let Some(state) = self.catalogue.get_mut(database) {
+                    state.committed = Some(commit_point);
+                }
+            }
             Input::Opened {
                 database,
                 page_size,
@@ -265,6 +283,30 @@ impl Replica {
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
+    }
+
+    /// What is applied, and whether this node leads and serves.
+    pub(crate) fn serves_at(&self) -> (LogIndex, bool) {
+        (self.applied, self.serving)
+    }
+
+    /// Who leads in this term, as far as this node knows.
+    pub(crate) fn leader_id(&self) -> Option<ringlite_raft::NodeId> {
+        self.raft.status().leader
+    }
+
+    /// The database of this name, and how far it is committed.
+    pub(crate) fn find_database(
+        &self,
+        name: &str,
+    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
+        let id = self.catalogue.find(name)?;
+        Some((id, self.committed_position(id)?))
+    }
+
+    /// How far a database is committed.
+    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
+        Some(self.catalogue.get(id)?.committed?.position)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.

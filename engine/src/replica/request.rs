@@ -238,6 +238,19 @@ pub struct Standing {
     pub snapshot: Option<WalPosition>,
 }
 
+/// Why a run is stopped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Its client asked for it, or has left.
+    Interrupted,
+    /// It ran for longer than statements may.
+    StatementTime,
+    /// It would be one long statement too many.
+    TooManyLong,
+    /// Its snapshot is older than readers may hold one.
+    SnapshotTooOld,
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -258,6 +271,9 @@ pub struct Ran {
     pub outcome: Outcome,
     /// Where the connection stands now.
     pub standing: Standing,
-    /// What it committed into the in-memory WAL.
+    /// What was committed into the in-memory WAL and not captured before.
     pub capture: Option<Capture>,
+    /// Whether the snapshot in `standing` holds a commit that is in no capture yet: another thread
+    /// is about to complete it.
+    pub is_ahead: bool,
 }

@@ -1,22 +1,34 @@
 //! Serving clients: requests, runs, the write queue, and what becomes of them with leadership.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringlite_raft::{LogIndex, Role};
-use ringlite_vfs::PageSize;
+use ringlite_vfs::{PageSize, WalPosition};
 
 use super::catalogue::{DatabaseId, SnapshotContent};
 use super::databases::{check_name, no_database};
 use super::gate::Held;
 use super::payload::DatabaseAct;
-use super::request::{Outcome, Ran, Reply, Request, RequestId, SessionId, SessionOptions, Work};
+use super::request::{
+    Outcome, Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work,
+};
 use super::session::Session;
 use super::write_queue::Parked;
 use super::{Effect, Replica};
 use crate::error::Error;
 
+/// What a run has seen and done, for the gate.
+struct Seen {
+    /// The end of what it committed.
+    wrote: Option<WalPosition>,
+    /// Whether its snapshot is ahead of what was captured.
+    is_ahead: bool,
+    /// Whether leadership has to be confirmed.
+    needs_confirmation: bool,
+}
+
 /// The serial of requests that the replica makes itself; nobody waits for their reply.
-const INTERNAL_SERIAL: u64 = u64::MAX;
+pub(super) const INTERNAL_SERIAL: u64 = u64::MAX;
 
 impl Replica {
     pub(super) fn asked(&mut self, id: RequestId, options: SessionOptions, request: Request) {
@@ -77,8 +89,11 @@ impl Replica {
     }
 
     /// Runs a session's SQL now, if its session is in order.
-    fn run(&mut self, id: RequestId, work: Work) {
+    pub(super) fn run(&mut self, id: RequestId, work: Work) {
         let now = self.now;
+        let Some(work) = self.wait_for_session(id, work) else {
+            return;
+        };
         let Some(session) = self.sessions.get_mut(&id.session) else {
             self.refuse(id, Error::NoDatabaseOpened);
             return;
@@ -115,12 +130,23 @@ impl Replica {
             outcome,
             standing,
             capture,
+            is_ahead,
         } = ran;
+        let now = self.now;
         let Some(session) = self.sessions.get_mut(&request.session) else {
             return;
         };
-        let needs_confirmation = session.ran(standing);
+        let long_run = session.long_run.take();
+        let was_long = long_run.is_some();
+        let needs_confirmation = session.ran(standing, now);
         let database = session.database;
+        let mut wrote = long_run.and_then(|long_run| long_run.wrote);
+        if let Some(capture) = capture {
+            let position = capture.commit_point.position;
+            if self.captured(database, capture, Some(request.session)) {
+                wrote = Some(position);
+            }
+        }
         let queue = self.queues.entry(database).or_default();
         let was_holder = queue.holder == Some(request.session);
         if standing.has_write_lock {
@@ -128,21 +154,26 @@ impl Replica {
         } else if was_holder {
             queue.holder = None;
         }
-        let wrote = capture.is_some();
-        if let Some(capture) = capture {
-            self.batch.add(database, capture);
-        }
         if request.serial == INTERNAL_SERIAL {
-            self.ran_internally(request.session, wrote);
+            self.ran_internally(request.session, wrote.is_some());
         }
+        let seen = Seen {
+            wrote,
+            is_ahead,
+            needs_confirmation,
+        };
         match outcome {
             Outcome::NeedsWriteLock(work) => self.park(request, work, database),
-            Outcome::Reply(reply) => self.answer(request, Ok(reply), wrote, needs_confirmation),
-            Outcome::Failed(error) => self.answer(request, Err(error), wrote, needs_confirmation),
+            Outcome::Reply(reply) => self.answer(request, Ok(reply), &seen),
+            Outcome::Failed(error) => self.answer(request, Err(error), &seen),
         }
         if !standing.has_write_lock {
             self.resume_writer(database);
         }
+        if was_long {
+            self.after_long_run(request.session, database);
+        }
+        self.next_of_session(request.session);
     }
 
     fn ran_internally(&mut self, id: SessionId, wrote: bool) {
@@ -160,7 +191,7 @@ impl Replica {
     }
 
     /// Runs what no client has asked for.
-    fn run_internally(&mut self, session: SessionId, work: Work) {
+    pub(super) fn run_internally(&mut self, session: SessionId, work: Work) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.runs(&work);
         }
@@ -175,13 +206,7 @@ impl Replica {
     }
 
     /// Sends an answer through the gate.
-    fn answer(
-        &mut self,
-        request: RequestId,
-        reply: Result<Reply, Error>,
-        wrote: bool,
-        needs_confirmation: bool,
-    ) {
+    fn answer(&mut self, request: RequestId, reply: Result<Reply, Error>, seen: &Seen) {
         if request.serial == INTERNAL_SERIAL {
             return;
         }
@@ -192,20 +217,26 @@ impl Replica {
         let held = Held {
             request,
             reply,
-            wrote,
+            wrote: seen.wrote.is_some(),
             confirms_transaction: session.snapshot_transaction(),
         };
-        let content = match (wrote, session.standing.snapshot) {
-            (true, _) => SnapshotContent::Batch,
-            (false, None) => SnapshotContent::Committed,
-            (false, Some(position)) => {
-                let is_in_batch = self.batch.changes(session.database);
-                let state = self.catalogue.get(session.database);
-                state.map_or(SnapshotContent::Committed, |state| {
-                    state.content_of(position, is_in_batch)
-                })
+        let database = session.database;
+        let snapshot = session.standing.snapshot;
+        match snapshot.max(seen.wrote) {
+            Some(position) if seen.is_ahead => {
+                self.hold_ahead(database, position, held, seen.needs_confirmation);
             }
-        };
+            Some(position) => {
+                let content = self.content_of(database, position);
+                self.hold(held, content, seen.needs_confirmation);
+            }
+            None => self.hold(held, SnapshotContent::Committed, seen.needs_confirmation),
+        }
+    }
+
+    /// Gives a reply to the gate. The entry of what the request wrote confirms leadership too.
+    pub(super) fn hold(&mut self, held: Held, content: SnapshotContent, needs_confirmation: bool) {
+        let needs_confirmation = needs_confirmation && !held.wrote;
         match content {
             SnapshotContent::Batch => {
                 assert!(!self.batch.is_empty(), "a snapshot is of known commits");
@@ -250,14 +281,14 @@ impl Replica {
     }
 
     /// Lets the next waiting writer go on, if the lock is free. Its run's end calls this again.
-    fn resume_writer(&mut self, database: DatabaseId) {
+    pub(super) fn resume_writer(&mut self, database: DatabaseId) {
         if !self.has_room() || self.is_parked(database) {
             return;
         }
         let next = self
             .queues
             .get_mut(&database)
-            .and_then(super::write_queue::WriteQueue::next);
+            .and_then(|queue| queue.next(|id| can_run(&self.sessions, id)));
         if let Some(parked) = next {
             if let Some(session) = self.sessions.get_mut(&parked.request.session) {
                 session.runs(&parked.work);
@@ -285,6 +316,15 @@ impl Replica {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        if session.long_run.is_some() {
+            // What it has committed by its end has to get into the batch.
+            session.is_closing = true;
+            self.effects.push_back(Effect::StopRun {
+                session: id,
+                reason: StopReason::Interrupted,
+            });
+            return;
+        }
         if session.standing.has_write_lock && !session.standing.in_transaction {
             // It is between two rows of a statement that writes, which SQLite commits when the
             // connection ends. That commit has to get into the batch like every other one.
@@ -300,6 +340,9 @@ impl Replica {
             return;
         };
         self.effects.push_back(Effect::CloseSession { session: id });
+        for (request, _) in closed.waiting {
+            self.refuse(request, Error::NoDatabaseOpened);
+        }
         if let Some(queue) = self.queues.get_mut(&closed.database) {
             for request in queue.forget(id) {
                 self.effects.push_back(Effect::Reply {
@@ -323,6 +366,7 @@ impl Replica {
                 .and_then(|id| Some((id, self.sessions.get(&id)?)));
             if let Some((id, session)) = holder
                 && session.held == 0
+                && session.long_run.is_none()
                 && session.last_active_tick + self.config.write_idle_ticks <= now
             {
                 idle.push(id);
@@ -347,6 +391,7 @@ impl Replica {
             self.run_internally(id, Work::Abort);
         }
         self.expire_uploads();
+        self.expire_snapshots();
         let (late, waiting) = std::mem::take(&mut self.digests)
             .into_iter()
             .partition(|digest| digest.deadline <= now);
@@ -413,6 +458,7 @@ impl Replica {
         // No entry of the batch exists, so that nothing of it can ever commit.
         let (mut changed, abandoned) = self.batch.abandon();
         let mut refused: Vec<RequestId> = abandoned.iter().map(|held| held.request).collect();
+        refused.extend(self.forget_long_runs());
         refused.extend(self.unconfirmed.drain(..).map(|(_, held)| held.request));
         for held in self.gate.drain() {
             if held.wrote {
@@ -448,4 +494,11 @@ impl Replica {
         }
         changed
     }
+}
+
+/// Whether a session has no long run.
+fn can_run(sessions: &BTreeMap<SessionId, Session>, id: SessionId) -> bool {
+    sessions
+        .get(&id)
+        .is_none_or(|session| session.long_run.is_none())
 }

@@ -1,8 +1,11 @@
 //! A session as the replica sees it, and what it may do when.
 
+use std::collections::VecDeque;
+
 use super::catalogue::DatabaseId;
 use super::gate::Held;
-use super::request::{Source, Standing, Work};
+use super::long_runs::LongRun;
+use super::request::{RequestId, Source, Standing, Work};
 use crate::error::Error;
 
 /// A session with an open database.
@@ -17,6 +20,11 @@ pub(super) struct Session {
     /// Replies that wait at the gate.
     pub(super) held: u32,
     pub(super) last_active_tick: u64,
+    /// Since when its connection has held a snapshot.
+    pub(super) snapshot_since_tick: Option<u64>,
+    /// Its run that left the core, and the requests that wait for that one.
+    pub(super) long_run: Option<LongRun>,
+    pub(super) waiting: VecDeque<(RequestId, Work)>,
     /// Why the open transaction was ended without being asked; told once.
     pub(super) aborted: Option<Error>,
     /// Its end waits for that of the statement it was in.
@@ -34,6 +42,9 @@ impl Session {
             confirmed: false,
             held: 0,
             last_active_tick: now,
+            snapshot_since_tick: None,
+            long_run: None,
+            waiting: VecDeque::new(),
             aborted: None,
             is_closing: false,
             is_script: false,
@@ -47,7 +58,11 @@ impl Session {
 
     /// Takes note of where its connection stands after a run; returns whether the run's snapshot
     /// needs a confirmation of leadership.
-    pub(super) fn ran(&mut self, standing: Standing) -> bool {
+    pub(super) fn ran(&mut self, standing: Standing, now: u64) -> bool {
+        self.snapshot_since_tick = match self.snapshot_since_tick {
+            Some(since) if standing.has_snapshot && !self.is_script => Some(since),
+            _ => standing.has_snapshot.then_some(now),
+        };
         // A script can end the transaction and begin another one, which has a snapshot of its own.
         let goes_on = self.standing.in_transaction && standing.in_transaction && !self.is_script;
         let was_confirmed = self.standing.in_transaction && self.confirmed && !self.is_script;

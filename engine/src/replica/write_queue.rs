@@ -35,15 +35,23 @@ impl WriteQueue {
         self.waiting.push_back(parked);
     }
 
-    /// The next request, if the lock is free; its session counts as the holder until its run
-    /// has shown whether it is.
-    pub(super) fn next(&mut self) -> Option<Parked> {
+    /// The next request of a session that `can_run`, if the lock is free; its session counts as
+    /// the holder until its run has shown whether it is.
+    pub(super) fn next(&mut self, can_run: impl Fn(SessionId) -> bool) -> Option<Parked> {
         if self.holder.is_some() {
             return None;
         }
-        let parked = self.waiting.pop_front()?;
+        let mut waiting = self.waiting.iter();
+        let next = waiting.position(|parked| can_run(parked.request.session))?;
+        let parked = self.waiting.remove(next)?;
         self.holder = Some(parked.request.session);
         Some(parked)
+    }
+
+    /// Whether a request of a session that `can_run` waits.
+    pub(super) fn any_waits(&self, can_run: impl Fn(SessionId) -> bool) -> bool {
+        let mut waiting = self.waiting.iter();
+        waiting.any(|parked| can_run(parked.request.session))
     }
 
     /// Takes out the requests whose deadline has passed.
@@ -63,6 +71,11 @@ impl WriteQueue {
         if self.holder == Some(session) {
             self.holder = None;
         }
+        self.withdraw(session)
+    }
+
+    /// The requests that `session` waits with, which wait no longer.
+    pub(super) fn withdraw(&mut self, session: SessionId) -> Vec<RequestId> {
         let (gone, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|parked| parked.request.session == session);

@@ -1,59 +1,213 @@
-//! What SQL may not do here, because it would leave the replicated database or break it.
+//! What SQL may not do here, because it would leave the replicated database or break the node.
+//!
+//! SQLite asks the authorizer about each action of a statement while it compiles it, and says no
+//! more than "not authorized" when one is refused. So the reason is left in a cell of the thread,
+//! where whoever called SQLite finds it ([`observe`]): SQLite asks on the thread that called it,
+//! and before that call returns.
+
+use std::cell::RefCell;
+use std::ffi::c_int;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, ffi};
 
-/// Settings that belong to the engine. Their setters are refused; reading them is allowed unless
-/// they are in [`PRAGMAS_REFUSED`].
-const PRAGMAS_READ_ONLY: [&str; 7] = [
-    "journal_mode",
-    "journal_size_limit",
-    "mmap_size",
-    "page_size",
-    "query_only",
-    "synchronous",
-    "wal_autocheckpoint",
-];
+use super::pragmas::{self, Verdict};
 
-/// Refused in any form.
-const PRAGMAS_REFUSED: [&str; 7] = [
-    "busy_timeout",
-    "data_store_directory",
-    "lock_proxy_file",
-    "locking_mode",
-    "read_uncommitted",
-    "temp_store_directory",
-    "wal_checkpoint",
-];
+/// Why SQLite was told to refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// For this reason, a sentence for the client.
+    Because(String),
+    /// `VACUUM INTO` names a file that may be written, but not by this VFS: run
+    /// [`vacuum_into`] instead.
+    VacuumInto(PathBuf),
+}
 
-/// Decides on one action of a statement while it is compiled.
-pub(super) fn authorize(context: AuthContext<'_>) -> Authorization {
-    match context.action {
-        // VACUUM attaches a nameless temporary database, and detaches it again.
-        AuthAction::Attach { filename: "" } | AuthAction::Detach { .. } => Authorization::Allow,
-        // A file name that is no literal is not told, so that the action is unknown.
-        AuthAction::Attach { .. } | AuthAction::Unknown { .. } => Authorization::Deny,
-        AuthAction::Function { function_name } => {
-            if function_name.eq_ignore_ascii_case("load_extension") {
-                Authorization::Deny
-            } else {
-                Authorization::Allow
+/// What a call of SQLite is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Compiling a text.
+    Prepare,
+    /// Running a statement, which compiles statements of its own for VACUUM.
+    Step,
+    /// Running [`vacuum_into`].
+    VacuumInto,
+}
+
+/// What the authorizer and the caller of SQLite tell each other.
+struct Conversation {
+    call: Call,
+    refusal: Option<Refusal>,
+}
+
+thread_local! {
+    static CONVERSATION: RefCell<Conversation> = const {
+        RefCell::new(Conversation { call: Call::Prepare, refusal: None })
+    };
+}
+
+/// Calls SQLite, and also returns why the authorizer refused, if it did.
+pub(super) fn observe<T>(call: Call, sqlite: impl FnOnce() -> T) -> (T, Option<Refusal>) {
+    CONVERSATION.with_borrow_mut(|conversation| {
+        *conversation = Conversation {
+            call,
+            refusal: None,
+        };
+    });
+    let result = sqlite();
+    let refusal = CONVERSATION.with_borrow_mut(|conversation| conversation.refusal.take());
+    (result, refusal)
+}
+
+/// What the operator and the database allow a session.
+#[derive(Clone, Debug)]
+pub(super) struct Permissions {
+    /// The size of the database's pages, in bytes.
+    pub(super) page_bytes: u32,
+    /// Where `VACUUM INTO` may write; nowhere if it is `None`.
+    pub(super) vacuum_directory: Option<Arc<Path>>,
+}
+
+/// Makes the connection ask for permission.
+pub(super) fn install(
+    connection: &mut Connection,
+    permissions: Permissions,
+) -> rusqlite::Result<()> {
+    connection.authorizer(Some(move |context: AuthContext<'_>| {
+        CONVERSATION.with_borrow_mut(|conversation| {
+            match permissions.decide(conversation.call, context.action) {
+                Ok(authorization) => authorization,
+                Err(refusal) => {
+                    conversation.refusal = Some(refusal);
+                    Authorization::Deny
+                }
             }
-        }
-        AuthAction::Pragma {
-            pragma_name,
-            pragma_value,
-        } => {
-            let is_in = |names: &[&str]| {
-                names
-                    .iter()
-                    .any(|name| name.eq_ignore_ascii_case(pragma_name))
-            };
-            if is_in(&PRAGMAS_REFUSED) || (pragma_value.is_some() && is_in(&PRAGMAS_READ_ONLY)) {
-                Authorization::Deny
-            } else {
-                Authorization::Allow
+        })
+    }))
+}
+
+impl Permissions {
+    fn decide(&self, call: Call, action: AuthAction<'_>) -> Result<Authorization, Refusal> {
+        let because = |reason: String| Err(Refusal::Because(reason));
+        match action {
+            // VACUUM attaches its target while it runs; it is a nameless temporary database
+            // unless INTO names one.
+            AuthAction::Attach { filename } if call != Call::Prepare => match call {
+                _ if filename.is_empty() => Ok(Authorization::Allow),
+                Call::VacuumInto => Ok(Authorization::Allow),
+                _ => Err(match self.vacuum_target(filename) {
+                    Ok(path) => Refusal::VacuumInto(path),
+                    Err(reason) => Refusal::Because(reason),
+                }),
+            },
+            // A file name that is no literal is not told, so that the action is unknown.
+            AuthAction::Attach { .. }
+            | AuthAction::Unknown {
+                code: ffi::SQLITE_ATTACH,
+                ..
+            } => because(
+                "ATTACH is refused here: it would leave the replicated database, because what \
+                 is attached is not replicated with it"
+                    .into(),
+            ),
+            AuthAction::Detach { .. }
+            | AuthAction::Unknown {
+                code: ffi::SQLITE_DETACH,
+                ..
+            } => because("DETACH is refused here, because nothing can be attached".into()),
+            AuthAction::Unknown { code, .. } => because(unknown(code)),
+            AuthAction::Function { function_name }
+                if function_name.eq_ignore_ascii_case("load_extension") =>
+            {
+                because(
+                    "load_extension() is refused here: foreign code would run inside the node"
+                        .into(),
+                )
             }
+            AuthAction::Pragma {
+                pragma_name,
+                pragma_value,
+            } => match pragmas::verdict(pragma_name, pragma_value, self.page_bytes) {
+                Verdict::Allowed => Ok(Authorization::Allow),
+                Verdict::Ignored => Ok(Authorization::Ignore),
+                Verdict::Refused(reason) => because(reason),
+            },
+            _ => Ok(Authorization::Allow),
         }
-        _ => Authorization::Allow,
+    }
+
+    /// The file that `VACUUM INTO` may write, or why it may not.
+    fn vacuum_target(&self, name: &str) -> Result<PathBuf, String> {
+        let Some(directory) = &self.vacuum_directory else {
+            return Err(
+                "VACUUM INTO is refused here: it writes a file on the machine of the node; its \
+                 operator can allow a directory for it with --vacuum-into DIR"
+                    .into(),
+            );
+        };
+        let path = Path::new(name);
+        let inside = path.strip_prefix(directory).unwrap_or(path);
+        let mut parts = inside.components();
+        match (parts.next(), parts.next()) {
+            (Some(std::path::Component::Normal(part)), None) if !name.starts_with("file:") => {
+                Ok(directory.join(part))
+            }
+            _ => Err(format!(
+                "VACUUM INTO {name:?} is refused here: give the name of a file alone; it is \
+                 written on the leader, in the directory that its operator allows"
+            )),
+        }
+    }
+}
+
+fn unknown(code: c_int) -> String {
+    format!("an action that this node does not know (SQLite's number {code}) is refused here")
+}
+
+/// The statement that writes the whole database to `path` with the system's own VFS.
+pub(super) fn vacuum_into(path: &Path) -> String {
+    let mut uri = String::from("file://");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                uri.push(char::from(*byte));
+            }
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    format!("VACUUM INTO '{uri}?vfs=unix'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vacuum_target_is_one_file_in_the_directory() {
+        let permissions = Permissions {
+            page_bytes: 4096,
+            vacuum_directory: Some(Path::new("/var/backup").into()),
+        };
+        for (name, expected) in [
+            ("a.db", Some("/var/backup/a.db")),
+            ("/var/backup/a.db", Some("/var/backup/a.db")),
+            ("/var/backup/../a.db", None),
+            ("../a.db", None),
+            ("/etc/a.db", None),
+            ("b/a.db", None),
+            (".", None),
+            ("..", None),
+            ("/var/backup", None),
+            ("file:a.db?vfs=unix", None),
+        ] {
+            let found = permissions.vacuum_target(name).ok();
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{name}");
+        }
+        assert_eq!(
+            vacuum_into(Path::new("/var/it's 5%.db")),
+            "VACUUM INTO 'file:///var/it%27s%205%25.db?vfs=unix'"
+        );
     }
 }

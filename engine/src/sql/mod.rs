@@ -1,32 +1,72 @@
 //! SQL on this node: the open databases, and the sessions' connections to them.
 //!
-//! SQLite is reached only through here and the VFS. Everything runs on the shard's core, one
-//! statement at a time.
+//! SQLite is reached only through here and the VFS. A run begins on the shard's core ([`Sql::start`]);
+//! one that is long leaves it with its whole session ([`Started::Left`]), goes on on another thread
+//! ([`workers`]), and comes back ([`Sql::take_back`]). Everything else happens on the core.
 
 mod authorizer;
+mod functions;
+mod limits;
+mod pragmas;
+pub(crate) mod reader;
 mod restore;
+mod run;
 mod session;
 mod statement;
+mod watch;
+pub(crate) mod workers;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{
-    Backfill, CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions,
+    Backfill, Capture, CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions,
 };
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
 use crate::replica::payload::{DatabaseChange, RestoreId};
-use crate::replica::request::{Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, Work};
+use crate::replica::request::{
+    Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, StopReason, Work,
+};
 use crate::replica::{DatabaseId, Input};
 use restore::RestoreFile;
+use run::{Finished, Progress, Stacks};
+pub use run::{Paused, Resumed, Returned};
 use session::Session;
+pub use watch::RunLimits;
+use watch::Stopper;
+
+/// Runs that may be away from the core at once.
+const AWAY_MAX: usize = 256;
+
+/// What has become of a run.
+pub enum Started {
+    /// It has ended.
+    Ran(Ran),
+    /// It is long: it has to go on on another thread. `writes` says whether it has begun to write,
+    /// and thus holds its database's write lock.
+    Left {
+        /// The run.
+        paused: Paused,
+        /// Whether it writes.
+        writes: bool,
+    },
+}
+
+/// A session whose run goes on on another thread.
+struct Away {
+    database: DatabaseId,
+    run: u64,
+    writes: bool,
+    stopper: Arc<Stopper>,
+}
 
 /// How long a restart of a WAL waits for readers on other threads.
 const RESTART_WAIT: Duration = Duration::from_millis(1);
@@ -39,14 +79,21 @@ pub struct Sql {
     directory: PathBuf,
     temporary_directory: PathBuf,
     databases: HashMap<DatabaseId, Database>,
-    sessions: HashMap<SessionId, Session>,
     restores: HashMap<RestoreId, RestoreFile>,
+    /// None while a session runs, here or away.
+    sessions: HashMap<SessionId, Option<Box<Session>>>,
+    away: HashMap<SessionId, Away>,
+    runs: u64,
+    stacks: Stacks,
+    limits: RunLimits,
     writable: bool,
+    vacuum_directory: Option<Arc<Path>>,
 }
 
 impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
+        limits::bound_heap();
         let options = VfsOptions::new(directory.clone(), temporary_directory.clone());
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
@@ -57,53 +104,197 @@ impl Sql {
             databases: HashMap::new(),
             sessions: HashMap::new(),
             restores: HashMap::new(),
+            away: HashMap::new(),
+            runs: 0,
+            stacks: Stacks::default(),
+            limits: RunLimits::default(),
             writable: false,
+            vacuum_directory: None,
         })
     }
 
-    /// Runs SQL for a session.
+    /// Lets `VACUUM INTO` write files into `directory`, an absolute path.
+    pub fn allow_vacuum_into(&mut self, directory: PathBuf) {
+        self.vacuum_directory = Some(directory.into());
+    }
+
+    /// Changes how long runs may take.
+    pub fn set_limits(&mut self, limits: RunLimits) {
+        self.limits = limits;
+    }
+
+    /// Runs SQL for a session to its end, on this thread.
     pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
+        match self.prepare_run(request, work, may_write) {
+            Ok((session, work)) => {
+                let finished = run::run_to_end(session, work);
+                self.finish(request, finished)
+            }
+            Err(ran) => *ran,
+        }
+    }
+
+    /// Runs SQL for a session until it ends or its time on the core is over.
+    pub fn start(&mut self, request: RequestId, work: Work, may_write: bool) -> Started {
+        let (session, work) = match self.prepare_run(request, work, may_write) {
+            Ok(ready) => ready,
+            Err(ran) => return Started::Ran(*ran),
+        };
+        self.runs += 1;
+        match run::begin(&mut self.stacks, session, work, request, self.runs) {
+            Progress::Finished(finished) => Started::Ran(self.finish(request, finished)),
+            Progress::Paused(paused) if self.away.len() >= AWAY_MAX => {
+                paused.stop(StopReason::TooManyLong);
+                Started::Ran(self.end_here(paused))
+            }
+            Progress::Paused(paused) => self.leave(paused),
+        }
+    }
+
+    /// The session's connection, ready to run; or how the run has ended already.
+    fn prepare_run(
+        &mut self,
+        request: RequestId,
+        work: Work,
+        may_write: bool,
+    ) -> Result<(Box<Session>, Work), Box<Ran>> {
+        let ended = |outcome| {
+            Box::new(Ran {
+                request,
+                outcome,
+                standing: Standing::default(),
+                capture: None,
+                is_ahead: false,
+            })
+        };
         if let Work::Connect { database, options } = work {
             let connected = match self.databases.get(&database) {
-                Some(database) => Session::connect(database, options),
+                Some(handle) => Session::connect(
+                    database,
+                    handle,
+                    options,
+                    self.limits.look_steps,
+                    self.vacuum_directory.clone(),
+                ),
                 None => Err(Error::misuse(
                     rusqlite::ffi::SQLITE_NOTFOUND,
                     "the database does not exist any more",
                 )),
             };
-            let outcome = match connected {
+            return Err(ended(match connected {
                 Ok(session) => {
-                    self.sessions.insert(request.session, session);
+                    self.sessions
+                        .insert(request.session, Some(Box::new(session)));
                     Outcome::Reply(Reply::Opened)
                 }
                 Err(error) => Outcome::Failed(error),
-            };
-            return Ran {
-                request,
-                outcome,
-                standing: Standing::default(),
-                capture: None,
-            };
+            }));
         }
         let Some(session) = self.sessions.get_mut(&request.session) else {
-            return Ran {
-                request,
-                outcome: Outcome::Failed(Error::NoDatabaseOpened),
-                standing: Standing::default(),
-                capture: None,
-            };
+            return Err(ended(Outcome::Failed(Error::NoDatabaseOpened)));
         };
-        let outcome = session.run(work, may_write);
-        Ran {
-            request,
-            outcome,
-            standing: session.standing(),
-            capture: session.database.take_capture(),
+        let Some(session) = session.take() else {
+            unreachable!("a session runs one request at a time")
+        };
+        let writes = session.has_write_lock();
+        session
+            .stopper()
+            .watch
+            .begin(&self.limits, may_write, writes);
+        Ok((session, work))
+    }
+
+    /// Takes note of a run that leaves the core.
+    fn leave(&mut self, paused: Paused) -> Started {
+        let writes = paused.stopper.watch.leave();
+        let away = Away {
+            database: paused.database,
+            run: paused.run,
+            writes,
+            stopper: Arc::clone(&paused.stopper),
+        };
+        self.away.insert(paused.request.session, away);
+        Started::Left { paused, writes }
+    }
+
+    /// Runs a stopped run to its end where it is.
+    fn end_here(&mut self, mut paused: Paused) -> Ran {
+        loop {
+            match paused.resume(std::time::Duration::MAX) {
+                run::Resumed::Paused(again) => paused = again,
+                run::Resumed::Returned(returned) => {
+                    self.stacks.put_back(returned.stack);
+                    return self.finish(returned.request, returned.finished);
+                }
+            }
         }
     }
 
-    /// Drops a session's connection, which rolls its transaction back.
+    /// A run that was away has ended. None if its session has ended meanwhile, and nobody waits.
+    pub fn take_back(&mut self, returned: Returned) -> Option<Ran> {
+        self.stacks.put_back(returned.stack);
+        let session = returned.request.session;
+        // The session's id may have been given to another one since.
+        if self.away.get(&session)?.run != returned.run {
+            return None;
+        }
+        self.away.remove(&session);
+        Some(self.finish(returned.request, returned.finished))
+    }
+
+    fn finish(&mut self, request: RequestId, finished: Finished) -> Ran {
+        let Finished {
+            session,
+            outcome,
+            standing,
+        } = finished;
+        // After the run, so that it holds everything that the run can have seen, whoever committed
+        // it, but for what another thread is committing at this moment.
+        let capture = session.database.take_capture();
+        let committed = session.database.commit_point().position;
+        let is_ahead = !self.away.is_empty() && standing.snapshot.is_some_and(|at| at > committed);
+        if let Some(place) = self.sessions.get_mut(&request.session) {
+            *place = Some(session);
+        }
+        Ran {
+            request,
+            outcome,
+            standing,
+            capture,
+            is_ahead,
+        }
+    }
+
+    /// What runs that are away have committed since the last look.
+    pub fn take_captures(&self) -> Vec<(DatabaseId, Capture)> {
+        let writers = self.away.values().filter(|away| away.writes);
+        writers
+            .filter_map(|away| {
+                let capture = self.databases.get(&away.database)?.take_capture()?;
+                Some((away.database, capture))
+            })
+            .collect()
+    }
+
+    /// Stops what a session runs away from the core. What runs on it has ended by now.
+    pub fn stop(&self, session: SessionId, reason: StopReason) {
+        if let Some(away) = self.away.get(&session) {
+            away.stopper.stop(reason);
+        }
+    }
+
+    /// Stops all that runs away from the core.
+    pub fn stop_all(&self) {
+        for away in self.away.values() {
+            away.stopper.stop(StopReason::Interrupted);
+        }
+    }
+
+    /// Drops a session's connection, which rolls its transaction back. If it is away, its run is
+    /// stopped, and the connection is dropped when it comes back.
     pub fn close_session(&mut self, session: SessionId) {
+        self.stop(session, StopReason::Interrupted);
+        self.away.remove(&session);
         self.sessions.remove(&session);
     }
 
@@ -175,11 +366,6 @@ impl Sql {
             let reached = ends.iter().find(|(_, point)| point == backfill.end())?;
             Some((reached.0, backfill))
         }))
-    }
-
-    /// The file of a database, to sync it from any thread.
-    pub fn file(&self, id: DatabaseId) -> Option<Database> {
-        self.databases.get(&id).cloned()
     }
 
     /// Moves what the file of a database still lacks into it, and begins its WAL anew. Returns the
@@ -297,7 +483,8 @@ impl Sql {
         }
     }
 
-    fn database(&self, id: DatabaseId) -> Result<&Database, Error> {
+    /// The handle of a database.
+    pub(crate) fn database(&self, id: DatabaseId) -> Result<&Database, Error> {
         self.databases.get(&id).ok_or_else(|| {
             Error::misuse(
                 rusqlite::ffi::SQLITE_NOTFOUND,
@@ -314,12 +501,21 @@ impl Sql {
             .transpose()
     }
 
-    /// Undoes what came after `to`.
-    pub fn roll_back(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
-        match self.databases.get(&id) {
-            Some(database) => database.roll_back(to),
-            None => Ok(()),
-        }
+    /// Undoes what came after `to`; returns the same state in the new life of the in-memory WAL, or
+    /// `None` if the database does not exist (any more).
+    ///
+    /// It waits for nobody: runs that are away go on in the old life, where they can neither commit
+    /// nor be captured, until they see that they are to stop.
+    pub fn roll_back(
+        &self,
+        id: DatabaseId,
+        to: &CommitPoint,
+    ) -> Result<Option<CommitPoint>, VfsError> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        database.roll_back(to)?;
+        Ok(Some(database.commit_point()))
     }
 
     /// How often SQLite asked for recovery of an in-memory WAL; more than 0 is a defect.

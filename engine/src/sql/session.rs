@@ -1,29 +1,33 @@
 //! One session's SQLite connection: its statements, its running query, its open transaction.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use ringlite_vfs::Database;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::authorize;
+use super::authorizer::{self, Permissions};
 use super::statement::{Statement, Step};
+use super::watch::{RunLimits, Stopper, Watch};
+use super::{functions, limits};
 use crate::error::Error;
+use crate::replica::DatabaseId;
 use crate::replica::request::{
     Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
 };
 use crate::rows::{Column, RowBatch, Value};
 
-/// A statement runs on the shard's core, and everything else there waits for it: after this long
-/// it is stopped, so that one without an end does not stop the node for good.
-const STATEMENT_TIME_MAX: Duration = Duration::from_secs(5);
-/// How many steps of SQLite's machine lie between two looks at the clock: some tens of
-/// microseconds.
-const PROGRESS_STEPS: i32 = 10_000;
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
+/// A longer text is not kept: compiled, it may take fifty times the memory, and a program that
+/// writes its values into the text does not send it again.
+const TEXT_CACHE_TEXT_BYTES_MAX: usize = 8 << 10;
+/// How many rows, and bytes of rows, are read between two looks at the clock.
+const PAUSE_ROWS: usize = 64;
+const PAUSE_BYTES: usize = 64 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
 
@@ -76,48 +80,100 @@ pub(super) struct Session {
     prepared: Vec<Slot>,
     /// By text, the most recently used first.
     texts: VecDeque<(Box<str>, Statement)>,
-    /// When the run of this moment is stopped.
-    deadline: Arc<Mutex<Option<Instant>>>,
+    stopper: Arc<Stopper>,
     connection: Rc<Connection>,
+    pub(super) id: DatabaseId,
     pub(super) database: Database,
     options: SessionOptions,
 }
 
 impl Session {
-    pub(super) fn connect(database: &Database, options: SessionOptions) -> Result<Self, Error> {
+    pub(super) fn connect(
+        id: DatabaseId,
+        database: &Database,
+        options: SessionOptions,
+        look_steps: i32,
+        vacuum_directory: Option<Arc<Path>>,
+    ) -> Result<Self, Error> {
+        Self::connect_as(id, database, options, look_steps, vacuum_directory, false)
+    }
+
+    /// A session in which nothing can be written.
+    pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
+        let look_steps = RunLimits::default().look_steps;
+        Self::connect_as(
+            id,
+            database,
+            SessionOptions::default(),
+            look_steps,
+            None,
+            true,
+        )
+    }
+
+    fn connect_as(
+        id: DatabaseId,
+        database: &Database,
+        options: SessionOptions,
+        look_steps: i32,
+        vacuum_directory: Option<Arc<Path>>,
+        only_reads: bool,
+    ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
         let mut connection = database.connect().map_err(|error| failed(&error))?;
         connection
-            .authorizer(Some(authorize))
+            .pragma_update(None, "query_only", only_reads)
             .map_err(|error| failed(&error))?;
-        let deadline = Arc::new(Mutex::new(None));
-        let stops_at = Arc::clone(&deadline);
-        let is_late = move || {
-            let deadline: Option<Instant> =
-                *stops_at.lock().unwrap_or_else(PoisonError::into_inner);
-            deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        let permissions = Permissions {
+            page_bytes: database.page_size().bytes(),
+            vacuum_directory,
         };
+        configure(&mut connection, permissions).map_err(|error| failed(&error))?;
+        let watch = Watch::new();
+        let looks_at = Arc::clone(&watch);
         connection
-            .progress_handler(PROGRESS_STEPS, Some(is_late))
+            .progress_handler(look_steps, Some(move || looks_at.must_stop()))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             cursor: None,
             prepared: Vec::new(),
             texts: VecDeque::new(),
-            deadline,
+            stopper: Arc::new(Stopper {
+                watch,
+                interrupt: connection.get_interrupt_handle(),
+            }),
             connection: Rc::new(connection),
+            id,
             database: database.clone(),
             options,
         })
     }
 
-    /// Runs one piece of work. `may_write` says whether the write lock may be taken.
-    pub(super) fn run(&mut self, work: Work, may_write: bool) -> Outcome {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Instant::now() + STATEMENT_TIME_MAX);
+    /// Stops its runs from elsewhere, with what they look at.
+    pub(super) fn stopper(&self) -> &Arc<Stopper> {
+        &self.stopper
+    }
+
+    /// Runs one piece of work, within what [`Watch::begin`] was told.
+    pub(super) fn run(&mut self, work: Work) -> Outcome {
+        let outcome = self.run_work(work);
+        match outcome {
+            // SQLite says only that it was interrupted.
+            Outcome::Failed(Error::Sqlite {
+                code: ffi::SQLITE_INTERRUPT,
+                ..
+            }) => match self.stopper.watch.stop_error() {
+                Some(error) => Outcome::Failed(error),
+                None => outcome,
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn run_work(&mut self, work: Work) -> Outcome {
         let result = match work {
             Work::Connect { .. } => unreachable!("a connected session is not connected again"),
             Work::Prepare { sql, allow_tail } => self.prepare(&sql, allow_tail),
@@ -128,13 +184,20 @@ impl Session {
                 Ok(Reply::Done)
             }
             Work::Abort => self.abort(),
-            Work::Execute(source) => return self.execute(source, may_write),
-            Work::Query { source, limit } => return self.query(source, limit, may_write),
+            Work::Execute(source) => return self.execute(source),
+            Work::Query { source, limit } => return self.query(source, limit),
         };
         match result {
             Ok(reply) => Outcome::Reply(reply),
             Err(error) => Outcome::Failed(error),
         }
+    }
+
+    /// Whether the database's write lock is held.
+    pub(super) fn has_write_lock(&self) -> bool {
+        // SAFETY: as in `standing`.
+        let state = unsafe { ffi::sqlite3_txn_state(self.connection.handle(), c"main".as_ptr()) };
+        state == ffi::SQLITE_TXN_WRITE
     }
 
     /// Where the connection stands.
@@ -204,7 +267,7 @@ impl Session {
         Ok(Reply::Done)
     }
 
-    fn execute(&mut self, source: Source, may_write: bool) -> Outcome {
+    fn execute(&mut self, source: Source) -> Outcome {
         self.end_query();
         match source {
             Source::Prepared {
@@ -214,7 +277,7 @@ impl Session {
                 let ran = self
                     .take_prepared(id)
                     .map_err(Stop::Failed)
-                    .and_then(|ready| self.execute_one(ready, &parameters, may_write));
+                    .and_then(|ready| self.execute_one(ready, &parameters));
                 self.executed(ran, || Source::Prepared {
                     statement: id,
                     parameters,
@@ -236,11 +299,15 @@ impl Session {
                     let takes = ready.statement.parameters() as usize;
                     let given = &parameters[parameters_used.min(parameters.len())..];
                     let given = &given[..takes.min(given.len())];
-                    if let Err(stop) = self.execute_one(ready, given, may_write) {
+                    if let Err(stop) = self.execute_one(ready, given) {
                         break Err(stop);
                     }
                     parameters_used += given.len();
                     from = end;
+                    // A script is long although each of its statements is short.
+                    if from < sql.len() && self.stopper.watch.must_stop() {
+                        break Err(Stop::Failed(Error::interrupted()));
+                    }
                 };
                 self.executed(ran, || Source::Text {
                     sql,
@@ -260,14 +327,9 @@ impl Session {
         }
     }
 
-    fn execute_one(
-        &mut self,
-        mut ready: Ready,
-        parameters: &[Value],
-        may_write: bool,
-    ) -> Result<(), Stop> {
+    fn execute_one(&mut self, mut ready: Ready, parameters: &[Value]) -> Result<(), Stop> {
         let result = self
-            .start(&mut ready.statement, parameters, may_write)
+            .start(&mut ready.statement, parameters)
             .and_then(|step| match step {
                 Step::Done => Ok(()),
                 Step::Row => Err(Stop::Failed(Error::Misuse {
@@ -280,14 +342,12 @@ impl Session {
     }
 
     /// Binds and steps once. What may not write stops before it has done anything.
-    fn start(
-        &self,
-        statement: &mut Statement,
-        parameters: &[Value],
-        may_write: bool,
-    ) -> Result<Step, Stop> {
-        if !may_write && !statement.is_readonly() {
-            return Err(Stop::NeedsWriteLock);
+    fn start(&self, statement: &mut Statement, parameters: &[Value]) -> Result<Step, Stop> {
+        if !statement.is_readonly() {
+            if !self.stopper.watch.may_write() {
+                return Err(Stop::NeedsWriteLock);
+            }
+            self.stopper.watch.note_write();
         }
         statement.bind(parameters)?;
         statement.step().map_err(|error| match error {
@@ -300,21 +360,16 @@ impl Session {
         })
     }
 
-    fn query(&mut self, source: Source, limit: RowLimit, may_write: bool) -> Outcome {
+    fn query(&mut self, source: Source, limit: RowLimit) -> Outcome {
         self.end_query();
-        match self.start_query(&source, limit, may_write) {
+        match self.start_query(&source, limit) {
             Ok(reply) => Outcome::Reply(reply),
             Err(Stop::NeedsWriteLock) => Outcome::NeedsWriteLock(Work::Query { source, limit }),
             Err(Stop::Failed(error)) => Outcome::Failed(error),
         }
     }
 
-    fn start_query(
-        &mut self,
-        source: &Source,
-        limit: RowLimit,
-        may_write: bool,
-    ) -> Result<Reply, Stop> {
+    fn start_query(&mut self, source: &Source, limit: RowLimit) -> Result<Reply, Stop> {
         let (mut ready, parameters) = match source {
             Source::Prepared {
                 statement,
@@ -342,7 +397,7 @@ impl Session {
                 code: ffi::SQLITE_RANGE,
             }));
         }
-        let first = match self.start(&mut ready.statement, parameters, may_write) {
+        let first = match self.start(&mut ready.statement, parameters) {
             Ok(step) => step,
             Err(stop) => {
                 self.put_back(ready.statement, ready.home);
@@ -375,10 +430,24 @@ impl Session {
         let mut rows = Vec::new();
         let mut bytes = 0;
         let mut failed = None;
+        let mut looked_at = 0;
         while step == Step::Row {
-            let (row, row_bytes) = cursor.statement.row();
+            let (row, row_bytes) = match cursor.statement.row() {
+                Ok(row) => row,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             rows.push(row);
             bytes += row_bytes;
+            if rows.len() % PAUSE_ROWS == 0 || bytes >= looked_at + PAUSE_BYTES {
+                looked_at = bytes;
+                if self.stopper.watch.must_stop() {
+                    failed = Some(Error::interrupted());
+                    break;
+                }
+            }
             match cursor.limit {
                 RowLimit::Batches { bytes: limit } if bytes >= limit => break,
                 RowLimit::Whole { bytes_max } if bytes > bytes_max => {
@@ -463,10 +532,11 @@ impl Session {
     fn put_back(&mut self, mut statement: Statement, home: Home) {
         statement.reset();
         match home {
-            Home::Text(text) => {
+            Home::Text(text) if text.len() <= TEXT_CACHE_TEXT_BYTES_MAX => {
                 self.texts.push_front((text, statement));
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
+            Home::Text(_) => {}
             Home::Prepared(id) => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
                     *slot = Slot::Kept(statement);
@@ -495,6 +565,16 @@ impl Session {
             changes: self.connection.changes(),
         }
     }
+}
+
+/// What a session's connection has beyond what the VFS gives it.
+fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite::Result<()> {
+    limits::set(connection)?;
+    // SQL that corrupts the database file on purpose is refused, as writing the tables behind a
+    // full-text index.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    functions::add(connection)?;
+    authorizer::install(connection, permissions)
 }
 
 /// Whether a statement is `BEGIN` and nothing else.

@@ -5,11 +5,14 @@
 //! over `sqlite3_stmt` that a session needs, and no more.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::fs::File;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rusqlite::{Connection, ffi};
 
+use super::authorizer::{self, Call, Refusal};
 use crate::error::Error;
 use crate::rows::{Column, ColumnKind, Value};
 
@@ -43,7 +46,7 @@ impl Statement {
         let mut tail: *const c_char = std::ptr::null();
         // SAFETY: the connection is open while `connection` lives; the text is valid for `length`
         // bytes, and SQLite writes both out-pointers before it returns.
-        let code = unsafe {
+        let (code, refusal) = authorizer::observe(Call::Prepare, || unsafe {
             ffi::sqlite3_prepare_v3(
                 connection.handle(),
                 sql.as_ptr().cast(),
@@ -52,9 +55,12 @@ impl Statement {
                 &raw mut raw,
                 &raw mut tail,
             )
-        };
+        });
         if code != ffi::SQLITE_OK {
-            return Err(last_error(connection, code));
+            return Err(match refusal {
+                Some(Refusal::Because(reason)) => not_authorized(&reason),
+                _ => last_error(connection, code),
+            });
         }
         let consumed = (tail as usize)
             .checked_sub(sql.as_ptr() as usize)
@@ -129,12 +135,45 @@ impl Statement {
 
     /// Runs to the next row or to the end.
     pub(super) fn step(&mut self) -> Result<Step, Error> {
+        match self.step_as(Call::Step) {
+            (Err(_), Some(Refusal::VacuumInto(path))) => {
+                self.reset();
+                self.vacuum_into(&path)
+            }
+            (Err(_), Some(Refusal::Because(reason))) => Err(not_authorized(&reason)),
+            (stepped, _) => stepped,
+        }
+    }
+
+    fn step_as(&mut self, call: Call) -> (Result<Step, Error>, Option<Refusal>) {
         // SAFETY: the statement is live.
-        match unsafe { ffi::sqlite3_step(self.raw) } {
+        let (code, refusal) = authorizer::observe(call, || unsafe { ffi::sqlite3_step(self.raw) });
+        let stepped = match code {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),
             code => Err(last_error(&self.connection, code)),
-        }
+        };
+        (stepped, refusal)
+    }
+
+    /// Runs `VACUUM INTO` for the operator's directory. SQLite does not sync that file, because
+    /// `synchronous` is off for the database.
+    fn vacuum_into(&self, path: &Path) -> Result<Step, Error> {
+        let sql = authorizer::vacuum_into(path);
+        let (statement, _) = Self::prepare(&self.connection, &sql)?;
+        let Some(mut statement) = statement else {
+            unreachable!("the text is a statement");
+        };
+        let step = statement.step_as(Call::VacuumInto).0?;
+        let synced = File::open(path)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| File::open(path.parent().unwrap_or(path)))
+            .and_then(|directory| directory.sync_all());
+        synced.map_err(|error| Error::Sqlite {
+            code: ffi::SQLITE_IOERR_FSYNC,
+            message: format!("cannot sync {}: {error}", path.display()),
+        })?;
+        Ok(step)
     }
 
     /// Makes it ready to run again and ends the reading of its snapshot.
@@ -160,7 +199,10 @@ impl Statement {
     }
 
     /// The values of the current row, and about how many bytes they are.
-    pub(super) fn row(&self) -> (Vec<Value>, usize) {
+    ///
+    /// # Errors
+    /// If there is no memory for a text or blob that SQLite makes only now.
+    pub(super) fn row(&self) -> Result<(Vec<Value>, usize), Error> {
         let mut bytes = 0;
         // SAFETY: the statement stands on a row; the pointer of a text or blob is valid for the
         // length that SQLite tells right after it, and is copied at once.
@@ -176,7 +218,7 @@ impl Statement {
                         }
                         ffi::SQLITE_TEXT => {
                             let text = ffi::sqlite3_column_text(self.raw, column);
-                            let text = self.copy(column, text.cast());
+                            let text = self.copy(column, text.cast())?;
                             Value::Text(match String::from_utf8(text) {
                                 Ok(text) => text,
                                 Err(error) => {
@@ -186,7 +228,7 @@ impl Statement {
                         }
                         ffi::SQLITE_BLOB => {
                             let blob = ffi::sqlite3_column_blob(self.raw, column);
-                            Value::Blob(self.copy(column, blob.cast()))
+                            Value::Blob(self.copy(column, blob.cast())?)
                         }
                         _ => Value::Null,
                     };
@@ -195,23 +237,29 @@ impl Statement {
                         Value::Blob(blob) => blob.len() + 8,
                         _ => 8,
                     };
-                    value
+                    Ok(value)
                 })
-                .collect()
+                .collect::<Result<_, Error>>()?
         };
-        (values, bytes)
+        Ok((values, bytes))
     }
 
     /// # Safety
     /// `start` must be what SQLite gave for the column of the current row just before.
-    unsafe fn copy(&self, column: c_int, start: *const u8) -> Vec<u8> {
+    unsafe fn copy(&self, column: c_int, start: *const u8) -> Result<Vec<u8>, Error> {
         if start.is_null() {
-            return Vec::new();
+            // It is empty, or could not be made.
+            // SAFETY: the connection is open.
+            let code = unsafe { ffi::sqlite3_errcode(self.connection.handle()) };
+            return match code {
+                ffi::SQLITE_NOMEM => Err(last_error(&self.connection, code)),
+                _ => Ok(Vec::new()),
+            };
         }
         // SAFETY: the statement is live, and SQLite tells the length of what it gave.
         unsafe {
             let length = ffi::sqlite3_column_bytes(self.raw, column);
-            std::slice::from_raw_parts(start, usize::try_from(length).unwrap_or(0)).to_vec()
+            Ok(std::slice::from_raw_parts(start, usize::try_from(length).unwrap_or(0)).to_vec())
         }
     }
 }
@@ -238,6 +286,14 @@ unsafe fn text_at(text: *const c_char) -> Option<String> {
     )
 }
 
+/// A refusal of the authorizer.
+fn not_authorized(reason: &str) -> Error {
+    Error::Sqlite {
+        code: ffi::SQLITE_AUTH,
+        message: format!("not authorized: {reason}"),
+    }
+}
+
 /// The connection's last error, in SQLite's words where they help.
 fn last_error(connection: &Connection, code: c_int) -> Error {
     // SAFETY: the connection is open; the message is copied before the next call on it.
@@ -255,17 +311,12 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
         )
     };
     let message = match code {
-        ffi::SQLITE_INTERRUPT => {
-            "the statement ran for too long on the node's core, where everything \
-             else waits for it, and was stopped"
-                .into()
-        }
         ffi::SQLITE_BUSY_SNAPSHOT => "this transaction has read, and another one has committed \
              since, so that it cannot write any more: roll back and run it again, or begin it \
              with BEGIN IMMEDIATE"
             .into(),
-        ffi::SQLITE_AUTH => {
-            format!("{message}: it would leave the replicated database, or change how it is stored")
+        ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR_NOMEM => {
+            "out of memory: the statement needs more than this node gives to SQLite".into()
         }
         _ => message,
     };

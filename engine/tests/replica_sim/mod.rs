@@ -92,6 +92,7 @@ pub(crate) struct Yield {
     pub(crate) backfills: u64,
     pub(crate) wal_restarts: u64,
     pub(crate) cuts: u64,
+    pub(crate) long_runs: u64,
 }
 
 impl Yield {
@@ -115,6 +116,7 @@ impl Yield {
         self.backfills += other.backfills;
         self.wal_restarts += other.wal_restarts;
         self.cuts += other.cuts;
+        self.long_runs += other.long_runs;
     }
 
     /// Whether so many seeds have given enough to be worth their time.
@@ -135,6 +137,7 @@ impl Yield {
             self.backfills,
             self.wal_restarts,
             self.cuts,
+            self.long_runs,
         ];
         self.acknowledged > 40 * seeds
             && self.reads > 20 * seeds
@@ -147,7 +150,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64, size: usize) -> Cluster {
         let mut random = Random::new(seed);
         let nodes = (1..=size as u64)
-            .map(|id| Node::new(id, random.below(TICK)))
+            .map(|id| Node::new(id, random.below(TICK), random.number()))
             .collect();
         let bounds = Bounds {
             batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),
@@ -192,7 +195,9 @@ impl Cluster {
             trace: 0,
             random,
         };
+        let leave_per_mille = cluster.random.one_of(&[0, 50, 500]);
         for at in 0..size {
+            cluster.nodes[at].leave_per_mille = leave_per_mille;
             cluster.start(at);
         }
         cluster.create_schema();
@@ -471,6 +476,7 @@ impl Cluster {
             digests: self.oracle.digests_taken() as u64,
             restarts: self.restarts,
             roll_backs: nodes().map(|node| node.roll_backs).sum(),
+            long_runs: nodes().map(|node| node.long_runs).sum(),
             torn: nodes().map(|node| node.disk.torn).sum(),
             lost: self.network.lost,
             repeated: self.network.repeated,

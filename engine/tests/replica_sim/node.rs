@@ -1,15 +1,17 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
-use ringlite::sql::Sql;
+use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
 use ringlite_raft::{IoId, LogIndex, Message, NodeId};
 use ringlite_vfs::{Backfill, VfsError};
 use tempfile::TempDir;
 
 use super::disk::Disk;
+use super::random::Random;
 
 /// A request to read entries, under way.
 struct Reading {
@@ -28,8 +30,22 @@ struct Filing {
     due: u64,
 }
 
+/// A run that left the core, and does its next part then.
+struct Away {
+    due: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    Runs(Paused),
+    /// It has ended, which the shard does not know yet.
+    Returns(Returned),
+}
+
 /// A running process.
 pub(crate) struct Process {
+    /// Before `sql`, so that what is dropped in the middle has its database.
+    away: Vec<Away>,
     pub(crate) replica: Replica,
     sql: Sql,
     /// Messages that wait for the disk.
@@ -51,6 +67,10 @@ pub(crate) struct Node {
     pub(crate) process: Option<Process>,
     pub(crate) disk: Disk,
     pub(crate) tick_phase: u64,
+    /// How many of a thousand runs leave the core.
+    pub(crate) leave_per_mille: u64,
+    /// What its threads do.
+    threads: Random,
     /// Until then the process gets no time.
     pub(crate) stands_still_until: u64,
     /// Then the power fails, just after a long turn.
@@ -64,10 +84,11 @@ pub(crate) struct Node {
     pub(crate) backfills: u64,
     pub(crate) wal_restarts: u64,
     pub(crate) cuts: u64,
+    pub(crate) long_runs: u64,
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, tick_phase: u64) -> Node {
+    pub(crate) fn new(id: u64, tick_phase: u64, seed: u64) -> Node {
         // Creating a database syncs files, which memory does faster.
         let shared_memory = std::path::Path::new("/dev/shm");
         let data = if shared_memory.is_dir() {
@@ -81,6 +102,8 @@ impl Node {
             process: None,
             disk: Disk::default(),
             tick_phase,
+            leave_per_mille: 0,
+            threads: Random::new(seed),
             stands_still_until: 0,
             crashes_at: None,
             disk_delay: 1,
@@ -91,6 +114,7 @@ impl Node {
             backfills: 0,
             wal_restarts: 0,
             cuts: 0,
+            long_runs: 0,
         }
     }
 
@@ -101,6 +125,7 @@ impl Node {
             .expect("what was saved fits");
         let directory = self.data.path().to_owned();
         self.process = Some(Process {
+            away: Vec::new(),
             replica,
             sql: Sql::new(directory.clone(), directory).expect("SQLite"),
             held: Vec::new(),
@@ -137,6 +162,7 @@ impl Node {
 
     /// What the disk has done since.
     pub(crate) fn gather(&mut self, now: u64) {
+        self.run_away(now);
         let persisted = self.disk.complete(now);
         let Some(process) = &mut self.process else {
             return;
@@ -193,12 +219,57 @@ impl Node {
         }
     }
 
+    /// What the threads of long runs have done since.
+    fn run_away(&mut self, now: u64) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let (due, later) = std::mem::take(&mut process.away)
+            .into_iter()
+            .partition(|away| away.due <= now);
+        process.away = later;
+        for away in due as Vec<Away> {
+            let stage = match away.stage {
+                Stage::Returns(returned) => {
+                    let ran = self.running().sql.take_back(returned);
+                    if let Some(ran) = ran {
+                        self.input(Input::Ran(ran), now);
+                    }
+                    continue;
+                }
+                Stage::Runs(paused) => self.run_a_while(paused),
+            };
+            let due = now + self.threads.below(12);
+            self.running().away.push(Away { due, stage });
+        }
+    }
+
+    /// A few looks at the clock, or to the end.
+    fn run_a_while(&mut self, mut paused: Paused) -> Stage {
+        let slice = match self.threads.per_mille(500) {
+            true => Duration::MAX,
+            false => Duration::ZERO,
+        };
+        for _ in 0..self.threads.between(1, 20) {
+            match paused.resume(slice) {
+                Resumed::Paused(again) => paused = again,
+                Resumed::Returned(returned) => return Stage::Returns(returned),
+            }
+        }
+        Stage::Runs(paused)
+    }
+
     pub(crate) fn input(&mut self, input: Input, now: u64) {
         self.running().replica.step(input);
         self.perform_effects(now);
     }
 
     pub(crate) fn end_turn(&mut self, now: u64) {
+        if self.threads.per_mille(700) {
+            for (database, capture) in self.running().sql.take_captures() {
+                self.input(Input::Captured { database, capture }, now);
+            }
+        }
         while self.running().replica.end_turn() {
             self.perform_effects(now);
         }
@@ -219,9 +290,29 @@ impl Node {
                 work,
                 may_write,
             } => {
-                let ran = process.sql.run(request, work, may_write);
-                process.replica.step(Input::Ran(ran));
+                let leaves = self.threads.per_mille(self.leave_per_mille);
+                process.sql.set_limits(RunLimits {
+                    core_time: if leaves {
+                        Duration::ZERO
+                    } else {
+                        Duration::MAX
+                    },
+                    look_steps: 3,
+                    statement_time: Duration::ZERO,
+                });
+                let input = match process.sql.start(request, work, may_write) {
+                    Started::Ran(ran) => Input::Ran(ran),
+                    Started::Left { paused, writes } => {
+                        self.long_runs += 1;
+                        let stage = Stage::Runs(paused);
+                        let due = now + self.threads.below(12);
+                        process.away.push(Away { due, stage });
+                        Input::Left { request, writes }
+                    }
+                };
+                process.replica.step(input);
             }
+            Effect::StopRun { session, reason } => process.sql.stop(session, reason),
             Effect::Reply { request, reply } => {
                 assert!(
                     process.pending.remove(&request),
@@ -344,8 +435,11 @@ impl Node {
             }
             Effect::RollBack { database, to } => {
                 self.roll_backs += 1;
-                sql.roll_back(database, &to).expect("a known commit");
-                None
+                let point = sql.roll_back(database, &to).expect("a known commit");
+                point.map(|commit_point| Input::RolledBack {
+                    database,
+                    commit_point,
+                })
             }
             Effect::Digest {
                 request,

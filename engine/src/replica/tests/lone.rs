@@ -1,6 +1,7 @@
 //! One replica of three with real SQL; its peers are what a test makes them say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ringlite_raft::{
     AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
@@ -11,7 +12,7 @@ use crate::replica::request::{
     Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Work,
 };
 use crate::replica::{Config, Effect, Input, NodeAddress, Replica};
-use crate::sql::Sql;
+use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
 
 /// An append that the replica has asked for.
 pub(super) struct Appended {
@@ -22,6 +23,12 @@ pub(super) struct Appended {
 pub(super) struct Lone {
     pub(super) replica: Replica,
     sql: Sql,
+    /// Runs that left the core, as if on a worker that has not begun.
+    pub(super) away: Vec<Paused>,
+    /// Runs find no commits of others, as if those could not be captured yet.
+    pub(super) hide_captures: bool,
+    /// What they would have found.
+    pub(super) hidden: Option<Input>,
     data: tempfile::TempDir,
     pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
     pub(super) appends: Vec<Appended>,
@@ -46,10 +53,19 @@ impl Lone {
         change(&mut config);
         let data = tempfile::tempdir().unwrap();
         let path = data.path().to_owned();
+        let mut sql = Sql::new(path.clone(), path).unwrap();
+        sql.set_limits(RunLimits {
+            core_time: Duration::MAX,
+            statement_time: Duration::ZERO,
+            ..RunLimits::default()
+        });
         Lone {
             replica: Replica::new(config, HardState::default(), RestoredLog::default(), &[])
                 .unwrap(),
-            sql: Sql::new(path.clone(), path).unwrap(),
+            sql,
+            away: Vec::new(),
+            hide_captures: false,
+            hidden: None,
             data,
             replies: BTreeMap::new(),
             appends: Vec::new(),
@@ -98,8 +114,27 @@ impl Lone {
                 work,
                 may_write,
             } => {
-                let ran = self.sql.run(request, work, may_write);
-                self.replica.step(Input::Ran(ran));
+                let input = match self.sql.start(request, work, may_write) {
+                    Started::Ran(mut ran) => {
+                        if self.hide_captures
+                            && let Some(capture) = ran.capture.take()
+                        {
+                            let database = self.replica.catalogue.find("app").unwrap();
+                            self.hidden = Some(Input::Captured { database, capture });
+                            ran.is_ahead = true;
+                        }
+                        Input::Ran(ran)
+                    }
+                    Started::Left { paused, writes } => {
+                        self.away.push(paused);
+                        Input::Left { request, writes }
+                    }
+                };
+                self.replica.step(input);
+                None
+            }
+            Effect::StopRun { session, reason } => {
+                self.sql.stop(session, reason);
                 None
             }
             Effect::Reply { request, reply } => {
@@ -144,8 +179,11 @@ impl Lone {
                 commit_point: self.sql.apply(&change).unwrap().expect("a database"),
             }),
             Effect::RollBack { database, to } => {
-                self.sql.roll_back(database, &to).unwrap();
-                None
+                let point = self.sql.roll_back(database, &to).unwrap();
+                point.map(|commit_point| Input::RolledBack {
+                    database,
+                    commit_point,
+                })
             }
             Effect::RemoveDatabase { database } => {
                 self.sql.remove_database(database).unwrap();
@@ -172,6 +210,32 @@ impl Lone {
         if let Some(answer) = answer {
             self.replica.step(answer);
         }
+    }
+
+    /// From now on a run leaves the core at its first look at the clock.
+    pub(super) fn leave_early(&mut self) {
+        self.sql.set_limits(RunLimits {
+            core_time: Duration::ZERO,
+            statement_time: Duration::ZERO,
+            ..RunLimits::default()
+        });
+    }
+
+    /// The oldest run that is away goes on to its end, which nobody knows of yet.
+    pub(super) fn run_away(&mut self) -> Returned {
+        let mut paused = self.away.remove(0);
+        loop {
+            match paused.resume(Duration::MAX) {
+                Resumed::Paused(again) => paused = again,
+                Resumed::Returned(returned) => return returned,
+            }
+        }
+    }
+
+    /// A run's end becomes known.
+    pub(super) fn come_back(&mut self, returned: Returned) {
+        let ran = self.sql.take_back(returned);
+        self.turn(ran.map(Input::Ran));
     }
 
     fn term(&self) -> Term {

@@ -2,6 +2,7 @@
 
 mod databases;
 mod lone;
+mod long_runs;
 
 use bytes::Bytes;
 use ringlite_raft::{Entry, EntryKind, LogIndex, Message, Term};

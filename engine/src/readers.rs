@@ -1,0 +1,385 @@
+//! Readers in this process: reads at the levels `leader` and `local` run on the thread that asks,
+//! over the in-memory WAL that they share with the shard, and never wait for the shard's core.
+//!
+//! The shard publishes at the end of its turns what a reader has to know: what is applied, whether
+//! it leads, when it last heard of a leader, and how far each database that is read is committed.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ringlite_vfs::WalPosition;
+
+use crate::error::{Error, Result};
+use crate::replica::{DatabaseId, NodeAddress};
+use crate::rows::{RowBatch, Value};
+use crate::sql::RunLimits;
+use crate::sql::reader::{Read, ReadFailure, Reader};
+
+/// Connections of one database that are kept for later reads.
+const READERS_KEPT: usize = 16;
+/// A read whose connection was rolled back under it begins anew so often.
+const ATTEMPTS: usize = 3;
+
+/// How fresh the answer to a read has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadLevel {
+    /// As if there were one SQLite that runs one transaction at a time: leadership is confirmed by
+    /// a majority after the read was asked for.
+    #[default]
+    Linearizable,
+    /// What is committed as far as this node knows, if it believes that it leads. While another
+    /// leader was elected and this node has not heard of it, the answer may be old by about an
+    /// election timeout.
+    Leader,
+    /// What this node has applied, whoever leads.
+    Local {
+        /// Not before this index of the log is applied ([`crate::replica::Status::commit`] after a
+        /// write is one at which the write can be read); 0 for any.
+        index_min: u64,
+        /// Refused if this node has not heard of a leader for longer than this. A leader is heard
+        /// of every 50 ms if nothing is written.
+        staleness_max: Option<Duration>,
+    },
+}
+
+impl ReadLevel {
+    /// What this node has applied, however old.
+    pub const LOCAL: Self = Self::Local {
+        index_min: 0,
+        staleness_max: None,
+    };
+}
+
+/// One database as readers share it.
+pub(crate) struct ReadDatabase {
+    id: DatabaseId,
+    handle: ringlite_vfs::Database,
+    /// Commits up to here are committed by a majority.
+    committed: Mutex<WalPosition>,
+    idle: Mutex<Vec<Reader>>,
+}
+
+impl ReadDatabase {
+    pub(crate) fn new(
+        id: DatabaseId,
+        handle: ringlite_vfs::Database,
+        committed: WalPosition,
+    ) -> Self {
+        Self {
+            id,
+            handle,
+            committed: Mutex::new(committed),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn committed(&self) -> WalPosition {
+        *lock(&self.committed)
+    }
+
+    fn take_reader(&self) -> Result<Reader> {
+        loop {
+            let idle = lock(&self.idle).pop();
+            match idle {
+                Some(reader) if reader.is_current() => return Ok(reader),
+                // It goes, and with it a share of a life of the WAL that is over.
+                Some(_) => {}
+                None => return Reader::connect(self.id, &self.handle),
+            }
+        }
+    }
+
+    fn put_back(&self, reader: Reader) {
+        let mut idle = lock(&self.idle);
+        if idle.len() < READERS_KEPT {
+            idle.push(reader);
+        }
+    }
+}
+
+/// What a shard tells its readers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Published {
+    pub(crate) applied: u64,
+    pub(crate) serving: bool,
+}
+
+/// What the readers of a shard share.
+pub(crate) struct Readers {
+    base: Instant,
+    applied: AtomicU64,
+    serving: AtomicBool,
+    /// When a leader was heard of last, in ns from `base`; 0 for never.
+    contact: AtomicU64,
+    leader: Mutex<Option<NodeAddress>>,
+    databases: Mutex<HashMap<String, Arc<ReadDatabase>>>,
+    stopped: AtomicBool,
+    /// How many wait for something to be published.
+    waiting: AtomicUsize,
+    turn: Mutex<()>,
+    published: Condvar,
+    limits: RunLimits,
+    snapshot_time: Duration,
+}
+
+impl Readers {
+    pub(crate) fn new(limits: RunLimits, snapshot_time: Duration) -> Self {
+        Self {
+            base: Instant::now(),
+            applied: AtomicU64::new(0),
+            serving: AtomicBool::new(false),
+            contact: AtomicU64::new(0),
+            leader: Mutex::default(),
+            databases: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            turn: Mutex::default(),
+            published: Condvar::new(),
+            limits,
+            snapshot_time,
+        }
+    }
+
+    /// A leader was heard of just now.
+    pub(crate) fn heard_leader(&self) {
+        let now = u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.contact.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Publishes who leads.
+    pub(crate) fn publish_leader(&self, leader: Option<NodeAddress>) {
+        *lock(&self.leader) = leader;
+    }
+
+    /// Publishes where the shard stands; `committed` tells how far each database is.
+    pub(crate) fn publish(
+        &self,
+        now: Published,
+        committed: impl Fn(DatabaseId) -> Option<WalPosition>,
+    ) {
+        for database in lock(&self.databases).values() {
+            if let Some(position) = committed(database.id) {
+                *lock(&database.committed) = position;
+            }
+        }
+        self.serving.store(now.serving, Ordering::Release);
+        self.applied.store(now.applied, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A waiter counts itself before it looks for the last time, so that either it sees what was
+        // published or it is seen here.
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.turn));
+            self.published.notify_all();
+        }
+    }
+
+    /// Nothing is read any more.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        lock(&self.databases).clear();
+        self.wake();
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<ReadDatabase>> {
+        lock(&self.databases).get(name).cloned()
+    }
+
+    pub(crate) fn insert(&self, name: &str, database: Arc<ReadDatabase>) {
+        lock(&self.databases).insert(name.to_owned(), database);
+    }
+
+    /// A database is gone, and its name may be given to another one.
+    pub(crate) fn forget(&self, id: DatabaseId) {
+        lock(&self.databases).retain(|_, database| database.id != id);
+    }
+
+    fn not_leader(&self) -> Error {
+        Error::NotLeader {
+            leader: lock(&self.leader).clone(),
+        }
+    }
+
+    /// Runs one statement that gives rows, on this thread.
+    pub(crate) fn query(
+        &self,
+        level: ReadLevel,
+        database: &ReadDatabase,
+        sql: &str,
+        parameters: &[Value],
+        bytes_max: usize,
+    ) -> Result<RowBatch> {
+        let time = match self.limits.statement_time {
+            Duration::ZERO => self.snapshot_time,
+            time => time.min(self.snapshot_time),
+        };
+        let deadline = Instant::now() + time;
+        self.admit(level, deadline)?;
+        for _ in 0..ATTEMPTS {
+            let mut reader = database.take_reader()?;
+            let limits = RunLimits {
+                statement_time: time,
+                ..self.limits
+            };
+            match reader.query(sql, parameters, bytes_max, &limits) {
+                Ok(Read { answer, snapshot }) => {
+                    database.put_back(reader);
+                    // Not even an error may tell of a schema that is not committed.
+                    let is_told = match snapshot {
+                        Some(snapshot) => self.await_commit(database, snapshot, deadline)?,
+                        None => true,
+                    };
+                    if is_told {
+                        self.confirm(level)?;
+                        let is_late = Instant::now() >= deadline && time == self.snapshot_time;
+                        return answer.map_err(|error| match is_late {
+                            true => Error::snapshot_too_old(),
+                            false => error,
+                        });
+                    }
+                }
+                Err(ReadFailure::Writes) => return Err(self.refuse_write()),
+                Err(ReadFailure::Connection(error)) => {
+                    if reader.is_current() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Err(self.not_leader())
+    }
+
+    /// Whether a read at this level may begin; waits for what it asks to be applied.
+    fn admit(&self, level: ReadLevel, deadline: Instant) -> Result<()> {
+        match level {
+            ReadLevel::Linearizable | ReadLevel::Leader => self.confirm(level),
+            ReadLevel::Local {
+                index_min,
+                staleness_max,
+            } => {
+                if let Some(limit) = staleness_max
+                    && !self.serving.load(Ordering::Acquire)
+                {
+                    self.check_contact(limit)?;
+                }
+                let is_applied =
+                    || (self.applied.load(Ordering::Acquire) >= index_min).then_some(true);
+                match self.wait_until(deadline, is_applied)? {
+                    Some(_) => Ok(()),
+                    None => Err(Error::Busy {
+                        what: "this node has not applied the index that was asked for",
+                    }),
+                }
+            }
+        }
+    }
+
+    fn check_contact(&self, limit: Duration) -> Result<()> {
+        let contact = self.contact.load(Ordering::Relaxed);
+        let age = self
+            .base
+            .elapsed()
+            .checked_sub(Duration::from_nanos(contact));
+        match age {
+            Some(age) if contact > 0 && age > limit => Err(Error::TooStale {
+                age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            }),
+            _ if contact == 0 => Err(Error::TooStale {
+                age_ms: u64::MAX,
+                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what was read may be told at this level.
+    fn confirm(&self, level: ReadLevel) -> Result<()> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(Error::Stopped);
+        }
+        match level {
+            ReadLevel::Local { .. } => Ok(()),
+            _ if self.serving.load(Ordering::Acquire) => Ok(()),
+            _ => Err(self.not_leader()),
+        }
+    }
+
+    /// Waits until a snapshot is committed; false if it was rolled back.
+    fn await_commit(
+        &self,
+        database: &ReadDatabase,
+        snapshot: WalPosition,
+        deadline: Instant,
+    ) -> Result<bool> {
+        let fate = || {
+            let committed = database.committed();
+            if committed.generation == snapshot.generation {
+                (snapshot.frame <= committed.frame).then_some(true)
+            } else {
+                // A snapshot of an earlier life may have been cut off with its end.
+                (snapshot.generation < committed.generation).then_some(false)
+            }
+        };
+        match self.wait_until(deadline, fate)? {
+            Some(is_committed) => Ok(is_committed),
+            None => Err(Error::Busy {
+                what: "what the read has seen was not committed in time",
+            }),
+        }
+    }
+
+    /// Waits until `ready` says something, at most until `deadline`.
+    fn wait_until(
+        &self,
+        deadline: Instant,
+        ready: impl Fn() -> Option<bool>,
+    ) -> Result<Option<bool>> {
+        if let Some(ready) = ready() {
+            return Ok(Some(ready));
+        }
+        let mut turn = lock(&self.turn);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let result = loop {
+            if let Some(ready) = ready() {
+                break Ok(Some(ready));
+            }
+            if self.stopped.load(Ordering::Acquire) {
+                break Err(Error::Stopped);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                break Ok(None);
+            }
+            turn = self
+                .published
+                .wait_timeout(turn, deadline - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    fn refuse_write(&self) -> Error {
+        if self.serving.load(Ordering::Acquire) {
+            Error::misuse(
+                rusqlite::ffi::SQLITE_READONLY,
+                "a read at this level cannot write: use execute, or a transaction",
+            )
+        } else {
+            self.not_leader()
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

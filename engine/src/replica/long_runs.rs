@@ -1,0 +1,260 @@
+//! Long runs: statements that go on on another thread, while their session's other requests wait.
+//!
+//! Such a run may commit at any moment, and what it commits is seen by others before the run's end
+//! is known. Three rules keep the gate right:
+//!
+//! 1. A run that has begun to write counts as the holder of its database's write lock until it has
+//!    come back, and no run begins to write while it is away. So whatever is captured meanwhile is
+//!    its own, whoever's run the capture came with.
+//! 2. Every capture goes into the batch before the reply that came with it goes to the gate.
+//! 3. A commit is visible a moment before it can be captured. A reply whose snapshot is ahead of
+//!    all captures waits for the next one.
+
+use ringlite_vfs::{Capture, WalPosition};
+
+use super::catalogue::{DatabaseId, SnapshotContent};
+use super::gate::Held;
+use super::request::{RequestId, SessionId, StopReason, Work};
+use super::{Effect, Replica};
+use crate::error::Error;
+
+/// A run that left the core.
+#[derive(Debug)]
+pub(super) struct LongRun {
+    pub(super) request: RequestId,
+    pub(super) since_tick: u64,
+    /// Whether it has begun to write.
+    pub(super) writes: bool,
+    /// The end of the last of its commits that were captured.
+    pub(super) wrote: Option<WalPosition>,
+}
+
+/// A reply that has seen more than was captured.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    position: WalPosition,
+    held: Held,
+    needs_confirmation: bool,
+}
+
+impl Ahead {
+    /// Whose reply it is.
+    pub(super) fn request(&self) -> RequestId {
+        self.held.request
+    }
+
+    /// Whether the request has committed something.
+    pub(super) fn wrote(&self) -> bool {
+        self.held.wrote
+    }
+}
+
+impl Replica {
+    /// A run has left the core.
+    pub(super) fn left(&mut self, request: RequestId, writes: bool) {
+        let since_tick = self.now;
+        let Some(session) = self.sessions.get_mut(&request.session) else {
+            return;
+        };
+        session.long_run = Some(LongRun {
+            request,
+            since_tick,
+            writes,
+            wrote: None,
+        });
+        let database = session.database;
+        let queue = self.queues.entry(database).or_default();
+        if writes {
+            queue.holder = Some(request.session);
+        } else if queue.holder == Some(request.session) {
+            // It was let go to write and does not.
+            queue.holder = None;
+            self.resume_writer(database);
+        }
+    }
+
+    /// Takes what committed in a database, found by a run of `finder` or by nobody's. Returns
+    /// whether that run itself has committed it.
+    pub(super) fn captured(
+        &mut self,
+        database: DatabaseId,
+        capture: Capture,
+        finder: Option<SessionId>,
+    ) -> bool {
+        let position = capture.commit_point.position;
+        self.batch.add(database, capture);
+        self.look_ahead_again(database, Some(position));
+        let holder = self.queues.get(&database).and_then(|queue| queue.holder);
+        let long_run = holder
+            .filter(|holder| finder != Some(*holder))
+            .and_then(|holder| self.sessions.get_mut(&holder)?.long_run.as_mut());
+        match long_run {
+            Some(long_run) => {
+                long_run.wrote = Some(position);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Holds a reply whose snapshot is ahead of the captures.
+    pub(super) fn hold_ahead(
+        &mut self,
+        database: DatabaseId,
+        position: WalPosition,
+        held: Held,
+        needs_confirmation: bool,
+    ) {
+        self.ahead.entry(database).or_default().push(Ahead {
+            position,
+            held,
+            needs_confirmation,
+        });
+    }
+
+    /// Lets replies go on to the gate whose snapshots are captured up to `position`; all of them
+    /// if there is none, because the run that committed has ended.
+    pub(super) fn look_ahead_again(&mut self, database: DatabaseId, position: Option<WalPosition>) {
+        let Some(waiting) = self.ahead.get_mut(&database) else {
+            return;
+        };
+        let ready: Vec<_> = waiting
+            .extract_if(.., |ahead| {
+                position.is_none_or(|position| ahead.position <= position)
+            })
+            .collect();
+        if waiting.is_empty() {
+            self.ahead.remove(&database);
+        }
+        for ahead in ready {
+            let content = self.content_of(database, ahead.position);
+            self.hold(ahead.held, content, ahead.needs_confirmation);
+        }
+    }
+
+    /// Which entries a snapshot contains.
+    pub(super) fn content_of(
+        &self,
+        database: DatabaseId,
+        position: WalPosition,
+    ) -> SnapshotContent {
+        let is_in_batch = self.batch.changes(database);
+        let state = self.catalogue.get(database);
+        state.map_or(SnapshotContent::Committed, |state| {
+            state.content_of(position, is_in_batch)
+        })
+    }
+
+    /// Keeps a request until its session's long run has come back; gives it back if there is none.
+    pub(super) fn wait_for_session(&mut self, id: RequestId, work: Work) -> Option<Work> {
+        let waiting_max = self.config.write_queue_max;
+        let Some(session) = self.sessions.get_mut(&id.session) else {
+            return Some(work);
+        };
+        if session.long_run.is_none() {
+            return Some(work);
+        }
+        if session.waiting.len() >= waiting_max {
+            let what = "too many requests wait for the session's long statement";
+            self.refuse(id, Error::Busy { what });
+        } else {
+            session.waiting.push_back((id, work));
+        }
+        None
+    }
+
+    /// Stops what a session runs, and what it waits for the write lock with.
+    pub(super) fn interrupt(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if session.long_run.is_some() {
+            self.effects.push_back(Effect::StopRun {
+                session: id,
+                reason: StopReason::Interrupted,
+            });
+        }
+        let queue = self.queues.get_mut(&session.database);
+        for request in queue.map_or(Vec::new(), |queue| queue.withdraw(id)) {
+            self.refuse(request, Error::interrupted());
+        }
+    }
+
+    /// A long run has come back.
+    pub(super) fn after_long_run(&mut self, id: SessionId, database: DatabaseId) {
+        let session = self.sessions.get_mut(&id);
+        if let Some(session) = session.filter(|session| session.is_closing) {
+            session.is_closing = false;
+            self.close_session(id);
+        }
+        let holder = self.queues.get(&database).and_then(|queue| queue.holder);
+        let writer = holder.and_then(|holder| self.sessions.get(&holder)?.long_run.as_ref());
+        if writer.is_none() {
+            self.look_ahead_again(database, None);
+        }
+    }
+
+    /// A run has ended: the next request that waited for the session goes on.
+    pub(super) fn next_of_session(&mut self, id: SessionId) {
+        let next = self.sessions.get_mut(&id);
+        if let Some((request, work)) = next.and_then(|session| session.waiting.pop_front()) {
+            self.run(request, work);
+        }
+    }
+
+    /// Ends readers that have held their snapshot for too long.
+    pub(super) fn expire_snapshots(&mut self) {
+        let oldest = self.now.saturating_sub(self.config.snapshot_ticks);
+        let mut idle = Vec::new();
+        for (id, session) in &self.sessions {
+            if let Some(long_run) = &session.long_run {
+                let since = session.snapshot_since_tick.unwrap_or(long_run.since_tick);
+                if !long_run.writes && since < oldest {
+                    self.effects.push_back(Effect::StopRun {
+                        session: *id,
+                        reason: StopReason::SnapshotTooOld,
+                    });
+                }
+            } else if session
+                .snapshot_since_tick
+                .is_some_and(|since| since < oldest)
+                && !session.standing.has_write_lock
+                && session.held == 0
+            {
+                idle.push(*id);
+            }
+        }
+        for id in idle {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.aborted = Some(Error::snapshot_too_old());
+            }
+            self.run_internally(id, Work::Abort);
+        }
+    }
+
+    /// Leadership is lost: the requests of long runs, whose results will not be told, and of what
+    /// waits for them.
+    pub(super) fn forget_long_runs(&mut self) -> Vec<RequestId> {
+        let mut refused = Vec::new();
+        let mut unknown = Vec::new();
+        for session in self.sessions.values_mut() {
+            refused.extend(session.waiting.drain(..).map(|(request, _)| request));
+            if let Some(long_run) = session.long_run.take() {
+                match long_run.wrote {
+                    Some(_) => unknown.push(long_run.request),
+                    None => refused.push(long_run.request),
+                }
+            }
+        }
+        for ahead in std::mem::take(&mut self.ahead).into_values().flatten() {
+            match ahead.held.wrote {
+                true => unknown.push(ahead.held.request),
+                false => refused.push(ahead.held.request),
+            }
+        }
+        for request in unknown {
+            self.refuse(request, Error::OutcomeUnknown);
+        }
+        refused
+    }
+}

@@ -1,0 +1,367 @@
+//! Reads at the levels `leader` and `local`, which run on the caller's thread, on leader and
+//! followers.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ringlite::{Database, Error, Node, ReadLevel, params};
+use tempfile::TempDir;
+
+const COUNT: &str = "SELECT count(*) FROM t";
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+struct Cluster {
+    nodes: Vec<Option<Node>>,
+    _directory: TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let sockets: Vec<_> = (0..3)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let members: Vec<_> = (1..)
+            .zip(&sockets)
+            .map(|(id, socket)| (id, socket.local_addr().unwrap().to_string()))
+            .collect();
+        drop(sockets);
+        let nodes = members
+            .iter()
+            .map(|(id, address)| {
+                let node = Node::builder(directory.path().join(id.to_string()))
+                    .id(*id)
+                    .listen(address)
+                    .cluster(members.clone())
+                    .segment_bytes(4 << 20)
+                    .start();
+                Some(node.unwrap())
+            })
+            .collect();
+        let cluster = Self {
+            nodes,
+            _directory: directory,
+        };
+        let database = cluster.leader().database("app").unwrap();
+        database.execute("CREATE TABLE t (x)", ()).unwrap();
+        cluster
+    }
+
+    fn leader_place(&self) -> usize {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let leads = |node: &Option<Node>| {
+                let status = node.as_ref().and_then(Node::status);
+                status.is_some_and(|status| {
+                    status.leader.is_some_and(|leader| leader.id == status.id)
+                })
+            };
+            if let Some(place) = self.nodes.iter().position(leads) {
+                return place;
+            }
+            assert!(Instant::now() < deadline, "no leader");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn leader(&self) -> &Node {
+        self.nodes[self.leader_place()].as_ref().unwrap()
+    }
+
+    fn followers(&self) -> Vec<&Node> {
+        let leader = self.leader_place();
+        let others = self.nodes.iter().enumerate();
+        others
+            .filter(|(place, _)| *place != leader)
+            .map(|(_, node)| node.as_ref().unwrap())
+            .collect()
+    }
+}
+
+fn count(database: &Database, level: ReadLevel) -> Result<i64, Error> {
+    let rows = database.query_with(level, COUNT, ())?;
+    Ok(rows.first().unwrap().get(0).unwrap())
+}
+
+fn at_least(index_min: u64) -> ReadLevel {
+    ReadLevel::Local {
+        index_min,
+        staleness_max: None,
+    }
+}
+
+fn fresh_within(staleness_max: Duration) -> ReadLevel {
+    ReadLevel::Local {
+        index_min: 0,
+        staleness_max: Some(staleness_max),
+    }
+}
+
+#[test]
+fn every_node_reads_what_it_has_applied() {
+    let cluster = Cluster::start();
+    let leader = cluster.leader();
+    let database = leader.database("app").unwrap();
+    for number in 1..=20 {
+        database
+            .execute("INSERT INTO t VALUES (?)", params![number])
+            .unwrap();
+        let index = leader.status().unwrap().commit.0;
+        for node in &cluster.nodes {
+            let local = node.as_ref().unwrap().database("app").unwrap();
+            assert_eq!(count(&local, at_least(index)), Ok(i64::from(number)));
+        }
+    }
+    assert_eq!(count(&database, ReadLevel::Leader), Ok(20));
+    assert_eq!(count(&database, ReadLevel::Linearizable), Ok(20));
+    let error = database
+        .query_with(ReadLevel::LOCAL, "INSERT INTO t VALUES (1) RETURNING x", ())
+        .unwrap_err();
+    assert!(error.to_string().contains("cannot write"), "{error}");
+    let address = leader.status().unwrap().leader;
+    for follower in cluster.followers() {
+        let local = follower.database("app").unwrap();
+        let not_leader = Error::NotLeader {
+            leader: address.clone(),
+        };
+        assert_eq!(count(&local, ReadLevel::Leader), Err(not_leader.clone()));
+        assert_eq!(
+            count(&local, ReadLevel::Linearizable).unwrap_err(),
+            not_leader
+        );
+        for sql in ["INSERT INTO t VALUES (1) RETURNING x", "DELETE FROM t"] {
+            let error = local.query_with(ReadLevel::LOCAL, sql, ()).unwrap_err();
+            assert_eq!(error, not_leader);
+        }
+        assert!(matches!(
+            follower.database("other"),
+            Err(Error::NotLeader { .. })
+        ));
+        for sql in ["BEGIN", "ATTACH ':memory:' AS m", "PRAGMA cache_size = 5"] {
+            assert!(
+                local.query_with(ReadLevel::LOCAL, sql, ()).is_err(),
+                "{sql}"
+            );
+        }
+        let error = local
+            .query_with(ReadLevel::LOCAL, "SELECT nonsense FROM t", ())
+            .unwrap_err();
+        assert!(error.to_string().contains("no such column"), "{error}");
+        assert_eq!(count(&local, ReadLevel::LOCAL), Ok(20));
+    }
+}
+
+#[test]
+fn a_node_without_a_leader_says_how_old_its_state_is() {
+    let mut cluster = Cluster::start();
+    let leader = cluster.leader_place();
+    let index = cluster.leader().status().unwrap().commit.0;
+    let local = cluster.followers()[0].database("app").unwrap();
+    assert_eq!(count(&local, at_least(index)), Ok(0));
+    let bound = Duration::from_millis(300);
+    assert_eq!(count(&local, fresh_within(bound)), Ok(0));
+    let own = cluster.followers()[0].status().unwrap().id.0;
+    for place in 0..3 {
+        if place as u64 + 1 != own {
+            cluster.nodes[place].take().unwrap().stop().unwrap();
+        }
+    }
+    assert!(cluster.nodes[leader].is_none());
+    std::thread::sleep(bound * 2);
+    let error = count(&local, fresh_within(bound)).unwrap_err();
+    assert!(
+        matches!(error, Error::TooStale { age_ms, limit_ms: 300 } if age_ms > 300),
+        "{error}"
+    );
+    assert_eq!(count(&local, ReadLevel::LOCAL), Ok(0), "but it answers");
+}
+
+/// A leader that has lost its followers runs on for a while; what it executes is never told.
+#[test]
+fn what_is_not_committed_is_not_read() {
+    for level in [ReadLevel::LOCAL, ReadLevel::Leader] {
+        let mut cluster = Cluster::start();
+        let leader = cluster.leader_place();
+        let database = cluster.leader().database("app").unwrap();
+        assert_eq!(count(&database, level), Ok(0));
+        for (place, node) in cluster.nodes.iter_mut().enumerate() {
+            if place != leader {
+                node.take().unwrap().stop().unwrap();
+            }
+        }
+        std::thread::scope(|scope| {
+            let writer = database.clone();
+            let written = scope.spawn(move || writer.execute("INSERT INTO t VALUES (1)", ()));
+            let begun = Instant::now();
+            let mut answers = 0;
+            while begun.elapsed() < Duration::from_millis(1_500) {
+                match count(&database, level) {
+                    Ok(0) => answers += 1,
+                    Err(Error::NotLeader { .. } | Error::Busy { .. }) => {}
+                    other => panic!("{level:?}: {other:?}"),
+                }
+            }
+            assert!(answers > 0 || level == ReadLevel::Leader);
+            let error = written.join().unwrap().unwrap_err();
+            assert!(
+                matches!(error, Error::OutcomeUnknown | Error::NotLeader { .. }),
+                "{error}"
+            );
+        });
+    }
+}
+
+#[test]
+fn readers_on_many_threads_see_whole_transactions() {
+    let cluster = Cluster::start();
+    let leader = cluster.leader();
+    let database = leader.database("app").unwrap();
+    database
+        .execute(
+            "CREATE TABLE pair (a, b); INSERT INTO pair VALUES (0, 0)",
+            (),
+        )
+        .unwrap();
+    let index = leader.status().unwrap().commit.0;
+    let stop = AtomicBool::new(false);
+    let reads = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for node in &cluster.nodes {
+            for _ in 0..2 {
+                let (stop, reads) = (&stop, &reads);
+                let local = node.as_ref().unwrap().database("app").unwrap();
+                scope.spawn(move || {
+                    local.query_with(at_least(index), COUNT, ()).unwrap();
+                    let mut last = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let sql = "SELECT a, b FROM pair";
+                        let rows = local.query_with(ReadLevel::LOCAL, sql, ()).unwrap();
+                        let row = rows.first().unwrap();
+                        let (a, b) = (row.get::<i64>(0).unwrap(), row.get::<i64>(1).unwrap());
+                        assert_eq!(a, b, "half a transaction");
+                        assert!(a >= last, "time goes backwards");
+                        last = a;
+                        reads.fetch_add(1, Ordering::Relaxed);
+                        // The three nodes need the cores too.
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }
+        }
+        let _stop_anyway = StopOnDrop(&stop);
+        for _ in 0..100 {
+            let transaction = database.transaction().unwrap();
+            transaction
+                .execute("UPDATE pair SET a = a + 1", ())
+                .unwrap();
+            transaction
+                .execute("UPDATE pair SET b = b + 1", ())
+                .unwrap();
+            transaction.commit().unwrap();
+        }
+    });
+    assert!(reads.into_inner() > 200);
+}
+
+/// Stops the readers also when a check panics meanwhile.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_read_ends_at_the_limit_of_snapshots() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .snapshot_time(Duration::from_millis(200))
+        .start()
+        .unwrap();
+    let database = node.database("app").unwrap();
+    database.execute("CREATE TABLE t (x)", ()).unwrap();
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                   SELECT count(*) FROM n, t";
+    database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    for level in [ReadLevel::LOCAL, ReadLevel::Leader, ReadLevel::Linearizable] {
+        let begun = Instant::now();
+        let error = database.query_with(level, endless, ()).unwrap_err();
+        assert!(
+            error.to_string().contains("snapshot too old"),
+            "{level:?}: {error}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+    assert_eq!(count(&database, ReadLevel::LOCAL), Ok(1));
+}
+
+/// The throughput of `threads` readers while 500 rows are written a second.
+fn reads_per_second(database: &Database, threads: usize, time: Duration) -> (f64, u64) {
+    let stop = AtomicBool::new(false);
+    let reads = AtomicU64::new(0);
+    let mut written = 0;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (stop, reads, database) = (&stop, &reads, database.clone());
+            scope.spawn(move || {
+                let mut id = thread as i64 * 7_919;
+                while !stop.load(Ordering::Relaxed) {
+                    id = (id + 104_729) % 10_000;
+                    let sql = "SELECT sum(length(body)) FROM item WHERE id BETWEEN ?1 AND ?1 + 20";
+                    database
+                        .query_with(ReadLevel::LOCAL, sql, params![id])
+                        .unwrap();
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let _stop_anyway = StopOnDrop(&stop);
+        while begun.elapsed() < time {
+            let due = Duration::from_millis(2 * written);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            database
+                .execute("INSERT INTO t VALUES (?)", params![written as i64])
+                .unwrap();
+            written += 1;
+        }
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "{threads} readers: {:.0} reads/s beside {:.0} commits/s",
+        reads.load(Ordering::Relaxed) as f64 / seconds,
+        written as f64 / seconds
+    );
+    (reads.into_inner() as f64 / seconds, written)
+}
+
+/// To be run with `--release` on a machine that does nothing else.
+#[test]
+#[ignore = "a measurement, for a quiet machine with two cores or more"]
+fn two_readers_read_more_than_one() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(data.path()).start().unwrap();
+    let database = node.database("app").unwrap();
+    database
+        .execute(
+            "CREATE TABLE t (x); CREATE TABLE item (id INTEGER PRIMARY KEY, body TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10100)
+             INSERT INTO item SELECT i, hex(randomblob(50)) FROM n",
+            (),
+        )
+        .unwrap();
+    let time = Duration::from_secs(3);
+    reads_per_second(&database, 1, time / 3);
+    let mut ratios: Vec<f64> = (0..5)
+        .map(|_| {
+            let one = reads_per_second(&database, 1, time).0;
+            reads_per_second(&database, 2, time).0 / one
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("ratios {ratios:.2?}");
+    assert!(ratios[2] >= 1.6, "the second core adds too little");
+}

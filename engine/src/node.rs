@@ -24,7 +24,7 @@ use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{Config, Input, NodeAddress, Replica, Status};
 use crate::shard::{self, Shard};
 use crate::sql::workers::WorkerCores;
-use crate::sql::{RunLimits, Sql};
+use crate::sql::{self, RunLimits, Sql};
 use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
 use crate::wire::DatabaseEntry;
 
@@ -100,6 +100,7 @@ pub struct NodeBuilder {
     members: Vec<NodeAddress>,
     core: Option<usize>,
     segment_bytes: u64,
+    transaction_bytes: u64,
     vacuum_directory: Option<PathBuf>,
     limits: RunLimits,
     snapshot_time: Duration,
@@ -146,6 +147,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of pages one transaction may write, VACUUM and CREATE INDEX included; 64 MiB
+    /// unless told. It is kept in memory on every node until it is committed. A larger one fails and
+    /// is rolled back.
+    #[must_use]
+    pub fn transaction_bytes(mut self, bytes: u64) -> Self {
+        self.transaction_bytes = bytes;
         self
     }
 
@@ -217,6 +227,7 @@ impl NodeBuilder {
         let readers = Arc::new(Readers::new(self.limits, self.snapshot_time, cores));
         let setup = ShardSetup {
             members: self.members,
+            transaction_bytes: self.transaction_bytes,
             limits: self.limits,
             vacuum_directory,
             snapshot_time: self.snapshot_time,
@@ -364,6 +375,7 @@ impl Node {
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
+            transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
             limits: RunLimits::default(),
             snapshot_time: Duration::from_secs(30),
         }
@@ -519,6 +531,7 @@ impl Drop for Node {
 /// What a shard is made with.
 struct ShardSetup {
     members: Vec<NodeAddress>,
+    transaction_bytes: u64,
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
@@ -660,10 +673,13 @@ async fn start_shard(
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
     })?;
-    let mut sql = Sql::new(directory.databases(), directory.temporary()).map_err(|error| {
-        NodeError::Settings {
-            what: format!("SQLite cannot be set up: {error}"),
-        }
+    let mut sql = Sql::bounded(
+        directory.databases(),
+        directory.temporary(),
+        setup.transaction_bytes,
+    )
+    .map_err(|error| NodeError::Settings {
+        what: format!("SQLite cannot be set up: {error}"),
     })?;
     if let Some(directory) = &setup.vacuum_directory {
         sql.allow_vacuum_into(directory.clone());

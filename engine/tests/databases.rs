@@ -214,3 +214,33 @@ fn a_backup_of_nothing_and_to_nowhere_says_so() {
     assert!(error.to_string().contains("no database named"), "{error}");
     assert!(!data.path().join("copy.db").exists());
 }
+
+#[test]
+fn a_transaction_that_is_too_large_names_the_option_and_leaves_nothing() {
+    let data = directory();
+    let node = Node::builder(data.path())
+        .segment_bytes(4 << 20)
+        .transaction_bytes(1 << 20)
+        .start()
+        .unwrap();
+    let app = node.database("app").unwrap();
+    app.execute("CREATE TABLE t (x)", ()).unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+        INSERT INTO t SELECT randomblob(1000) FROM n";
+    let error = app.execute(fill, params![2000]).unwrap_err();
+    assert!(matches!(error, Error::Sqlite { code: 13, .. }), "{error:?}");
+    assert!(error.to_string().contains("--transaction-bytes"), "{error}");
+    assert_eq!(integer(&app, "SELECT count(*) FROM t"), 0);
+    for _ in 0..4 {
+        app.execute(fill, params![500]).unwrap();
+    }
+    let open = app.transaction().unwrap();
+    open.execute("DELETE FROM t WHERE rowid = 1", ()).unwrap();
+    // Up to the commit it may still be in SQLite's cache.
+    let filled = open.execute(fill, params![2000]);
+    let error = filled.and_then(|_| open.commit()).unwrap_err();
+    assert!(error.to_string().contains("--transaction-bytes"), "{error}");
+    let error = app.execute("VACUUM", ()).unwrap_err();
+    assert!(error.to_string().contains("--transaction-bytes"), "{error}");
+    assert_eq!(integer(&app, "SELECT count(*) FROM t"), 2000);
+}

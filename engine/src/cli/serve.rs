@@ -33,6 +33,10 @@ pub(crate) struct ServeArgs {
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
+    /// How many bytes of pages one transaction may write, VACUUM and CREATE INDEX included; it is
+    /// kept in memory until it is committed
+    #[arg(long, value_name = "BYTES", default_value_t = crate::sql::TRANSACTION_BYTES_DEFAULT)]
+    transaction_bytes: u64,
     /// How long a statement may run, in ms; 0 for no limit
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     statement_time: u64,
@@ -107,6 +111,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
                 .map(|member| (member.id, member.address)),
         )
         .segment_bytes(args.segment_mib << 20)
+        .transaction_bytes(args.transaction_bytes)
         .statement_time(Duration::from_millis(args.statement_time))
         .snapshot_time(Duration::from_millis(args.snapshot_time));
     if let Some(core) = args.core {

@@ -20,6 +20,7 @@ use super::file::FileState;
 use super::gate::Held;
 use super::payload::{DatabaseAct, RestoreId, encode_act};
 use super::request::{Admin, Reply, RequestId, SessionId};
+use super::serving::INTERNAL_SERIAL;
 use super::{Effect, Replica};
 use crate::database_file;
 use crate::error::Error;
@@ -400,8 +401,8 @@ impl Replica {
         let Some(arrival) = self.restores.arrivals.remove(&restore) else {
             return;
         };
-        if self.catalogue.get(id).is_some() {
-            // An earlier life has done it, and the file has gone on since.
+        if self.catalogue.find(name).is_some_and(|found| found >= id) {
+            // An earlier life has done it, and the file has gone on since, or the name.
             self.effects.push_back(Effect::DiscardRestore { restore });
             return;
         }
@@ -449,25 +450,44 @@ impl Replica {
             name: name.to_owned(),
             how,
         };
+        let mut unanswered = Vec::new();
         if let Some(mut queue) = self.queues.remove(&database) {
-            for parked in queue.drain() {
-                if self.serving {
-                    self.answer_from_log(parked.request, error.clone());
-                } else {
-                    self.refuse(parked.request, error.clone());
-                }
-            }
+            unanswered.extend(queue.drain().map(|parked| (parked.request, None)));
+        }
+        // A commit that was not captured by now will be in no entry.
+        for ahead in self.ahead.remove(&database).unwrap_or_default() {
+            unanswered.push((
+                ahead.request(),
+                ahead.wrote().then_some(Error::OutcomeUnknown),
+            ));
         }
         let sessions = self.sessions.iter_mut();
-        let ended: Vec<_> = sessions
-            .filter(|(_, session)| session.database == database)
-            .map(|(id, session)| {
-                let earlier = session.aborted.take();
-                let is_in_doubt = matches!(earlier, Some(Error::OutcomeUnknown));
-                let last_word = earlier.filter(|_| is_in_doubt);
-                (*id, last_word.unwrap_or_else(|| error.clone()))
-            })
-            .collect();
+        let mut ended = Vec::new();
+        for (id, session) in sessions.filter(|(_, session)| session.database == database) {
+            unanswered.extend(
+                session
+                    .waiting
+                    .drain(..)
+                    .map(|(request, _)| (request, None)),
+            );
+            if let Some(long_run) = session.long_run.take() {
+                let in_doubt = long_run.wrote.map(|_| Error::OutcomeUnknown);
+                unanswered.push((long_run.request, in_doubt));
+            }
+            let earlier = session.aborted.take();
+            let in_doubt = earlier.filter(|error| matches!(error, Error::OutcomeUnknown));
+            ended.push((*id, in_doubt.unwrap_or_else(|| error.clone())));
+        }
+        for (request, in_doubt) in unanswered {
+            let error = in_doubt.unwrap_or_else(|| error.clone());
+            if request.serial == INTERNAL_SERIAL {
+                // Nobody waits for it.
+            } else if self.serving {
+                self.answer_from_log(request, error);
+            } else {
+                self.refuse(request, error);
+            }
+        }
         for (id, last_word) in ended {
             self.end_session(id);
             self.last_words.insert(id, last_word);

@@ -37,6 +37,18 @@ pub(super) struct Ahead {
     needs_confirmation: bool,
 }
 
+impl Ahead {
+    /// Whose reply it is.
+    pub(super) fn request(&self) -> RequestId {
+        self.held.request
+    }
+
+    /// Whether the request has committed something.
+    pub(super) fn wrote(&self) -> bool {
+        self.held.wrote
+    }
+}
+
 impl Replica {
     /// A run has left the core.
     pub(super) fn left(&mut self, request: RequestId, writes: bool) {

@@ -28,7 +28,7 @@ struct Seen {
 }
 
 /// The serial of requests that the replica makes itself; nobody waits for their reply.
-const INTERNAL_SERIAL: u64 = u64::MAX;
+pub(super) const INTERNAL_SERIAL: u64 = u64::MAX;
 
 impl Replica {
     pub(super) fn asked(&mut self, id: RequestId, options: SessionOptions, request: Request) {

@@ -70,6 +70,8 @@ struct Away {
 
 /// How long a restart of a WAL waits for readers on other threads.
 const RESTART_WAIT: Duration = Duration::from_millis(1);
+/// How many bytes of pages a transaction may write.
+pub const TRANSACTION_BYTES_DEFAULT: u64 = VfsOptions::TRANSACTION_BYTES_MAX_DEFAULT;
 /// Reading pages of a past state looks at the clock each time it has read so many bytes.
 const READ_BYTES_BETWEEN_CLOCKS: u32 = 64 << 10;
 
@@ -91,10 +93,22 @@ pub struct Sql {
 }
 
 impl Sql {
-    /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`.
+    /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`. A
+    /// transaction may be [`TRANSACTION_BYTES_DEFAULT`] long.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
+        Self::bounded(directory, temporary_directory, TRANSACTION_BYTES_DEFAULT)
+    }
+
+    /// As [`Sql::new`], but the pages that one transaction writes may be `transaction_bytes_max`
+    /// bytes in all, those that it writes again counted again.
+    pub fn bounded(
+        directory: PathBuf,
+        temporary_directory: PathBuf,
+        transaction_bytes_max: u64,
+    ) -> Result<Self, VfsError> {
         limits::bound_heap();
-        let options = VfsOptions::new(directory.clone(), temporary_directory.clone());
+        let mut options = VfsOptions::new(directory.clone(), temporary_directory.clone());
+        options.transaction_bytes_max = transaction_bytes_max;
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
         Ok(Self {

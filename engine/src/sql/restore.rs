@@ -32,7 +32,7 @@ pub(super) struct RestoreFile {
 impl RestoreFile {
     /// A new, empty file in `directory`. One that an earlier life has left is overwritten.
     pub(super) fn create(directory: &Path, restore: RestoreId) -> Result<Self, VfsError> {
-        let path = directory.join(format!("{PREFIX}{}", restore.0));
+        let path = directory.join(format!("{PREFIX}{}", restore.0.0));
         let file = File::create(&path).map_err(io_error("create", &path))?;
         let (pieces, incoming) = sync_channel(PIECES_QUEUED_MAX);
         let writer = std::thread::Builder::new()

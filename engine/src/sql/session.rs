@@ -101,7 +101,14 @@ impl Session {
     /// A session in which nothing can be written.
     pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
         let look_steps = RunLimits::default().look_steps;
-        Self::connect_as(id, database, SessionOptions::default(), look_steps, None, true)
+        Self::connect_as(
+            id,
+            database,
+            SessionOptions::default(),
+            look_steps,
+            None,
+            true,
+        )
     }
 
     fn connect_as(

@@ -318,6 +318,11 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
         ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR_NOMEM => {
             "out of memory: the statement needs more than this node gives to SQLite".into()
         }
+        ffi::SQLITE_FULL if ringlite_vfs::transaction_is_too_large(connection, "main") => {
+            "the transaction changes more than a transaction may, and was rolled back: make it \
+             smaller, or start the nodes with a greater --transaction-bytes"
+                .into()
+        }
         _ => message,
     };
     Error::Sqlite { code, message }

@@ -111,7 +111,6 @@ impl Log {
         self.state.borrow_mut().places.push_back(place);
     }
 
-
     /// Where the log begins.
     pub(crate) fn start(&self) -> LogStart {
         self.state.borrow().start

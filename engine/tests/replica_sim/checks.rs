@@ -10,7 +10,7 @@ use ringlite_raft::LogIndex;
 
 use super::network::Weather;
 use super::operation::{ALL_TOKENS, CENTS, DATABASES, REGISTERS, SCHEMA, query, rows_of, text};
-use super::{Cluster, DIGEST_SESSION, ELECTION_TICKS_MAX, TICK};
+use super::{Cluster, DIGEST_SESSION, DIGESTED, ELECTION_TICKS_MAX, TICK};
 
 /// How long anything may take once all is well.
 const PATIENCE: u64 = 20 * ELECTION_TICKS_MAX as u64 * TICK;
@@ -114,7 +114,7 @@ impl Cluster {
     }
 
     pub(super) fn digest_answered(&mut self, id: RequestId, reply: Result<Reply>) {
-        let database = format!("db{}", id.session.0 - DIGEST_SESSION);
+        let database = DIGESTED[(id.session.0 - DIGEST_SESSION) as usize].to_owned();
         match reply {
             Ok(Reply::Digest(digest)) => {
                 self.oracle

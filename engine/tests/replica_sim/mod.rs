@@ -21,7 +21,7 @@ use client::{Client, Wish};
 use faults::Faults;
 use network::{Network, Weather};
 use node::Node;
-use operation::{DATABASES, Operation, Role};
+use operation::{FLEETING, Operation, RESTORED, Role};
 use oracle::Oracle;
 use random::Random;
 
@@ -29,8 +29,9 @@ use random::Random;
 const TICK: u64 = 4;
 /// The longest election timeout, in ticks.
 const ELECTION_TICKS_MAX: u32 = 50;
-/// Sessions from here on ask for digests.
+/// Sessions from here on ask for digests, each of one of these databases.
 const DIGEST_SESSION: u64 = 1 << 32;
+const DIGESTED: [&str; 4] = ["db0", "db1", FLEETING, RESTORED];
 
 /// The settings that differ from run to run.
 #[derive(Clone, Copy)]
@@ -86,6 +87,8 @@ pub(crate) struct Yield {
     pub(crate) storage_reads: u64,
     pub(crate) databases: u64,
     pub(crate) stand_stills: u64,
+    pub(crate) drops: u64,
+    pub(crate) restores: u64,
     pub(crate) backfills: u64,
     pub(crate) wal_restarts: u64,
     pub(crate) cuts: u64,
@@ -108,6 +111,8 @@ impl Yield {
         self.storage_reads += other.storage_reads;
         self.databases += other.databases;
         self.stand_stills += other.stand_stills;
+        self.drops += other.drops;
+        self.restores += other.restores;
         self.backfills += other.backfills;
         self.wal_restarts += other.wal_restarts;
         self.cuts += other.cuts;
@@ -127,6 +132,8 @@ impl Yield {
             self.storage_reads,
             self.databases,
             self.stand_stills,
+            self.drops,
+            self.restores,
             self.backfills,
             self.wal_restarts,
             self.cuts,
@@ -278,7 +285,7 @@ impl Cluster {
         }
         if self.random.per_mille(15) {
             let at = self.random.below(self.nodes.len() as u64) as usize;
-            let database = format!("db{}", self.random.below(DATABASES as u64));
+            let database = self.random.below(DIGESTED.len() as u64);
             self.ask_for_digest(at, database, LogIndex(0));
         }
         self.step();
@@ -360,9 +367,10 @@ impl Cluster {
         }
     }
 
-    fn ask_for_digest(&mut self, at: usize, database: String, index_min: LogIndex) {
+    fn ask_for_digest(&mut self, at: usize, database: u64, index_min: LogIndex) {
         self.digest_serial += 1;
-        let session = SessionId(DIGEST_SESSION + u64::from(database != "db0"));
+        let session = SessionId(DIGEST_SESSION + database);
+        let database = DIGESTED[database as usize].to_owned();
         let serial = self.digest_serial;
         let id = RequestId { session, serial };
         if let Some(process) = &mut self.nodes[at].process {
@@ -475,6 +483,8 @@ impl Cluster {
             storage_reads: nodes().map(|node| node.storage_reads).sum(),
             databases: self.oracle.extra_databases,
             stand_stills: self.faults.struck.stand_stills,
+            drops: self.oracle.drops,
+            restores: self.oracle.restores,
             backfills: nodes().map(|node| node.backfills).sum(),
             wal_restarts: nodes().map(|node| node.wal_restarts).sum(),
             cuts: nodes().map(|node| node.cuts).sum(),

@@ -7,7 +7,7 @@ use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
 use ringlite_raft::{IoId, LogIndex, Message, NodeId};
-use ringlite_vfs::Backfill;
+use ringlite_vfs::{Backfill, VfsError};
 use tempfile::TempDir;
 
 use super::disk::Disk;
@@ -185,12 +185,18 @@ impl Node {
         let disk = &self.disk;
         if let Some(filing) = &mut process.filing {
             if let Some(mut backfill) = filing.backfill.take() {
-                if backfill.write_slice(1).expect("a writable file") {
-                    filing.backfill = Some(backfill);
-                } else {
-                    backfill.publish();
-                    self.backfills += 1;
-                    filing.due = now + self.disk_delay;
+                match backfill.write_slice(1) {
+                    Ok(true) => filing.backfill = Some(backfill),
+                    Ok(false) => {
+                        backfill.publish();
+                        self.backfills += 1;
+                        filing.due = now + self.disk_delay;
+                    }
+                    Err(VfsError::Removed { .. }) => {
+                        filing.end = None;
+                        filing.due = now;
+                    }
+                    Err(error) => panic!("a file that cannot be written: {error}"),
                 }
             } else if filing.due <= now {
                 process.inbox.push_back(Input::Backfilled {
@@ -410,11 +416,12 @@ impl Node {
                 None
             }
             Effect::Apply { index, change } => {
+                // An earlier life may have removed the file already, for an entry still to come.
                 let point = sql.apply(&change).expect("pages that can be applied");
-                Some(Input::Applied {
+                point.map(|commit_point| Input::Applied {
                     database: change.database,
                     index,
-                    commit_point: point.expect("an existing database"),
+                    commit_point,
                 })
             }
             Effect::RestartWal { database, ends } => {

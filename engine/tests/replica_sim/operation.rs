@@ -1,8 +1,10 @@
 //! What clients do: each operation is a list of steps, and each step knows what its answer means.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
-use ringlite::replica::request::{Reply, Request, RowLimit, SessionOptions, Source, Work};
+use bytes::Bytes;
+use ringlite::replica::request::{Admin, Reply, Request, RowLimit, SessionOptions, Source, Work};
 use ringlite::{Error, RowBatch, Value};
 use rusqlite::ffi;
 
@@ -16,6 +18,14 @@ pub(crate) const ACCOUNTS: u64 = 4;
 pub(crate) const CENTS: i64 = 400;
 /// Rows that one large write makes: all or none.
 pub(crate) const PARTS: i64 = 12;
+
+/// A database that is dropped again and again, and one that is restored again and again.
+pub(crate) const FLEETING: &str = "fleeting";
+pub(crate) const RESTORED: &str = "restored";
+/// Rows of the file that is restored.
+const RESTORED_ROWS: i64 = 50;
+/// Pieces that it is sent in.
+const PIECES: usize = 3;
 
 /// Row ids from here on are used by one operation each.
 const UNCONTESTED: u64 = 1 << 32;
@@ -65,6 +75,14 @@ pub(crate) enum Meaning {
     Halves,
     /// A batch of the answer to a large write, which commits with the last one.
     Returning,
+    /// One row: what was written in this life of a database is there.
+    Present,
+    /// A database was dropped.
+    Dropped,
+    /// A file was restored.
+    Restored,
+    /// The rows of the restored file, if anybody was told that it was restored before.
+    RestoredRows,
 }
 
 /// What a client does all the time.
@@ -177,10 +195,15 @@ impl Operation {
             70..74 => operation.read_all(),
             74..80 => operation.write_large(oracle),
             80..85 => operation.stream(oracle, random),
-            85..95 => operation.reopen(key, random),
+            85..91 => operation.reopen(key, random),
+            91..93 => operation.write_fleeting(oracle),
+            93..94 => operation.drop_fleeting(),
+            94..95 => operation.restore(random),
+            95..96 => operation.read_restored(),
             _ => operation.create(oracle, random),
         }
-        operation.walks_out = random.per_mille(40);
+        // A session whose database may be gone is of no use any more.
+        operation.walks_out = random.per_mille(40) || operation.name == FLEETING;
         operation
     }
 
@@ -354,6 +377,51 @@ impl Operation {
         self.commit_step(execute(sql), Meaning::Committed, 0);
     }
 
+    /// A row, in whatever life of the database this is, and a look whether it is there.
+    fn write_fleeting(&mut self, oracle: &mut Oracle) {
+        FLEETING.clone_into(&mut self.name);
+        // Nobody keeps account of it: it may go at any time.
+        let row = oracle.newest_token();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, token INTEGER);
+             INSERT OR REPLACE INTO item VALUES ({row}, {row})"
+        );
+        self.step(execute(sql), Meaning::Nothing, 0);
+        let look = format!("SELECT count(*) FROM item WHERE id = {row}");
+        self.step(query(look), Meaning::Present, 0);
+    }
+
+    fn drop_fleeting(&mut self) {
+        FLEETING.clone_into(&mut self.name);
+        let name = self.name.clone();
+        self.step(Request::Admin(Admin::Drop { name }), Meaning::Dropped, 0);
+    }
+
+    fn restore(&mut self, random: &mut Random) {
+        // The session is on another database, which it does not touch.
+        FLEETING.clone_into(&mut self.name);
+        let file = restored_file();
+        let begin = Admin::BeginRestore {
+            name: RESTORED.to_owned(),
+            file_bytes: file.len() as u64,
+            replace: true,
+        };
+        self.step(Request::Admin(begin), Meaning::Nothing, 0);
+        for piece in file.chunks(file.len().div_ceil(PIECES)) {
+            let chunk = Admin::RestoreChunk(Bytes::copy_from_slice(piece));
+            let pause = random.one_of(&[0, 0, 5, 50]);
+            self.step(Request::Admin(chunk), Meaning::Nothing, pause);
+        }
+        let finish = Request::Admin(Admin::FinishRestore);
+        self.step(finish, Meaning::Restored, 0);
+    }
+
+    fn read_restored(&mut self) {
+        RESTORED.clone_into(&mut self.name);
+        let sql = "SELECT count(*) FROM item";
+        self.step(query(sql), Meaning::RestoredRows, 0);
+    }
+
     /// The step to come.
     pub(crate) fn pause(&self) -> Option<u64> {
         self.steps.front().map(|step| step.pause)
@@ -363,6 +431,9 @@ impl Operation {
         let step = self.steps.pop_front().expect("a step to come");
         if let Meaning::Register { key, .. } = step.meaning {
             self.floor = oracle.floor((self.database, key));
+        }
+        if let Meaning::RestoredRows = step.meaning {
+            self.floor = i64::from(oracle.restores > 0);
         }
         self.asked = Some(step.meaning);
         self.asked_commit |= step.commits;
@@ -393,6 +464,12 @@ impl Operation {
     fn succeeded(&mut self, meaning: Meaning, reply: Reply, oracle: &mut Oracle) {
         match meaning {
             Meaning::Nothing => {}
+            Meaning::Dropped => oracle.drops += 1,
+            Meaning::Restored => oracle.restores += 1,
+            Meaning::Present => assert_eq!(rows_of(reply).rows, [[Value::Integer(1)]]),
+            Meaning::RestoredRows => {
+                assert_eq!(rows_of(reply).rows, [[Value::Integer(RESTORED_ROWS)]]);
+            }
             Meaning::Committed => self.acknowledge(oracle),
             Meaning::Inserted { row } => {
                 oracle.row_exists(self.database, row);
@@ -459,6 +536,15 @@ impl Operation {
                 oracle.row_exists(self.database, row);
                 self.walks_out = false;
             }
+            (Error::DatabaseGone { .. }, _) if [FLEETING, RESTORED].contains(&&*self.name) => {}
+            // Another client has dropped it, or restores.
+            (Error::Misuse { .. }, Meaning::Dropped | Meaning::Nothing | Meaning::Restored)
+                if self.name == FLEETING => {}
+            (Error::Sqlite { message, .. }, Meaning::RestoredRows)
+                if message.contains("no such table") =>
+            {
+                assert_eq!(self.floor, 0, "a restored file is gone");
+            }
             (Error::Sqlite { code, .. }, _) if *code == ffi::SQLITE_BUSY_SNAPSHOT => {}
             (Error::Misuse { code, .. }, _) if *code == ffi::SQLITE_ABORT_ROLLBACK => {}
             (Error::NotLeader { .. } | Error::Busy { .. } | Error::NoDatabaseOpened, _) => {}
@@ -488,6 +574,25 @@ impl Operation {
             oracle.acknowledge(token);
         }
     }
+}
+
+/// A small database file with pages of 512 bytes.
+fn restored_file() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file.db");
+        let connection = rusqlite::Connection::open(&path).expect("SQLite");
+        let sql = format!(
+            "PRAGMA page_size = 512;
+             CREATE TABLE item (id INTEGER PRIMARY KEY, token INTEGER, data TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {RESTORED_ROWS})
+             INSERT INTO item SELECT i, 0, 'row ' || i || replace(hex(zeroblob(40)), '0', 'x') FROM n"
+        );
+        connection.execute_batch(&sql).expect("a file");
+        drop(connection);
+        std::fs::read(&path).expect("a file")
+    })
 }
 
 pub(crate) fn rows_of(reply: Reply) -> RowBatch {

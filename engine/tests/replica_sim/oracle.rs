@@ -40,6 +40,9 @@ pub(crate) struct Oracle {
     pub(crate) unknown: u64,
     pub(crate) reads: u64,
     pub(crate) constraint_errors: u64,
+    /// Databases that somebody was told to be dropped, and files to be restored.
+    pub(crate) drops: u64,
+    pub(crate) restores: u64,
 }
 
 impl Oracle {

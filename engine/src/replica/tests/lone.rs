@@ -29,7 +29,7 @@ pub(super) struct Lone {
     pub(super) hide_captures: bool,
     /// What they would have found.
     pub(super) hidden: Option<Input>,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
     pub(super) appends: Vec<Appended>,
     sent: Vec<Message>,
@@ -66,7 +66,7 @@ impl Lone {
             away: Vec::new(),
             hide_captures: false,
             hidden: None,
-            _data: data,
+            data,
             replies: BTreeMap::new(),
             appends: Vec::new(),
             sent: Vec::new(),
@@ -353,6 +353,15 @@ impl Lone {
         let (id, asked) = self.ask(session, Request::Sql(Work::Query { source, limit }));
         self.turn([asked]);
         id
+    }
+
+    /// The names of all files of this node.
+    pub(super) fn files(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.data.path()).unwrap();
+        let name = |file: std::fs::DirEntry| file.file_name().into_string().unwrap();
+        let mut names: Vec<_> = files.map(|file| name(file.unwrap())).collect();
+        names.sort();
+        names
     }
 
     pub(super) fn answer(&self, id: RequestId) -> Option<&Result<Reply>> {

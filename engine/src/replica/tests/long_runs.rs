@@ -3,7 +3,9 @@
 use super::lone::Lone;
 use super::{INSERT, WHOLE, is_not_leader};
 use crate::error::Error;
-use crate::replica::request::{Reply, Request, RequestId, RowLimit, SessionId, Source, Work};
+use crate::replica::request::{
+    Admin, Reply, Request, RequestId, RowLimit, SessionId, Source, Work,
+};
 use crate::replica::{Config, Input};
 
 /// Long enough to leave the core, and inserts one row.
@@ -71,6 +73,39 @@ fn others_read_and_write_elsewhere_while_a_statement_is_away() {
         crate::rows::Value::Integer(0),
         "its snapshot is from before"
     );
+}
+
+/// A database is dropped while one of its statements is away, has committed, and was seen.
+#[test]
+fn what_is_away_when_its_database_is_dropped_is_answered_once() {
+    for is_captured in [false, true] {
+        let (mut lone, writer) = leading(|_| ());
+        let reader = lone.open(2);
+        let long = long_insert(&mut lone, writer);
+        let next = lone.execute(writer, INSERT);
+        let returned = lone.run_away();
+        lone.hide_captures = !is_captured;
+        let read = lone.query(reader, COUNT, WHOLE);
+        let admin = Admin::Drop { name: "app".into() };
+        let (dropped, asked) = lone.ask(SessionId(900), Request::Admin(admin));
+        lone.turn([asked]);
+        assert!(lone.answer(long).is_none() && lone.answer(next).is_none());
+        commit_everything(&mut lone);
+        lone.confirm();
+        assert_eq!(lone.reply(dropped), Ok(Reply::Done));
+        if is_captured {
+            assert_eq!(lone.reply(long), Err(Error::OutcomeUnknown));
+            assert_eq!(count(lone.reply(read)), 1, "it came before the drop");
+        } else {
+            for id in [long, read] {
+                assert!(matches!(lone.reply(id), Err(Error::DatabaseGone { .. })));
+            }
+        }
+        assert!(matches!(lone.reply(next), Err(Error::DatabaseGone { .. })));
+        lone.come_back(returned);
+        assert!(lone.replies.is_empty(), "a second answer");
+        assert!(lone.replica.databases().is_empty());
+    }
 }
 
 #[test]

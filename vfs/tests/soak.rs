@@ -23,7 +23,7 @@ use ringlite_vfs::{
 };
 use rusqlite::{Connection, ErrorCode};
 
-const SEQUENCES_DEFAULT: u64 = 36;
+const SEQUENCES_DEFAULT: u64 = 18;
 const STEPS: u64 = 220;
 const TABLES: u64 = 3;
 /// Old connections that are kept at most, to die at random.

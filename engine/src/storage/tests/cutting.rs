@@ -375,12 +375,16 @@ fn a_read_that_a_cut_overtakes_gives_what_it_has() {
     for steps in 1..9 {
         let data = hundred(async move |life| {
             let log = Rc::clone(&life.log);
-            let mut reading = Box::pin(log.read(LogIndex(1), LogIndex(100), usize::MAX));
+            let read = || Box::pin(log.read(LogIndex(1), LogIndex(100), usize::MAX));
+            let (mut reading, mut given_up) = (read(), read());
             for _ in 0..steps {
-                let polled = futures_lite::future::poll_once(&mut reading).await;
-                assert!(polled.is_none());
+                for reading in [&mut reading, &mut given_up] {
+                    let polled = futures_lite::future::poll_once(reading).await;
+                    assert!(polled.is_none());
+                }
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
+            drop(given_up);
             life.cut(100).await;
             let mut last = 100;
             append_up_to(life, &mut last, 300).await;
@@ -391,12 +395,29 @@ fn a_read_that_a_cut_overtakes_gives_what_it_has() {
             // It is given back afterwards.
             let first = life.log.directory().join(format!("{:016x}.seg", 1));
             append_up_to(life, &mut last, 400).await;
-            while first.exists() {
+            for _ in 0..2000 {
+                if !first.exists() {
+                    return;
+                }
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
+            panic!("the segment was not given back");
         });
         drop(data);
     }
+}
+
+#[test]
+fn a_record_in_another_ones_place_is_not_given_for_it() {
+    hundred(async |life| {
+        let path = life.log.directory().join(format!("{:016x}.seg", 1));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.copy_within(..4096, 4096);
+        std::fs::write(&path, bytes).unwrap();
+        let read = life.log.read(LogIndex(2), LogIndex(2), usize::MAX).await;
+        let error = read.unwrap_err().to_string();
+        assert!(error.contains("i1 of t1 is where i2 of t1 was"), "{error}");
+    });
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Generator {
             4 if self.random.percent(10) => Value::Text("a\0b".into()),
             4 => Value::Text((*self.random.of(&TEXTS)).into()),
             _ => {
-                let length = self.random.below(40);
+                let length = [0, 1, 3, 40][self.random.below(4)];
                 Value::Blob((0..length).map(|_| self.random.number() as u8).collect())
             }
         }

@@ -24,6 +24,10 @@ impl Generator {
     pub(super) fn statement(&mut self, schema: &Schema) -> String {
         let plain = schema.of(&[TableKind::Plain]).len();
         if plain < 2 {
+            if schema.tables.is_empty() && self.random.percent(10) {
+                // It holds if it comes before the first table.
+                return format!("PRAGMA encoding = '{}'", self.word(&["UTF-8", "UTF-16le"]));
+            }
             return self.create_table(schema);
         }
         match self.random.below(1000) {

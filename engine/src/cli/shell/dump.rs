@@ -1,9 +1,9 @@
 //! `.dump`: a database as SQL text, as sqlite3's own `.dump` gives it.
 //!
 //! SQLite itself writes the literals (`quote`), so that every value comes back as it was. All of it
-//! is read in one transaction. The one difference from sqlite3: a virtual table is created by its
-//! own statement and the content of its shadow tables replaced, where sqlite3 writes the schema
-//! table, which is not allowed here.
+//! is read in one transaction. The one difference from sqlite3: a virtual table of SQLite's own
+//! modules is created by its statement and filled with its rows, where sqlite3 writes the schema
+//! table and the tables inside of it, which is not allowed here.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -11,12 +11,12 @@ use std::ops::ControlFlow;
 use super::session::{Session, StatementError};
 use crate::rows::{RowBatch, Value};
 
-/// The tables with a statement of their own: those that others live in come first, then the tables
-/// that are the inside of virtual ones, then what SQLite keeps by itself.
+/// The tables with a statement of their own: plain ones, then virtual ones, which may be about
+/// plain ones, then what SQLite keeps by itself. What virtual ones consist of is left out.
 const TABLES: &str = "SELECT s.name, s.sql, l.type FROM sqlite_schema AS s \
     JOIN pragma_table_list AS l ON l.schema = 'main' AND l.name = s.name \
-    WHERE s.type = 'table' AND s.sql IS NOT NULL \
-    ORDER BY s.name LIKE 'sqlite\\_%' ESCAPE '\\', l.type = 'shadow', s.rowid";
+    WHERE s.type = 'table' AND s.sql IS NOT NULL AND l.type <> 'shadow' \
+    ORDER BY s.name LIKE 'sqlite\\_%' ESCAPE '\\', l.type = 'virtual', s.rowid";
 
 /// Everything else that has a statement, as sqlite3 orders it.
 const OTHERS: &str = "SELECT sql FROM sqlite_schema \
@@ -53,12 +53,17 @@ fn dump_snapshot(session: &mut Session, out: &mut impl Write) -> Result<(), Stat
                 analyze.to_owned()
             }
             (name, _) if name.starts_with("sqlite_") => continue,
-            (name, "shadow") => format!("DELETE FROM {};\n", quoted(name)),
             _ => format!("{sql};\n"),
         };
         print(out, &before)?;
-        if kind != "virtual" {
-            dump_rows(session, name, out)?;
+        match rows_of(sql, kind == "virtual") {
+            RowsOf::All => dump_rows(session, name, false, out)?,
+            RowsOf::AllWithRowid => dump_rows(session, name, true, out)?,
+            RowsOf::None => {}
+            RowsOf::Unreadable => print(
+                out,
+                &format!("-- {name:?} keeps no content, so that none of it is here\n"),
+            )?,
         }
     }
     let others = session.ask_once(|client| client.query(OTHERS, &[]))?;
@@ -73,21 +78,26 @@ fn dump_snapshot(session: &mut Session, out: &mut impl Write) -> Result<(), Stat
 fn dump_rows(
     session: &mut Session,
     table: &str,
+    with_rowid: bool,
     out: &mut impl Write,
 ) -> Result<(), StatementError> {
     // It names the columns that an INSERT gives values for, and so no generated ones.
     let info = format!("PRAGMA table_info({})", quoted(table));
     let columns = session.ask_once(|client| client.query(&info, &[]))?;
-    let literals = columns.rows.iter().filter_map(|row| match row.get(1) {
-        Some(Value::Text(column)) => Some(literal_of(&quoted(column))),
+    let columns = columns.rows.iter().filter_map(|row| match row.get(1) {
+        Some(Value::Text(column)) => Some(quoted(column)),
         _ => None,
     });
-    let literals: Vec<_> = literals.collect();
-    if literals.is_empty() {
-        return Ok(());
-    }
+    let rowid = with_rowid.then(|| "rowid".to_owned());
+    let columns: Vec<_> = rowid.into_iter().chain(columns).collect();
+    let literals: Vec<_> = columns.iter().map(|column| literal_of(column)).collect();
     let select = format!("SELECT {} FROM {}", literals.join(", "), quoted(table));
-    let insert = format!("INSERT INTO {} VALUES(", quoted(table));
+    let named = if with_rowid {
+        format!("({})", columns.join(","))
+    } else {
+        String::new()
+    };
+    let insert = format!("INSERT INTO {}{named} VALUES(", quoted(table));
     let mut printed = Ok(());
     session.ask_once(|client| {
         client.query_each(&select, &[], |batch| {
@@ -99,6 +109,37 @@ fn dump_rows(
         })
     })?;
     printed.map_err(StatementError::Output)
+}
+
+/// Which rows of a table are dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowsOf {
+    All,
+    AllWithRowid,
+    /// It has none of its own.
+    None,
+    /// It has some, and does not give them out.
+    Unreadable,
+}
+
+/// The rows to dump of the table that `sql` has created.
+fn rows_of(sql: &str, is_virtual: bool) -> RowsOf {
+    if !is_virtual {
+        return RowsOf::All;
+    }
+    let sql = sql.to_ascii_lowercase();
+    let module = sql.split_once("using").map_or("", |(_, rest)| rest.trim());
+    let end = module.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let options: String = module.split_whitespace().collect();
+    let keeps_none = ["content=''", "content=\"\""]
+        .iter()
+        .any(|option| options.contains(option));
+    match &module[..end.unwrap_or(module.len())] {
+        "fts3" | "fts4" | "fts5" if keeps_none => RowsOf::Unreadable,
+        "fts3" | "fts4" | "fts5" | "geopoly" => RowsOf::AllWithRowid,
+        "rtree" | "rtree_i32" => RowsOf::All,
+        _ => RowsOf::None,
+    }
 }
 
 /// SQL for the literal of a column's value. `quote` ends at a NUL within a text.
@@ -159,6 +200,28 @@ mod tests {
         let mut out = Vec::new();
         print_rows(&mut out, "INSERT INTO \"t\" VALUES(", &batch).unwrap();
         assert_eq!(out, b"INSERT INTO \"t\" VALUES(1,'it''s',NULL);\n");
+    }
+
+    #[test]
+    fn rows_are_those_that_a_table_keeps() {
+        let of = |sql| rows_of(sql, true);
+        assert_eq!(rows_of("CREATE TABLE t (using)", false), RowsOf::All);
+        assert_eq!(
+            of("CREATE VIRTUAL TABLE a USING fts5 (b)"),
+            RowsOf::AllWithRowid
+        );
+        assert_eq!(
+            of("create virtual table a using FTS5(b, content = '')"),
+            RowsOf::Unreadable
+        );
+        assert_eq!(
+            of("CREATE VIRTUAL TABLE a USING rtree(i, x, y)"),
+            RowsOf::All
+        );
+        assert_eq!(
+            of("CREATE VIRTUAL TABLE a USING fts5vocab(b, 'row')"),
+            RowsOf::None
+        );
     }
 
     /// What SQLite makes of the literals is the value again, with its type.

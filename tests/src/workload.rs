@@ -68,9 +68,9 @@ impl Workload {
             30..45 => vec![self.update(&table)],
             45..55 => vec![self.delete(&table)],
             55..75 => self.conversation(&table),
-            75..85 => vec![self.insert(&table, 60_000)],
-            85..88 => self.large(&table),
-            88..91 => {
+            75..83 => vec![self.insert(&table, 120_000)],
+            83..89 => self.large(&table),
+            89..91 => {
                 self.tables[database][usize::from(number)] = false;
                 vec![statement(format!("DROP TABLE {table}"))]
             }

@@ -151,7 +151,8 @@ fn check_images(recorded: &Recorded, seed: u64, images_max: usize) {
     let acknowledged: usize = recorded.histories.iter().map(History::acknowledged).sum();
     println!(
         "seed {seed}: {acknowledged} acknowledged transactions, {} writes and flushes, {} MiB, \
-         {looked_at} of {possible} images in {:.1} s, {failures} failures",
+         {looked_at} images in {:.1} s ({possible} possible from one loss of power), \
+         {failures} failures",
         recording.end(),
         recording.written_bytes() >> 20,
         start.elapsed().as_secs_f64(),

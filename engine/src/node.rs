@@ -695,9 +695,11 @@ async fn start_shard(
     let shard = Shard::new(
         replica,
         sql,
-        writer,
-        log,
-        manifest,
+        shard::Disk {
+            writer,
+            log,
+            manifest,
+        },
         peers.clone(),
         Arc::clone(&setup.readers),
         &setup.worker_cores,

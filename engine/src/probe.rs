@@ -271,19 +271,25 @@ fn follow(mut link: TcpStream, mut writer: RawWriter, core: usize) -> io::Result
     link.set_nodelay(true)?;
     let mut entry = vec![0; writer.bytes];
     loop {
-        match link.read_exact(&mut entry) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        writer.write()?;
-        match link.write_all(&[1]) {
+        let followed = link
+            .read_exact(&mut entry)
+            .and_then(|()| writer.write())
+            .and_then(|()| link.write_all(&[1]));
+        match followed {
             Ok(()) => {}
             // The leader has its majority of the last entry and is gone.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if is_end(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether an error says that the other end has left.
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// The cores that this thread may run on.

@@ -5,6 +5,9 @@
 //! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks: a
 //! statement that runs long goes on on a worker thread.
 
+mod files;
+mod reads;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -12,21 +15,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
-use ringlite_vfs::{CommitPoint, VfsError};
 
 use crate::error::{Error, Result};
 use crate::net::peer::PeerLink;
-use crate::readers::{Published, ReadDatabase, ReadLevel, Readers};
+use crate::readers::Readers;
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
-use crate::replica::{DatabaseFile, DatabaseId, Effect, Input, Replica, Status};
+use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Sql, Started};
-use crate::storage::{
-    Log, LogStart, LogWriter, Manifest, ManifestDatabase, ManifestFile, WriteDone,
-};
+use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 
 /// The replica's unit of time.
@@ -34,11 +34,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// While nothing happens the timer fires only once in so many ticks, which are then given to the
 /// replica together: a leader's heartbeats need no more, and an idle node takes no CPU time.
 const QUIET_TICKS: u32 = 5;
-
-/// Pages that backfill writes into a file at once.
-const BACKFILL_SLICE_PAGES: usize = 256;
-/// What a client may read at once at a level below `linearizable`: it is one message.
-const READ_BYTES_MAX: usize = 64 << 20;
 
 /// How many ticks a time is, at least one.
 pub(crate) fn ticks(time: Duration) -> u64 {
@@ -142,13 +137,18 @@ pub(crate) struct Shard {
     halt: Signal,
 }
 
+/// What a shard has on its disk, besides the databases.
+pub(crate) struct Disk {
+    pub(crate) writer: LogWriter,
+    pub(crate) log: Rc<Log>,
+    pub(crate) manifest: ManifestFile,
+}
+
 impl Shard {
     pub(crate) fn new(
         replica: Replica,
         sql: Sql,
-        writer: LogWriter,
-        log: Rc<Log>,
-        manifest: ManifestFile,
+        disk: Disk,
         peers: HashMap<NodeId, Rc<PeerLink>>,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
@@ -164,10 +164,10 @@ impl Shard {
             readers,
             published: Cell::new(None),
             inbox: Rc::default(),
-            writer,
-            log_start: Cell::new(log.start()),
-            log,
-            manifest: RefCell::new(Some(manifest)),
+            writer: disk.writer,
+            log_start: Cell::new(disk.log.start()),
+            log: disk.log,
+            manifest: RefCell::new(Some(disk.manifest)),
             peers,
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
@@ -445,61 +445,6 @@ impl Shard {
         self.publish();
     }
 
-    /// Tells the readers on other threads where the shard stands.
-    fn publish(&self) {
-        let replica = self.replica.borrow();
-        let (applied, serving) = replica.serves_at();
-        let now = (applied, serving, replica.leader_id());
-        let before = self.published.replace(Some(now));
-        if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
-            self.readers.publish_leader(replica.leader());
-        }
-        if before != Some(now) {
-            let published = Published {
-                applied: applied.0,
-                serving,
-            };
-            self.readers
-                .publish(published, |id| replica.committed_position(id));
-        }
-    }
-
-    /// Runs one statement that reads, at a level below `linearizable`, on another thread.
-    pub(crate) async fn read(
-        &self,
-        level: ReadLevel,
-        database: &str,
-        sql: String,
-    ) -> Result<Reply> {
-        let database = self.read_database(database)?;
-        let parameters = Vec::new();
-        self.readers
-            .query_async(level, database, sql, parameters, READ_BYTES_MAX)
-            .await
-            .map(Reply::Rows)
-    }
-
-    /// Readers on other threads want to read a database.
-    pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
-        if let Some(known) = self.readers.find(name) {
-            return Ok(known);
-        }
-        let replica = self.replica.borrow();
-        let sql = self.sql.borrow();
-        let found = replica
-            .find_database(name)
-            .and_then(|(id, committed)| Some((id, committed, sql.database(id).ok()?)));
-        let Some((id, committed, handle)) = found else {
-            return Err(Error::misuse(
-                rusqlite::ffi::SQLITE_NOTFOUND,
-                format!("there is no database named {name:?} on this node"),
-            ));
-        };
-        let database = Arc::new(ReadDatabase::new(id, handle.clone(), committed));
-        self.readers.insert(name, Arc::clone(&database));
-        Ok(database)
-    }
-
     /// Tells the replica of the long runs that have ended.
     fn take_back(self: &Rc<Self>) {
         loop {
@@ -593,150 +538,6 @@ impl Shard {
         }
     }
 
-    fn perform_on_databases(&self, effect: Effect) {
-        let mut sql = self.sql.borrow_mut();
-        let result = match effect {
-            Effect::CloseSession { session } => {
-                sql.close_session(session);
-                Ok(None)
-            }
-            Effect::SetWritable(writable) => {
-                sql.set_writable(writable);
-                Ok(None)
-            }
-            Effect::OpenDatabase {
-                id,
-                name,
-                page_size,
-            } => sql.open_database(id, &name, page_size),
-            Effect::CreateDatabase {
-                id,
-                name,
-                page_size,
-            } => sql.create_database(id, &name, page_size).map(Some),
-            Effect::RemoveDatabase { database } => {
-                self.readers.forget(database);
-                sql.remove_database(database).map(|()| None)
-            }
-            Effect::BeginRestore { restore } => sql.begin_restore(restore).map(|()| None),
-            Effect::WriteRestore { restore, bytes } => {
-                sql.write_restore(restore, bytes);
-                Ok(None)
-            }
-            Effect::FinishRestore { restore, id, name } => sql.finish_restore(restore, id, &name),
-            Effect::DiscardRestore { restore } => {
-                sql.discard_restore(restore);
-                Ok(None)
-            }
-            Effect::Apply { index, change } => sql.apply(&change).map(|applied| {
-                applied.map(|commit_point| Input::Applied {
-                    database: change.database,
-                    index,
-                    commit_point,
-                })
-            }),
-            Effect::RestartWal { database, ends } => {
-                // The readers have to hear of the new life of the WAL.
-                self.published.set(None);
-                sql.restart_wal(database, &ends).map(|(end, commit_point)| {
-                    Some(Input::WalRestarted {
-                        database,
-                        end,
-                        commit_point,
-                    })
-                })
-            }
-            Effect::RollBack { database, to } => sql.roll_back(database, &to).map(|rolled_back| {
-                rolled_back.map(|commit_point| Input::RolledBack {
-                    database,
-                    commit_point,
-                })
-            }),
-            Effect::Digest {
-                request,
-                database,
-                at,
-                applied,
-            } => {
-                let digest = sql.digest(database, &at, applied).map(Reply::Digest);
-                self.deliver(request, digest);
-                Ok(None)
-            }
-            other => unreachable!("{other:?} is performed elsewhere"),
-        };
-        drop(sql);
-        match result {
-            Ok(None) => {}
-            Ok(Some(input)) => self.replica.borrow_mut().step(input),
-            Err(error) => self.halt(unusable(&error)),
-        }
-    }
-
-    fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
-        let log = self.log.start_behind(base);
-        let manifest = Manifest {
-            log: log.unwrap_or(self.log_start.get()),
-            databases: databases.iter().map(ManifestDatabase::from).collect(),
-        };
-        let Some(mut file) = self.manifest.borrow_mut().take() else {
-            unreachable!("the replica has one manifest saved at a time");
-        };
-        let shard = Rc::clone(self);
-        glommio::spawn_local(async move {
-            match file.save(&manifest).await {
-                Ok(()) => {
-                    shard.manifest.replace(Some(file));
-                    shard.log_start.set(manifest.log);
-                    shard.push(Input::ManifestSaved);
-                }
-                Err(error) => shard.halt(format!("the manifest cannot be saved: {error}")),
-            }
-        })
-        .detach();
-    }
-
-    fn cut_log(&self, up_to: LogIndex) {
-        let start = self.log_start.get();
-        assert!(
-            up_to <= start.base.index,
-            "the manifest names the cut first"
-        );
-        self.log.cut(start);
-    }
-
-    /// Writes pages into a database's file and syncs it, on another thread.
-    fn backfill(self: &Rc<Self>, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
-        let sql = self.sql.borrow();
-        let begun = match sql.begin_backfill(database, ends) {
-            Ok(begun) => begun,
-            Err(error) => return self.halt(unusable(&error)),
-        };
-        let file = sql.database(database).ok().cloned();
-        let shard = Rc::clone(self);
-        glommio::spawn_local(async move {
-            let written = glommio::executor().spawn_blocking(move || {
-                let end = begun
-                    .map(|(end, mut backfill)| {
-                        while backfill.write_slice(BACKFILL_SLICE_PAGES)? {}
-                        backfill.publish();
-                        Ok(end)
-                    })
-                    .transpose()?;
-                file.map_or(Ok(()), |file| file.sync_file())?;
-                Ok(end)
-            });
-            match written.await {
-                Ok(end) => shard.push(Input::Backfilled { database, end }),
-                Err(VfsError::Removed { .. }) => shard.push(Input::Backfilled {
-                    database,
-                    end: None,
-                }),
-                Err(error) => shard.halt(unusable(&error)),
-            }
-        })
-        .detach();
-    }
-
     fn deliver(&self, request: RequestId, reply: Result<Reply>) {
         match self.waiters.borrow_mut().remove(&request) {
             Some(Waiter::Local(slot)) => {
@@ -823,8 +624,4 @@ impl Shard {
             }
         }
     }
-}
-
-fn unusable(error: &VfsError) -> String {
-    format!("a database cannot be used any more: {error}")
 }

@@ -2,7 +2,7 @@
 //! the node lives and serves others, and its memory comes back.
 //!
 //! `LIMITS_SORT_MEGABYTES` sets the size of the sort that has to go to disk (50 unless told; a
-//! statement has 5 s).
+//! statement has 5 s here).
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringlite::local_cluster::LocalCluster;
+use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, ClientError, Value};
 use ringlite_tests::{process, scene};
 use tempfile::TempDir;
@@ -50,9 +50,12 @@ impl One {
     fn start() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let launch = Launch::program(PROGRAM)
+            .with_arguments(scene::SMALL_SEGMENTS)
+            .with_arguments(["--statement-time", "5000"]);
         Self {
             _turn: turn,
-            cluster: scene::start(PROGRAM, directory.path(), 1),
+            cluster: scene::launch_nodes(directory.path(), 1, launch),
             directory,
         }
     }

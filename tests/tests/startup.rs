@@ -283,7 +283,7 @@ fn a_node_whose_disk_fills_up_says_so_and_the_others_go_on() {
     }
     let words = death_of(&mut cluster, 3);
     assert!(
-        words.contains("space left") && words.contains(".new"),
+        words.contains("space left") && words.contains("/shard-0/"),
         "{words}"
     );
     let mut client = scene::open(&mut cluster, DATABASE);

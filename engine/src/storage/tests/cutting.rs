@@ -430,8 +430,8 @@ fn a_manifest_of_any_length_is_saved_and_found() {
                 id,
                 name: format!("database-{id}"),
                 page_size: 4096,
-                applied: LogIndex(id),
-                target: LogIndex(2 * id),
+                applied: LogIndex(0),
+                target: LogIndex(0),
             })
             .collect();
         let wanted = databases.clone();
@@ -443,4 +443,26 @@ fn a_manifest_of_any_length_is_saved_and_found() {
         });
         assert_eq!(recover(data.path()).unwrap().manifest.databases, wanted);
     }
+}
+
+#[test]
+fn a_log_that_ends_before_what_a_file_may_hold_is_refused() {
+    let data = new_directory();
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin(&root).await;
+        life.manifest.databases = vec![ManifestDatabase {
+            id: 1,
+            name: "bank".into(),
+            page_size: 4096,
+            applied: LogIndex(1),
+            target: LogIndex(7),
+        }];
+        life.manifest_file.save(&life.manifest).await.unwrap();
+    });
+    let error = recover(data.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("\"bank\"") && error.contains("i7"),
+        "{error}"
+    );
 }

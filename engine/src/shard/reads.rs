@@ -1,0 +1,68 @@
+//! What a shard tells the readers on other threads.
+
+use std::sync::Arc;
+
+use super::Shard;
+use crate::error::{Error, Result};
+use crate::readers::{Published, ReadDatabase, ReadLevel};
+use crate::replica::request::Reply;
+
+/// What a client may read at once at a level below `linearizable`: it is one message.
+const READ_BYTES_MAX: usize = 64 << 20;
+
+impl Shard {
+    /// Tells the readers on other threads where the shard stands.
+    pub(super) fn publish(&self) {
+        let replica = self.replica.borrow();
+        let (applied, serving) = replica.serves_at();
+        let now = (applied, serving, replica.leader_id());
+        let before = self.published.replace(Some(now));
+        if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
+            self.readers.publish_leader(replica.leader());
+        }
+        if before != Some(now) {
+            let published = Published {
+                applied: applied.0,
+                serving,
+            };
+            self.readers
+                .publish(published, |id| replica.committed_position(id));
+        }
+    }
+
+    /// Runs one statement that reads, at a level below `linearizable`, on another thread.
+    pub(crate) async fn read(
+        &self,
+        level: ReadLevel,
+        database: &str,
+        sql: String,
+    ) -> Result<Reply> {
+        let database = self.read_database(database)?;
+        let parameters = Vec::new();
+        self.readers
+            .query_async(level, database, sql, parameters, READ_BYTES_MAX)
+            .await
+            .map(Reply::Rows)
+    }
+
+    /// Readers on other threads want to read a database.
+    pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
+        if let Some(known) = self.readers.find(name) {
+            return Ok(known);
+        }
+        let replica = self.replica.borrow();
+        let sql = self.sql.borrow();
+        let found = replica
+            .find_database(name)
+            .and_then(|(id, committed)| Some((id, committed, sql.database(id).ok()?)));
+        let Some((id, committed, handle)) = found else {
+            return Err(Error::misuse(
+                rusqlite::ffi::SQLITE_NOTFOUND,
+                format!("there is no database named {name:?} on this node"),
+            ));
+        };
+        let database = Arc::new(ReadDatabase::new(id, handle.clone(), committed));
+        self.readers.insert(name, Arc::clone(&database));
+        Ok(database)
+    }
+}

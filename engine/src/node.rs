@@ -30,6 +30,8 @@ use crate::wire::DatabaseEntry;
 
 /// Below glommio's default, which is above the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 4 << 20;
+/// Threads for what blocks: a backfill, a digest, and the executor's own calls.
+const BLOCKING_THREADS: usize = 3;
 /// A segment holds at least one record of the largest size.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// How long a stop may take to move what is committed into the database files.
@@ -237,7 +239,7 @@ impl NodeBuilder {
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("ringlite")
             .io_memory(IO_MEMORY_BYTES)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run(directory, setup, listener, incoming, started))
             .map_err(|error| NodeError::Executor {
                 core,

@@ -4,7 +4,7 @@
 //! The shard publishes at the end of its turns what a reader has to know: what is applied, whether
 //! it leads, when it last heard of a leader, and how far each database that is read is committed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::replica::{DatabaseId, NodeAddress};
 use crate::rows::{RowBatch, Value};
 use crate::sql::RunLimits;
-use crate::sql::reader::{Read, ReadFailure, Reader};
+use crate::sql::reader::{Read, ReadFailure, ReadStopper, Reader};
 use crate::sql::workers::WorkerCores;
 
 /// Connections of one database that are kept for later reads.
@@ -160,6 +160,20 @@ pub(crate) struct ReadDatabase {
     /// Commits up to here are committed by a majority.
     committed: Mutex<WalPosition>,
     idle: Mutex<Vec<Reader>>,
+    /// What is being read at this moment, by number.
+    running: Mutex<(u64, BTreeMap<u64, ReadStopper>)>,
+}
+
+/// A read that can be ended from another thread as long as this lives.
+struct Running<'a> {
+    database: &'a ReadDatabase,
+    number: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.database.running).1.remove(&self.number);
+    }
 }
 
 impl ReadDatabase {
@@ -173,6 +187,18 @@ impl ReadDatabase {
             handle,
             committed: Mutex::new(committed),
             idle: Mutex::default(),
+            running: Mutex::default(),
+        }
+    }
+
+    fn begin(&self, reader: &Reader) -> Running<'_> {
+        let mut running = lock(&self.running);
+        running.0 += 1;
+        let number = running.0;
+        running.1.insert(number, reader.stopper());
+        Running {
+            database: self,
+            number,
         }
     }
 
@@ -297,6 +323,18 @@ impl Readers {
         lock(&self.databases).insert(name.to_owned(), database);
     }
 
+    /// Ends what is being read of a database at this moment.
+    pub(crate) fn end_reads(&self, id: DatabaseId) {
+        for database in lock(&self.databases).values() {
+            if database.id == id {
+                lock(&database.running)
+                    .1
+                    .values()
+                    .for_each(ReadStopper::end_snapshot);
+            }
+        }
+    }
+
     /// A database is gone, and its name may be given to another one.
     pub(crate) fn forget(&self, id: DatabaseId) {
         lock(&self.databases).retain(|_, database| database.id != id);
@@ -329,7 +367,10 @@ impl Readers {
                 statement_time: time,
                 ..self.limits
             };
-            match reader.query(sql, parameters, bytes_max, &limits) {
+            let running = database.begin(&reader);
+            let read = reader.query(sql, parameters, bytes_max, &limits);
+            drop(running);
+            match read {
                 Ok(Read { answer, snapshot }) => {
                     database.put_back(reader);
                     // Not even an error may tell of a schema that is not committed.

@@ -532,6 +532,7 @@ impl Shard {
             } => self.read_entries(peer, from, up_to, bytes_max),
             Effect::SaveManifest { base, databases } => self.save_manifest(base, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
+            Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),

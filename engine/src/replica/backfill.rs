@@ -147,11 +147,10 @@ impl Replica {
         }
         let page_bytes = u64::from(state.page_size.bytes());
         let waiting = u64::from(file.waiting_frames(bound)) * page_bytes;
-        let wal = u64::from(state.wal_frames()) * page_bytes;
         if waiting >= self.config.backfill_bytes {
             return Some(Wish::Backfill);
         }
-        if wal >= self.config.wal_bytes_max {
+        if state.wal_bytes() >= self.config.wal_bytes_max {
             return Some(Wish::Restart);
         }
         let is_old = file

@@ -93,14 +93,12 @@ impl DatabaseState {
         !self.in_flight.is_empty()
     }
 
-    /// The frames of its WAL, without those of the batch.
-    pub(super) fn wal_frames(&self) -> u32 {
-        let newest = self
-            .in_flight
-            .back()
-            .map(|(_, end)| *end)
-            .or(self.committed);
-        newest.map_or(0, |end| end.position.frame)
+    /// The bytes of the frames in its WAL, without those of the batch.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        let in_flight = self.in_flight.back().map(|(_, end)| *end);
+        let newest = in_flight.or(self.committed);
+        let frames = newest.map_or(0, |end| end.position.frame);
+        u64::from(frames) * u64::from(self.page_size.bytes())
     }
 
     /// Forgets the entries in flight; true if there were any.

@@ -51,6 +51,8 @@ pub struct Config {
     pub backfill_ticks_max: u64,
     /// A WAL that has grown to so many bytes of frames is begun anew as soon as its readers allow.
     pub wal_bytes_max: u64,
+    /// If its readers do not allow it until the WAL has grown to this, they are ended.
+    pub wal_bytes_hard: u64,
 }
 
 impl Config {
@@ -70,6 +72,7 @@ impl Config {
             backfill_bytes: 8 << 20,
             backfill_ticks_max: 500,
             wal_bytes_max: 32 << 20,
+            wal_bytes_hard: 128 << 20,
         }
     }
 }

@@ -242,6 +242,12 @@ pub enum Effect {
         /// Where each entry that the file lacks leaves the database.
         ends: Vec<(LogIndex, CommitPoint)>,
     },
+    /// End what other threads are reading of a database at this moment: its WAL is as long as it
+    /// may get.
+    EndReads {
+        /// Which database.
+        database: DatabaseId,
+    },
     /// Nobody needs the log's entries up to here any more.
     CutLog {
         /// The last of them.

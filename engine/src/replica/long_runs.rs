@@ -202,11 +202,21 @@ impl Replica {
         }
     }
 
-    /// Ends readers that have held their snapshot for too long.
+    /// Ends readers that have held their snapshot for too long: any readers, of a database whose WAL
+    /// they have kept from being restarted until it is as long as it may get.
     pub(super) fn expire_snapshots(&mut self) {
-        let oldest = self.now.saturating_sub(self.config.snapshot_ticks);
+        let expired = self.now.saturating_sub(self.config.snapshot_ticks);
+        let hard = self.config.wal_bytes_hard;
+        for (database, state) in self.catalogue.iter() {
+            if state.wal_bytes() >= hard {
+                self.effects.push_back(Effect::EndReads { database });
+            }
+        }
         let mut idle = Vec::new();
         for (id, session) in &self.sessions {
+            let state = self.catalogue.get(session.database);
+            let is_full = state.is_some_and(|state| state.wal_bytes() >= hard);
+            let oldest = if is_full { self.now } else { expired };
             if let Some(long_run) = &session.long_run {
                 let since = session.snapshot_since_tick.unwrap_or(long_run.since_tick);
                 if !long_run.writes && since < oldest {

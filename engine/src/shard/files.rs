@@ -6,15 +6,17 @@ use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
-use crate::replica::request::Reply;
+use crate::error::Result;
+use crate::replica::request::{Reply, RequestId};
 use crate::replica::{DatabaseFile, DatabaseId, Effect, Input};
+use crate::sql::PinnedPages;
 use crate::storage::{Manifest, ManifestDatabase};
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
 
 impl Shard {
-    pub(super) fn perform_on_databases(&self, effect: Effect) {
+    pub(super) fn perform_on_databases(self: &Rc<Self>, effect: Effect) {
         let mut sql = self.sql.borrow_mut();
         let result = match effect {
             Effect::CloseSession { session } => {
@@ -79,8 +81,7 @@ impl Shard {
                 at,
                 applied,
             } => {
-                let digest = sql.digest(database, &at, applied).map(Reply::Digest);
-                self.deliver(request, digest);
+                self.hash_pages(request, sql.begin_digest(database, &at, applied));
                 Ok(None)
             }
             other => unreachable!("{other:?} is performed elsewhere"),
@@ -91,6 +92,22 @@ impl Shard {
             Ok(Some(input)) => self.replica.borrow_mut().step(input),
             Err(error) => self.halt(unusable(&error)),
         }
+    }
+
+    /// Hashes pages on another thread, and answers the request.
+    fn hash_pages(self: &Rc<Self>, request: RequestId, pages: Result<PinnedPages>) {
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let digest = match pages {
+                Ok(pages) => {
+                    let digest = glommio::executor().spawn_blocking(move || pages.digest());
+                    digest.await.map(Reply::Digest)
+                }
+                Err(error) => Err(error),
+            };
+            shard.deliver(request, digest);
+        })
+        .detach();
     }
 
     pub(super) fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {

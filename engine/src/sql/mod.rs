@@ -2,7 +2,7 @@
 //!
 //! SQLite is reached only through here and the VFS. A run begins on the shard's core ([`Sql::start`]);
 //! one that is long leaves it with its whole session ([`Started::Left`]), goes on on another thread
-//! ([`workers`]), and comes back ([`Sql::take_back`]). Everything else happens on the core.
+//! (`workers`), and comes back ([`Sql::take_back`]). Everything else happens on the core.
 
 mod authorizer;
 mod functions;
@@ -538,26 +538,43 @@ impl Sql {
         databases.map(Database::recovery_requests).sum()
     }
 
-    /// Hashes the pages of a database as of `at`.
-    pub fn digest(
+    /// Pins the pages of a database as of `at`, to be hashed on any thread.
+    pub fn begin_digest(
         &self,
         id: DatabaseId,
         at: &CommitPoint,
         applied: LogIndex,
-    ) -> Result<Digest, Error> {
-        let database = self.database(id)?;
+    ) -> Result<PinnedPages, Error> {
+        Ok(PinnedPages {
+            database: self.database(id)?.clone(),
+            past: self.past_state(id, at)?,
+            applied,
+        })
+    }
+}
+
+/// The pages of a database as of one commit.
+pub struct PinnedPages {
+    database: Database,
+    past: PastState,
+    applied: LogIndex,
+}
+
+impl PinnedPages {
+    /// Reads and hashes them all, which takes its time.
+    pub fn digest(&self) -> Result<Digest, Error> {
         let mut hash = Xxh3::new();
         let mut page_count = 0;
-        database
-            .read_pages_at(at, &mut |_, page| {
+        self.database
+            .read_page_range_at(&self.past, 1..u32::MAX, &mut |_, page| {
                 page_count += 1;
                 hash.update(page);
             })
             .map_err(|error| cannot_read(&error))?;
         Ok(Digest {
-            applied,
+            applied: self.applied,
             page_count,
-            page_size: database.page_size().bytes(),
+            page_size: self.database.page_size().bytes(),
             digest: format!("{:032x}", hash.digest128()),
         })
     }

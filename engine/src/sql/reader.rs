@@ -1,12 +1,15 @@
 //! A connection that only reads, for any thread.
 
+use std::sync::Arc;
+
 use ringlite_vfs::{Database, WalPosition};
 
 use super::RunLimits;
 use super::session::Session;
+use super::watch::Stopper;
 use crate::error::Error;
 use crate::replica::DatabaseId;
-use crate::replica::request::{Outcome, Reply, RowLimit, Source, Work};
+use crate::replica::request::{Outcome, Reply, RowLimit, Source, StopReason, Work};
 use crate::rows::{RowBatch, Value};
 
 /// A read-only connection.
@@ -36,7 +39,21 @@ pub(crate) enum ReadFailure {
     Connection(Error),
 }
 
+/// Ends what a reader is at, from another thread.
+pub(crate) struct ReadStopper(Arc<Stopper>);
+
+impl ReadStopper {
+    /// The snapshot is needed no longer: the read gets "snapshot too old".
+    pub(crate) fn end_snapshot(&self) {
+        self.0.stop(StopReason::SnapshotTooOld);
+    }
+}
+
 impl Reader {
+    pub(crate) fn stopper(&self) -> ReadStopper {
+        ReadStopper(Arc::clone(self.session.stopper()))
+    }
+
     pub(crate) fn connect(id: DatabaseId, database: &Database) -> Result<Self, Error> {
         // Before the connection, which may be of the next one.
         let generation = database.commit_point().position.generation;

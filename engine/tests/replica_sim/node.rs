@@ -359,6 +359,8 @@ impl Node {
                     due: now + self.disk_delay,
                 });
             }
+            // Nobody reads on other threads here.
+            Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {
                 self.cuts += 1;
                 self.disk.cut(up_to);
@@ -447,7 +449,8 @@ impl Node {
                 at,
                 applied,
             } => {
-                let digest = sql.digest(database, &at, applied).map(Reply::Digest);
+                let pages = sql.begin_digest(database, &at, applied);
+                let digest = pages.and_then(|pages| pages.digest()).map(Reply::Digest);
                 assert!(process.pending.remove(&request));
                 self.replies.push((request, digest));
                 None

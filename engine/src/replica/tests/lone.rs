@@ -178,6 +178,7 @@ impl Lone {
                 index,
                 commit_point: self.sql.apply(&change).unwrap().expect("a database"),
             }),
+            Effect::EndReads { .. } => None,
             Effect::RollBack { database, to } => {
                 let point = self.sql.roll_back(database, &to).unwrap();
                 point.map(|commit_point| Input::RolledBack {

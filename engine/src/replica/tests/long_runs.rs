@@ -395,6 +395,31 @@ fn a_stream_goes_away_between_two_of_its_batches() {
 }
 
 #[test]
+fn a_reader_is_ended_when_it_keeps_a_full_wal_from_being_restarted() {
+    let (mut lone, session) = leading(|config| config.wal_bytes_hard = 40_000);
+    lone.execute(session, "BEGIN");
+    let read = lone.query(session, COUNT, WHOLE);
+    lone.confirm();
+    lone.reply(read).unwrap();
+    let writer = lone.open(2);
+    let mut rounds = 0;
+    let told = loop {
+        let written = lone.execute(writer, "INSERT INTO t VALUES (NULL, 'x')");
+        lone.commit_all();
+        lone.reply(written).unwrap();
+        lone.turn([Input::Tick]);
+        let again = lone.query(session, COUNT, WHOLE);
+        if let Err(error) = lone.reply(again) {
+            break error.to_string();
+        }
+        rounds += 1;
+        assert!(rounds < 100, "the WAL may grow for ever");
+    };
+    assert!(told.contains("snapshot too old"), "{told}");
+    assert!(rounds > 2, "it was ended too early");
+}
+
+#[test]
 fn a_reader_that_holds_its_snapshot_too_long_is_told_so() {
     let is_too_old = |reply: crate::error::Result<Reply>| matches!(reply, Err(error) if error.to_string().contains("snapshot too old"));
     let (mut lone, session) = leading(|config| config.snapshot_ticks = 3);

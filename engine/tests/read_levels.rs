@@ -403,3 +403,33 @@ fn two_readers_read_more_than_one() {
     println!("ratios, and those of the time on a core: {ratios:.2?}");
     assert!(ratios[2].0 >= 1.6, "the second core adds too little");
 }
+
+/// The WAL may not grow for as long as a read takes.
+#[test]
+fn a_read_that_keeps_a_full_wal_from_being_restarted_is_ended() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::builder(directory.path()).start().unwrap();
+    let database = node.database("app").unwrap();
+    database
+        .execute("CREATE TABLE t (x INTEGER PRIMARY KEY, y BLOB)", ())
+        .unwrap();
+    database.execute("INSERT INTO t VALUES (1, NULL)", ()).unwrap();
+    let reading = node.database("app").unwrap();
+    let reader = std::thread::spawn(move || {
+        let began = Instant::now();
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                       SELECT count(*) FROM n, t";
+        let error = reading.query_with(ReadLevel::LOCAL, endless, ());
+        (error.unwrap_err().to_string(), began.elapsed())
+    });
+    let began = Instant::now();
+    while !reader.is_finished() {
+        database
+            .execute("UPDATE t SET y = randomblob(2000000) WHERE x = 1", ())
+            .unwrap();
+        assert!(began.elapsed() < Duration::from_secs(20), "the WAL grows");
+    }
+    let (error, took) = reader.join().unwrap();
+    assert!(error.contains("snapshot too old"), "{error}");
+    assert!(took < Duration::from_secs(20), "only by time");
+}

@@ -21,7 +21,7 @@ use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
 use crate::readers::Readers;
 use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
-use crate::replica::{Config, Input, NodeAddress, Replica, Status};
+use crate::replica::{self, Config, Input, NodeAddress, Replica, Status};
 use crate::shard::{self, Shard};
 use crate::sql::workers::WorkerCores;
 use crate::sql::{self, RunLimits, Sql};
@@ -103,6 +103,7 @@ pub struct NodeBuilder {
     core: Option<usize>,
     segment_bytes: u64,
     transaction_bytes: u64,
+    wal_bytes: u64,
     vacuum_directory: Option<PathBuf>,
     limits: RunLimits,
     snapshot_time: Duration,
@@ -158,6 +159,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn transaction_bytes(mut self, bytes: u64) -> Self {
         self.transaction_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of pages the WAL in memory of a database may hold before it is begun anew, 32
+    /// MiB unless told. A quarter of it is moved into the file at once; readers that stand in the
+    /// way are ended at four times as much. Less takes less memory, more writes less to the disk.
+    #[must_use]
+    pub fn wal_bytes(mut self, bytes: u64) -> Self {
+        self.wal_bytes = bytes;
         self
     }
 
@@ -230,6 +240,7 @@ impl NodeBuilder {
         let setup = ShardSetup {
             members: self.members,
             transaction_bytes: self.transaction_bytes,
+            wal_bytes: self.wal_bytes,
             limits: self.limits,
             vacuum_directory,
             snapshot_time: self.snapshot_time,
@@ -378,6 +389,7 @@ impl Node {
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
             transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
+            wal_bytes: replica::WAL_BYTES_DEFAULT,
             limits: RunLimits::default(),
             snapshot_time: Duration::from_secs(30),
         }
@@ -534,6 +546,7 @@ impl Drop for Node {
 struct ShardSetup {
     members: Vec<NodeAddress>,
     transaction_bytes: u64,
+    wal_bytes: u64,
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
@@ -663,6 +676,7 @@ async fn start_shard(
         ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));
     let mut config = Config::new(raft, members.clone());
     config.snapshot_ticks = shard::ticks(setup.snapshot_time);
+    config.set_wal_bytes(setup.wal_bytes);
     let replica = Replica::new(
         config,
         ringlite_raft::HardState {

@@ -413,7 +413,9 @@ fn a_read_that_keeps_a_full_wal_from_being_restarted_is_ended() {
     database
         .execute("CREATE TABLE t (x INTEGER PRIMARY KEY, y BLOB)", ())
         .unwrap();
-    database.execute("INSERT INTO t VALUES (1, NULL)", ()).unwrap();
+    database
+        .execute("INSERT INTO t VALUES (1, NULL)", ())
+        .unwrap();
     let reading = node.database("app").unwrap();
     let reader = std::thread::spawn(move || {
         let began = Instant::now();

@@ -39,6 +39,8 @@ impl LoneNode {
             .arg("--data")
             .arg(data)
             .args(["--listen", &address, "--segment-mib", "4"])
+            // So little that backfills and restarts of the WAL go on all the time.
+            .args(["--wal-kib", "64"])
             .arg("--stop-with-parent")
             .args(["--core", &allowed_core(core).to_string()])
             .stdin(Stdio::null())

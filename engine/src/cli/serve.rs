@@ -37,6 +37,10 @@ pub(crate) struct ServeArgs {
     /// kept in memory until it is committed
     #[arg(long, value_name = "BYTES", default_value_t = crate::sql::TRANSACTION_BYTES_DEFAULT)]
     transaction_bytes: u64,
+    /// How much of a database is kept in memory before it is moved into its file, in KiB
+    #[arg(long, value_name = "KIB", default_value_t = 32 << 10,
+          value_parser = clap::value_parser!(u64).range(16..=64 << 20))]
+    wal_kib: u64,
     /// How long a statement may run, in ms; 0 for no limit
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     statement_time: u64,
@@ -112,6 +116,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         )
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
+        .wal_bytes(args.wal_kib << 10)
         .statement_time(Duration::from_millis(args.statement_time))
         .snapshot_time(Duration::from_millis(args.snapshot_time));
     if let Some(core) = args.core {

@@ -21,6 +21,9 @@ impl fmt::Display for NodeAddress {
     }
 }
 
+/// How large the WAL of a database gets before it is begun anew.
+pub(crate) const WAL_BYTES_DEFAULT: u64 = 32 << 20;
+
 /// Settings and bounds of a replica. Times are in ticks of its runtime.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,10 +72,17 @@ impl Config {
             batches_in_flight_max: 1,
             uncommitted_bytes_max: 64 << 20,
             part_bytes: payload::PART_BYTES,
-            backfill_bytes: 8 << 20,
+            backfill_bytes: WAL_BYTES_DEFAULT / 4,
             backfill_ticks_max: 500,
-            wal_bytes_max: 32 << 20,
-            wal_bytes_hard: 128 << 20,
+            wal_bytes_max: WAL_BYTES_DEFAULT,
+            wal_bytes_hard: WAL_BYTES_DEFAULT * 4,
         }
+    }
+
+    /// Sets the bounds that follow from the size of a WAL.
+    pub(crate) fn set_wal_bytes(&mut self, bytes: u64) {
+        self.backfill_bytes = bytes / 4;
+        self.wal_bytes_max = bytes;
+        self.wal_bytes_hard = bytes.saturating_mul(4);
     }
 }

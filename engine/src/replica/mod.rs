@@ -39,6 +39,7 @@ use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
+pub(crate) use config::WAL_BYTES_DEFAULT;
 pub use config::{Config, NodeAddress};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};

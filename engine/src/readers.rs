@@ -23,6 +23,9 @@ const READERS_KEPT: usize = 16;
 /// A read whose connection was rolled back under it begins anew so often.
 const ATTEMPTS: usize = 3;
 
+/// How long a read may keep even a full WAL from being restarted.
+const FULL_GRACE: Duration = Duration::from_secs(1);
+
 /// How fresh the answer to a read has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -161,7 +164,14 @@ pub(crate) struct ReadDatabase {
     committed: Mutex<WalPosition>,
     idle: Mutex<Vec<Reader>>,
     /// What is being read at this moment, by number.
-    running: Mutex<(u64, BTreeMap<u64, ReadStopper>)>,
+    running: Mutex<RunningReads>,
+}
+
+#[derive(Default)]
+struct RunningReads {
+    numbered: u64,
+    /// Since when, and how to end it.
+    reads: BTreeMap<u64, (Instant, ReadStopper)>,
 }
 
 /// A read that can be ended from another thread as long as this lives.
@@ -172,7 +182,7 @@ struct Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        lock(&self.database.running).1.remove(&self.number);
+        lock(&self.database.running).reads.remove(&self.number);
     }
 }
 
@@ -193,9 +203,10 @@ impl ReadDatabase {
 
     fn begin(&self, reader: &Reader) -> Running<'_> {
         let mut running = lock(&self.running);
-        running.0 += 1;
-        let number = running.0;
-        running.1.insert(number, reader.stopper());
+        running.numbered += 1;
+        let number = running.numbered;
+        let began = Instant::now();
+        running.reads.insert(number, (began, reader.stopper()));
         Running {
             database: self,
             number,
@@ -323,14 +334,15 @@ impl Readers {
         lock(&self.databases).insert(name.to_owned(), database);
     }
 
-    /// Ends what is being read of a database at this moment.
+    /// Ends what has been read of a database for longer than [`FULL_GRACE`].
     pub(crate) fn end_reads(&self, id: DatabaseId) {
         for database in lock(&self.databases).values() {
             if database.id == id {
-                lock(&database.running)
-                    .1
-                    .values()
-                    .for_each(ReadStopper::end_snapshot);
+                for (began, stopper) in lock(&database.running).reads.values() {
+                    if began.elapsed() >= FULL_GRACE {
+                        stopper.end_snapshot();
+                    }
+                }
             }
         }
     }

@@ -40,8 +40,9 @@ enum Stage {
         database: DatabaseId,
         restarts: bool,
     },
-    /// The pages are being written, or the file is being synced.
-    Writing,
+    /// The pages are being written, up to the entry `newest` if readers let it, or the file is
+    /// being synced.
+    Writing { newest: Option<LogIndex> },
     /// The manifest is being saved with what the file holds now.
     Recording,
 }
@@ -128,7 +129,7 @@ impl Replica {
                     self.end_stage();
                 }
             }
-            Stage::Announcing { .. } | Stage::Writing | Stage::Recording => {}
+            Stage::Announcing { .. } | Stage::Writing { .. } | Stage::Recording => {}
         }
     }
 
@@ -228,7 +229,8 @@ impl Replica {
         };
         let ends: Vec<_> = state.file.ends_up_to(bound).copied().collect();
         let is_parked = self.backfills.parked().is_some();
-        self.backfills.stage = Stage::Writing;
+        let newest = ends.last().map(|(index, _)| *index);
+        self.backfills.stage = Stage::Writing { newest };
         self.effects.push_back(if restarts {
             Effect::RestartWal { database, ends }
         } else {
@@ -242,15 +244,19 @@ impl Replica {
     /// The file of `database` holds everything up to the entry `end`, durably; `None`: readers
     /// stood in the way.
     pub(super) fn backfilled(&mut self, database: DatabaseId, end: Option<LogIndex>) {
-        let bound = self.fileable();
+        let Stage::Writing { newest } = self.backfills.stage else {
+            unreachable!("no backfill was asked for in {:?}", self.backfills.stage);
+        };
         let now = self.now;
         if let Some(state) = self.catalogue.get_mut(database) {
-            let wanted = state.file.ends_up_to(bound).last().map(|(index, _)| *index);
             if let Some(end) = end {
                 state.file.written(end);
             }
             state.file.synced(now);
-            if end < wanted {
+            if newest.is_some() {
+                state.file.is_blocked = end < newest;
+            }
+            if end < newest {
                 state.file.not_before = now + RETRY_TICKS;
             }
         }
@@ -269,6 +275,7 @@ impl Replica {
             self.postpone(database);
         }
         if let Some(state) = self.catalogue.get_mut(database) {
+            state.file.is_blocked = commit_point.is_none();
             if let Some(end) = end {
                 state.file.written(end);
             }
@@ -277,6 +284,7 @@ impl Replica {
                 state.file.wal_restarted();
             }
         }
+        self.backfills.stage = Stage::Writing { newest: None };
         self.effects.push_back(Effect::Backfill {
             database,
             ends: Vec::new(),

@@ -40,6 +40,8 @@ pub(super) struct FileState {
     pub(super) dirty_since: Option<u64>,
     /// Not to be written before this tick.
     pub(super) not_before: u64,
+    /// Whether readers stood in the way of the last backfill or restart.
+    pub(super) is_blocked: bool,
 }
 
 impl FileState {

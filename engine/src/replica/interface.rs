@@ -242,8 +242,8 @@ pub enum Effect {
         /// Where each entry that the file lacks leaves the database.
         ends: Vec<(LogIndex, CommitPoint)>,
     },
-    /// End what other threads are reading of a database at this moment: its WAL is as long as it
-    /// may get.
+    /// End what other threads have been reading of a database for some time: its WAL is as long as
+    /// it may get.
     EndReads {
         /// Which database.
         database: DatabaseId,

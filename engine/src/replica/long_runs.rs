@@ -12,11 +12,14 @@
 
 use ringlite_vfs::{Capture, WalPosition};
 
-use super::catalogue::{DatabaseId, SnapshotContent};
+use super::catalogue::{DatabaseId, DatabaseState, SnapshotContent};
 use super::gate::Held;
 use super::request::{RequestId, SessionId, StopReason, Work};
 use super::{Effect, Replica};
 use crate::error::Error;
+
+/// How long a reader may keep even a full WAL from being restarted, in ticks.
+const FULL_GRACE_TICKS: u64 = 100;
 
 /// A run that left the core.
 #[derive(Debug)]
@@ -207,16 +210,19 @@ impl Replica {
     pub(super) fn expire_snapshots(&mut self) {
         let expired = self.now.saturating_sub(self.config.snapshot_ticks);
         let hard = self.config.wal_bytes_hard;
+        let is_full = |state: &DatabaseState| state.file.is_blocked && state.wal_bytes() >= hard;
         for (database, state) in self.catalogue.iter() {
-            if state.wal_bytes() >= hard {
+            if is_full(state) {
                 self.effects.push_back(Effect::EndReads { database });
             }
         }
         let mut idle = Vec::new();
         for (id, session) in &self.sessions {
             let state = self.catalogue.get(session.database);
-            let is_full = state.is_some_and(|state| state.wal_bytes() >= hard);
-            let oldest = if is_full { self.now } else { expired };
+            let oldest = match state.is_some_and(is_full) {
+                true => self.now.saturating_sub(FULL_GRACE_TICKS),
+                false => expired,
+            };
             if let Some(long_run) = &session.long_run {
                 let since = session.snapshot_since_tick.unwrap_or(long_run.since_tick);
                 if !long_run.writes && since < oldest {

@@ -159,6 +159,9 @@ impl Session {
 
     /// Runs one piece of work, within what [`Watch::begin`] was told.
     pub(super) fn run(&mut self, work: Work) -> Outcome {
+        if work != Work::Continue {
+            self.stopper.watch.forget_stop();
+        }
         let outcome = self.run_work(work);
         match outcome {
             // SQLite says only that it was interrupted.

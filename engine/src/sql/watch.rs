@@ -108,7 +108,6 @@ impl Watch {
             0 => NEVER,
             limit => now.saturating_add(limit),
         };
-        self.stop.store(0, Ordering::Relaxed);
         self.statement_time_ns.store(limit, Ordering::Relaxed);
         self.stops_at.store(stops_at, Ordering::Relaxed);
         self.pauses_at.store(
@@ -117,6 +116,12 @@ impl Watch {
         );
         self.may_write.store(may_write, Ordering::Relaxed);
         self.writes.store(writes, Ordering::Relaxed);
+    }
+
+    /// Forgets why an earlier statement was stopped. Not between two batches of one: it may have been
+    /// stopped just after the first was read, which SQLite tells with the next one.
+    pub(super) fn forget_stop(&self) {
+        self.stop.store(0, Ordering::Relaxed);
     }
 
     /// The run may pause from now on, by this pauser; or no longer.

@@ -178,7 +178,25 @@ impl Lone {
                 index,
                 commit_point: self.sql.apply(&change).unwrap().expect("a database"),
             }),
-            Effect::EndReads { .. } => None,
+            Effect::EndReads { .. } | Effect::CutLog { .. } => None,
+            Effect::SaveManifest { .. } => Some(Input::ManifestSaved),
+            Effect::Backfill { database, ends } => {
+                let begun = self.sql.begin_backfill(database, &ends).unwrap();
+                let end = begun.map(|(end, mut backfill)| {
+                    while backfill.write_slice(usize::MAX).unwrap() {}
+                    backfill.publish();
+                    end
+                });
+                Some(Input::Backfilled { database, end })
+            }
+            Effect::RestartWal { database, ends } => {
+                let (end, commit_point) = self.sql.restart_wal(database, &ends).unwrap();
+                Some(Input::WalRestarted {
+                    database,
+                    end,
+                    commit_point,
+                })
+            }
             Effect::RollBack { database, to } => {
                 let point = self.sql.roll_back(database, &to).unwrap();
                 point.map(|commit_point| Input::RolledBack {

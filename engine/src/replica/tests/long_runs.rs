@@ -396,7 +396,7 @@ fn a_stream_goes_away_between_two_of_its_batches() {
 
 #[test]
 fn a_reader_is_ended_when_it_keeps_a_full_wal_from_being_restarted() {
-    let (mut lone, session) = leading(|config| config.wal_bytes_hard = 40_000);
+    let (mut lone, session) = leading(|config| config.set_wal_bytes(30_000));
     lone.execute(session, "BEGIN");
     let read = lone.query(session, COUNT, WHOLE);
     lone.confirm();
@@ -407,7 +407,9 @@ fn a_reader_is_ended_when_it_keeps_a_full_wal_from_being_restarted() {
         let written = lone.execute(writer, "INSERT INTO t VALUES (NULL, 'x')");
         lone.commit_all();
         lone.reply(written).unwrap();
-        lone.turn([Input::Tick]);
+        for _ in 0..5 {
+            lone.turn([Input::Tick]);
+        }
         let again = lone.query(session, COUNT, WHOLE);
         if let Err(error) = lone.reply(again) {
             break error.to_string();

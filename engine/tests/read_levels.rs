@@ -45,7 +45,23 @@ impl Cluster {
         };
         let database = cluster.leader().database("app").unwrap();
         database.execute("CREATE TABLE t (x)", ()).unwrap();
+        cluster.wait_for_the_database();
         cluster
+    }
+
+    /// Waits until every node has applied the creation of the database and of its table.
+    fn wait_for_the_database(&self) {
+        let deadline = Instant::now() + TIMEOUT;
+        for node in self.nodes.iter().flatten() {
+            let has_table = || {
+                let database = node.database("app")?;
+                database.query_with(ReadLevel::LOCAL, "SELECT x FROM t", ())
+            };
+            while let Err(error) = has_table() {
+                assert!(Instant::now() < deadline, "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 
     fn leader_place(&self) -> usize {

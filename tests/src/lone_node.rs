@@ -67,13 +67,22 @@ impl LoneNode {
             {
                 return Ok(client);
             }
+            if let Some(finished) = self.finished() {
+                return Err(finished);
+            }
             if Instant::now() > deadline {
+                let threads = self.threads();
                 // It may have ended just now.
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-            }
-            if let Some(finished) = self.finished() {
-                return Err(finished);
+                return Err(Finished {
+                    code: None,
+                    stdout: String::new(),
+                    stderr: format!(
+                        "{}(killed after 20 s; its threads: {threads})",
+                        self.words()
+                    ),
+                });
             }
             thread::sleep(POLL);
         }
@@ -133,6 +142,18 @@ impl LoneNode {
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// Where its threads are in the kernel.
+    fn threads(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let mut threads = String::new();
+        for task in tasks.into_iter().flatten().flatten() {
+            for file in ["comm", "syscall", "stack"] {
+                threads += &std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            }
+        }
+        threads
     }
 
     /// What it has written to its standard error so far.

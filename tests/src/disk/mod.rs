@@ -113,13 +113,24 @@ impl Disk {
     /// If the kernel refuses.
     pub fn mount(&self) -> io::Result<Mounted<'_>> {
         let path = self.directory.join("mounted");
-        rustix::mount::mount(
-            &self.loop_device,
-            &path,
-            "ext4",
-            MountFlags::empty(),
-            None::<&std::ffi::CStr>,
-        )?;
+        let deadline = Instant::now() + UNMOUNT_TIMEOUT;
+        loop {
+            let mounted = rustix::mount::mount(
+                &self.loop_device,
+                &path,
+                "ext4",
+                MountFlags::empty(),
+                None::<&std::ffi::CStr>,
+            );
+            match mounted {
+                Ok(()) => break,
+                // Some other program is looking at the device.
+                Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(Mounted { disk: self, path })
     }
 }

@@ -421,3 +421,27 @@ fn a_torn_tail_is_cut_and_the_node_starts() {
     assert_eq!(scene::integer(&mut client, "SELECT count(*) FROM t"), 29);
     assert_eq!(scene::integer(&mut client, "SELECT max(a) FROM t"), 109);
 }
+
+#[test]
+fn a_node_whose_database_file_is_gone_says_so() {
+    let directory = directory();
+    let mut cluster = scene::start(PROGRAM, directory.path(), 1);
+    let mut client = scene::open(&mut cluster, DATABASE);
+    client.execute("CREATE TABLE t (a)", &[]).unwrap();
+    drop(client);
+    // Its pages are in the file soon, and the log may be cut.
+    let node = cluster.process_of(1).unwrap();
+    let pid = rustix::process::Pid::from_raw(node.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while cluster.dead_node().is_none() {
+        assert!(Instant::now() < deadline, "it does not stop");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    cluster.kill(1);
+    let file = cluster.data_of(1).join("shard-0/databases").join(DATABASE);
+    std::fs::remove_file(file).unwrap();
+    cluster.start_node(1).unwrap();
+    let words = death_of(&mut cluster, 1);
+    assert!(words.contains("is gone from this node"), "{words}");
+}

@@ -27,6 +27,8 @@ pub(super) struct Backfills {
     base: LogIndex,
     /// Everything goes into the files, however little it is: the node stops.
     flushes: bool,
+    /// The database that was looked after last: the others come first.
+    last: Option<DatabaseId>,
 }
 
 #[derive(Debug, Default)]
@@ -104,17 +106,14 @@ impl Replica {
     pub(super) fn drive_backfill(&mut self) {
         match self.backfills.stage {
             Stage::Idle => {
-                let bound = self.fileable();
-                let next = self
-                    .catalogue
-                    .iter()
-                    .find_map(|(id, state)| Some((id, self.wants(state, bound)?)));
+                let next = self.next_wish();
+                self.backfills.last = next.as_ref().map(|(id, _)| *id).or(self.backfills.last);
                 match next {
                     Some((database, Wish::Backfill)) => self.announce(database, false),
                     Some((database, Wish::Restart)) => {
                         self.backfills.stage = Stage::Draining {
                             database,
-                            deadline: self.now + DRAIN_TICKS_MAX,
+                            deadline: self.now + self.drain_ticks(database),
                         };
                         self.drive_backfill();
                     }
@@ -141,6 +140,30 @@ impl Replica {
         self.applied.min(raft.durable).min(whole)
     }
 
+    /// What is to be done next. The databases take turns, or a busy one would hold the log for all.
+    fn next_wish(&self) -> Option<(DatabaseId, Wish)> {
+        let bound = self.fileable();
+        let wish = |(id, state)| Some((id, self.wants(state, bound)?));
+        let last = self.backfills.last;
+        let mut wishes: Vec<_> = self.catalogue.iter().filter_map(wish).collect();
+        wishes.sort_by_key(|(id, _)| (Some(*id) <= last, *id));
+        wishes.into_iter().next()
+    }
+
+    /// For how long the writers of a database may be kept waiting. The further its WAL is above its
+    /// limit, the longer: those that have the lock may need some time to come to their end.
+    fn drain_ticks(&self, database: DatabaseId) -> u64 {
+        let wal = self
+            .catalogue
+            .get(database)
+            .map_or(0, DatabaseState::wal_bytes);
+        match wal {
+            wal if wal >= self.config.wal_bytes_hard => self.config.write_idle_ticks,
+            wal if wal >= 2 * self.config.wal_bytes_max => 50 * DRAIN_TICKS_MAX,
+            _ => DRAIN_TICKS_MAX,
+        }
+    }
+
     fn wants(&self, state: &DatabaseState, bound: LogIndex) -> Option<Wish> {
         let file = &state.file;
         if self.now < file.not_before {
@@ -148,7 +171,9 @@ impl Replica {
         }
         let page_bytes = u64::from(state.page_size.bytes());
         let waiting = u64::from(file.waiting_frames(bound)) * page_bytes;
-        if waiting >= self.config.backfill_bytes {
+        // Where backfill cannot keep up, only waiting writers let it.
+        let is_behind = state.wal_bytes() >= 2 * self.config.wal_bytes_max;
+        if waiting >= self.config.backfill_bytes && !is_behind {
             return Some(Wish::Backfill);
         }
         if state.wal_bytes() >= self.config.wal_bytes_max {
@@ -319,11 +344,24 @@ impl Replica {
             base = base.min(restore.prev());
         }
         let mut databases = Vec::new();
-        // A database whose creation is not durable in this node's log yet is created again by a
-        // restart, if that finds its entry.
-        let known = |(id, _): &(DatabaseId, _)| id.0 <= bound;
-        for (id, state) in self.catalogue.iter_mut().filter(known) {
-            state.file.follow(bound);
+        debug_assert!(
+            !self
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Apply { .. })),
+            "something is applied of which the files know nothing yet"
+        );
+        for (id, state) in self.catalogue.iter_mut() {
+            if id.0 > bound {
+                // Its creation is not durable in this node's log yet. A restart makes it again, from
+                // the log alone.
+                base = base.min(state.made_from.prev());
+                continue;
+            }
+            // Of one whose file is gone the log has to tell the end.
+            if state.committed.is_some() {
+                state.file.follow(bound);
+            }
             base = base.min(state.file.applied);
             databases.push(DatabaseFile {
                 id,

@@ -27,6 +27,8 @@ pub(super) struct DatabaseState {
     pub(super) name: String,
     /// Known once the runtime has opened the file.
     pub(super) page_size: PageSize,
+    /// The first entry that is needed to make it again.
+    pub(super) made_from: LogIndex,
     /// How far its file has got.
     pub(super) file: FileState,
     /// The state at the commit index; unknown until the runtime has opened the file.
@@ -184,7 +186,13 @@ impl Catalogue {
 
     /// Enters a database whose creation is committed; false if the name exists (two clients on
     /// two leaders asked for it), in which case the older one stays.
-    pub(super) fn insert(&mut self, id: DatabaseId, name: &str, file: FileState) -> bool {
+    pub(super) fn insert(
+        &mut self,
+        id: DatabaseId,
+        name: &str,
+        made_from: LogIndex,
+        file: FileState,
+    ) -> bool {
         if self.by_name.contains_key(name) {
             return false;
         }
@@ -194,6 +202,7 @@ impl Catalogue {
             DatabaseState {
                 name: name.to_owned(),
                 page_size: PageSize::DEFAULT,
+                made_from,
                 file,
                 committed: None,
                 in_flight: VecDeque::new(),

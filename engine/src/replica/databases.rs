@@ -410,7 +410,9 @@ impl Replica {
             self.remove_database(database, REPLACED);
         }
         if arrival.arrived_bytes != arrival.file_bytes
-            || !self.catalogue.insert(id, name, FileState::new(id.0, id.0))
+            || !self
+                .catalogue
+                .insert(id, name, restore.0, FileState::new(id.0, id.0))
         {
             // The leader has looked before it proposed this.
             let reason = format!(

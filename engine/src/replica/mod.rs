@@ -152,7 +152,10 @@ impl Replica {
         };
         for database in databases {
             let file = FileState::new(database.applied, database.target);
-            if replica.catalogue.insert(database.id, &database.name, file) {
+            if replica
+                .catalogue
+                .insert(database.id, &database.name, database.id.0, file)
+            {
                 replica.effects.push_back(Effect::OpenDatabase {
                     id: database.id,
                     name: database.name.clone(),
@@ -339,7 +342,25 @@ impl Replica {
         self.now += 1;
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
+        self.require_files();
         self.drive_backfill();
+    }
+
+    /// A leader has applied everything that its log tells of: a database whose file was gone at the
+    /// start, and that no entry has ended since, is lost here.
+    fn require_files(&mut self) {
+        let mut databases = self.catalogue.iter();
+        let lost = databases.find(|(_, state)| self.serving && state.committed.is_none());
+        let reason = lost.map(|(_, state)| {
+            format!(
+                "the file of database {:?} is gone from this node's directory, and the log does not hold \
+                 all of it any more: put the file back",
+                state.name
+            )
+        });
+        if let Some(reason) = reason {
+            self.effects.push_back(Effect::Halt { reason });
+        }
     }
 
     fn propose_batch(&mut self) {

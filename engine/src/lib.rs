@@ -49,3 +49,5 @@ pub use parameters::{Parameters, ToValue};
 pub use readers::ReadLevel;
 pub use rows::{Column, ColumnIndex, ColumnKind, Row, RowBatch, Rows, Value};
 pub use storage::StorageError;
+#[doc(hidden)] // For the simulated disks of the tests.
+pub use storage::image;

@@ -16,6 +16,8 @@ pub mod reference;
 pub mod scene;
 pub mod segments;
 pub mod shell;
+pub mod sim;
+pub mod sim_farm;
 pub mod trace;
 pub mod victim;
 pub mod workload;

@@ -16,7 +16,7 @@ mod statement;
 mod watch;
 pub(crate) mod workers;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ pub struct Sql {
     restores: HashMap<RestoreId, RestoreFile>,
     /// None while a session runs, here or away.
     sessions: HashMap<SessionId, Option<Box<Session>>>,
-    away: HashMap<SessionId, Away>,
+    /// In an order, so that captures come in the same one in each simulated run.
+    away: BTreeMap<SessionId, Away>,
     runs: u64,
     stacks: Stacks,
     limits: RunLimits,
@@ -118,7 +119,7 @@ impl Sql {
             databases: HashMap::new(),
             sessions: HashMap::new(),
             restores: HashMap::new(),
-            away: HashMap::new(),
+            away: BTreeMap::new(),
             runs: 0,
             stacks: Stacks::default(),
             limits: RunLimits::default(),

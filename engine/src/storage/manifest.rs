@@ -173,7 +173,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn paths_in(shard: &Path) -> [PathBuf; 2] {
+pub(super) fn paths_in(shard: &Path) -> [PathBuf; 2] {
     NAMES.map(|name| shard.join(name))
 }
 

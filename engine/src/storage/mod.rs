@@ -14,6 +14,8 @@ mod directory;
 mod durable;
 mod hard_state;
 mod identity;
+#[doc(hidden)] // For the simulated disks of the tests.
+pub mod image;
 mod log;
 mod manifest;
 mod recovered;

@@ -189,6 +189,11 @@ impl Recovered {
         self.log.last
     }
 
+    /// Whether an unfinished write at the end of the log was cut off.
+    pub(super) fn is_torn(&self) -> bool {
+        self.log.cut.is_some()
+    }
+
     /// The next epoch is above every one that was ever used.
     pub(super) fn newest_epoch(&self) -> u64 {
         self.log.epoch.max(self.hard_state.log_epoch)

@@ -3,37 +3,76 @@
 
 use std::collections::BTreeSet;
 
-use ringlite::replica::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use ringlite::replica::request::{Digest, Reply, Request, RequestId, SessionId, SessionOptions};
 use ringlite::replica::{Input, Status};
 use ringlite::{Error, Result, Value};
 use ringlite_raft::LogIndex;
 
-use super::network::Weather;
+use super::client::Client;
+use super::clock::TICK;
+use super::cluster::{Cluster, DIGEST_SESSION, DIGESTED};
+use super::disk::Health;
 use super::operation::{ALL_TOKENS, CENTS, DATABASES, REGISTERS, SCHEMA, query, rows_of, text};
-use super::{Cluster, DIGEST_SESSION, DIGESTED, ELECTION_TICKS_MAX, TICK};
+use super::tally::Kind;
 
-/// How long anything may take once all is well.
-const PATIENCE: u64 = 20 * ELECTION_TICKS_MAX as u64 * TICK;
+/// How many election timeouts anything may take once all is well.
+const PATIENCE_TIMEOUTS: u64 = 20;
 
 impl Cluster {
-    /// Everything is repaired: all nodes run, all links work, nothing is lost any more.
+    /// Everything is repaired that can be: all nodes run, all links work, nothing is lost any more.
     pub(crate) fn heal(&mut self) {
         self.is_stormy = false;
-        self.network.cut.clear();
-        self.network.weather = Weather::CALM;
-        self.bounds.slow_disk = 0;
+        self.network.heal();
         for at in 0..self.nodes.len() {
-            self.nodes[at].stands_still_until = 0;
-            self.nodes[at].crashes_at = None;
-            if self.nodes[at].process.is_none() {
+            let node = &mut self.nodes[at];
+            node.stands_still_until = 0;
+            node.crashes_at = None;
+            node.disk.health = Health::default();
+            (node.file_fails, node.read_fails) = (false, false);
+            if node.process.is_none() && node.refuses.is_none() {
                 self.start(at);
             }
         }
     }
 
+    /// Whether a majority of the nodes has not refused to start.
+    pub(crate) fn can_recover(&self) -> bool {
+        self.sound().len() * 2 > self.nodes.len()
+    }
+
+    fn patience(&self) -> u64 {
+        PATIENCE_TIMEOUTS * u64::from(self.settings.election_ticks_max) * TICK
+    }
+
+    /// Without a majority nobody leads, and no client is told that something was written, nor
+    /// what there is to read.
+    pub(crate) fn check_refusal(&mut self) {
+        // An old leader finds out first.
+        let election = u64::from(self.settings.election_ticks_max) * TICK;
+        for _ in 0..3 * election {
+            self.step();
+        }
+        let told = |cluster: &Cluster| {
+            let tally = &cluster.oracle.tally;
+            (tally.of(Kind::Acknowledged), tally.of(Kind::Read))
+        };
+        let before = told(self);
+        for at in 0..self.clients.len() {
+            if self.clients[at].is_idle() {
+                self.begin_operation(at);
+            }
+        }
+        for _ in 0..self.patience() {
+            self.step();
+            assert_eq!(self.leader(), None, "a minority has a leader");
+            assert_eq!(told(self), before, "a minority answers");
+        }
+        self.oracle.check_histories();
+    }
+
     /// Steps until `done`, which has to be soon.
     fn settle(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
-        let deadline = self.now + PATIENCE;
+        let deadline = self.now + self.patience();
         while !done(self) {
             assert!(
                 self.now < deadline,
@@ -68,7 +107,7 @@ impl Cluster {
             database: database.to_owned(),
             create: true,
         };
-        let deadline = self.now + PATIENCE;
+        let deadline = self.now + self.patience();
         loop {
             assert!(self.now < deadline, "no answer from {database}");
             self.settle("an election", |cluster| cluster.leader().is_some());
@@ -128,7 +167,7 @@ impl Cluster {
     /// Once all is well everything ends, works and agrees.
     pub(crate) fn check(&mut self) {
         self.settle("the operations", |cluster| {
-            cluster.clients.iter().all(super::Client::is_idle)
+            cluster.clients.iter().all(Client::is_idle)
         });
         let mut tokens = BTreeSet::new();
         for database in 0..DATABASES {
@@ -188,7 +227,10 @@ impl Cluster {
             for row in self.rows(&name, &sql) {
                 if let [Value::Integer(version), Value::Integer(token)] = row.as_slice() {
                     let register = (database, key);
-                    self.oracle.observe(register, 0, *version, *token as u64);
+                    self.oracle
+                        .versions
+                        .observe(register, 0, *version, *token as u64);
+                    self.oracle.see(*token as u64);
                 }
             }
         }
@@ -199,30 +241,31 @@ impl Cluster {
         let status = |cluster: &mut Cluster, at: usize| -> Status {
             cluster.nodes[at].running().replica.status()
         };
+        let sound = self.sound();
         self.settle("agreement", |cluster| {
-            let first = status(cluster, 0).commit;
-            (0..cluster.nodes.len()).all(|at| {
-                let status = status(cluster, at);
+            let first = status(cluster, sound[0]).commit;
+            sound.iter().all(|at| {
+                let status = status(cluster, *at);
                 (status.commit, status.applied, status.last) == (first, first, first)
             })
         });
-        let applied = status(self, 0).applied;
-        let names = status(self, 0).databases;
+        let applied = status(self, sound[0]).applied;
+        let names = status(self, sound[0]).databases;
         for name in names {
-            let mut digests = BTreeSet::new();
-            for at in 0..self.nodes.len() {
-                digests.insert(self.digest_of(at, &name, applied));
+            for at in &sound {
+                let digest = self.digest_of(*at, &name, applied);
+                assert_eq!(digest.applied, applied, "the log moves without a client");
+                self.oracle.digest(&name, applied.0, &digest.digest);
             }
-            assert_eq!(digests.len(), 1, "replicas of {name} differ: {digests:?}");
         }
-        for at in 0..self.nodes.len() {
+        for at in sound {
             assert_eq!(self.nodes[at].recovery_requests(), 0);
             let process = self.nodes[at].running();
             assert!(process.pending.is_empty(), "{:?}", process.pending);
         }
     }
 
-    fn digest_of(&mut self, at: usize, name: &str, index_min: LogIndex) -> String {
+    fn digest_of(&mut self, at: usize, name: &str, index_min: LogIndex) -> Digest {
         self.digest_serial += 1;
         let id = RequestId {
             session: SessionId(0),
@@ -240,7 +283,7 @@ impl Cluster {
         self.settle("a digest", |cluster| cluster.overheard.is_some());
         self.listens_to = None;
         match self.overheard.take() {
-            Some(Ok(Reply::Digest(digest))) => format!("{} {}", digest.applied, digest.digest),
+            Some(Ok(Reply::Digest(digest))) => digest,
             other => panic!("a digest was expected, and this came: {other:?}"),
         }
     }

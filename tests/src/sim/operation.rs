@@ -8,8 +8,10 @@ use ringlite::replica::request::{Admin, Reply, Request, RowLimit, SessionOptions
 use ringlite::{Error, RowBatch, Value};
 use rusqlite::ffi;
 
+use super::invariants::linearizable::CallId;
 use super::oracle::Oracle;
 use super::random::Random;
+use super::tally::Kind;
 
 /// The databases that exist from the start, and what is in each.
 pub(crate) const DATABASES: usize = 2;
@@ -27,6 +29,9 @@ const RESTORED_ROWS: i64 = 50;
 /// Pieces that it is sent in.
 const PIECES: usize = 3;
 
+/// The weights of all kinds of operation together.
+const KINDS: u64 = 126;
+
 /// Row ids from here on are used by one operation each.
 const UNCONTESTED: u64 = 1 << 32;
 
@@ -39,6 +44,9 @@ pub(crate) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS transfer (token INTEGER PRIMARY KEY);
     CREATE TABLE IF NOT EXISTS large (token INTEGER, part INTEGER, data TEXT);
     CREATE TABLE IF NOT EXISTS history (key INTEGER, version INTEGER, token INTEGER, PRIMARY KEY (key, version));
+    CREATE TABLE IF NOT EXISTS list (key INTEGER, position INTEGER, token INTEGER, PRIMARY KEY (key, position));
+    CREATE TABLE IF NOT EXISTS cell (key INTEGER PRIMARY KEY, value INTEGER);
+    CREATE TABLE IF NOT EXISTS noise (id INTEGER PRIMARY KEY, number INTEGER, day REAL, blob BLOB);
     CREATE TRIGGER IF NOT EXISTS remember AFTER UPDATE ON register BEGIN
         INSERT INTO history VALUES (new.key, new.version, new.token);
     END;";
@@ -46,7 +54,8 @@ pub(crate) const SCHEMA: &str = "
 /// Every token in one of the first databases.
 pub(crate) const ALL_TOKENS: &str = "
     SELECT token FROM item UNION ALL SELECT token FROM transfer UNION ALL
-    SELECT token FROM history UNION ALL SELECT DISTINCT token FROM large";
+    SELECT token FROM history UNION ALL SELECT DISTINCT token FROM large UNION ALL
+    SELECT DISTINCT token FROM list";
 
 /// What a successful answer, or a constraint error, means.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +78,18 @@ pub(crate) enum Meaning {
     },
     /// The same as the last time, as it is still the same transaction.
     SameRegister,
+    /// A list; within a transaction, after the first look at another one, not `fresh`.
+    List {
+        key: u64,
+        fresh: bool,
+    },
+    /// Something was appended to a list or two.
+    Appended,
+    /// A cell's value; with `write`, it was written.
+    Cell {
+        key: u64,
+        write: Option<u64>,
+    },
     /// The sum of all accounts.
     Sum,
     /// Large writes of which not all parts are there: none.
@@ -133,6 +154,7 @@ pub(crate) struct Operation {
     asked: Option<Meaning>,
     floor: i64,
     register: Option<(i64, u64)>,
+    call: Option<CallId>,
     /// How long the client waits before it asks for the next batch of an answer.
     batch_pause: u64,
     /// Whether the session is closed in the middle.
@@ -173,9 +195,9 @@ impl Operation {
             Role::Any => (
                 random.below(DATABASES as u64),
                 random.below(REGISTERS),
-                random.below(100),
+                random.below(KINDS),
             ),
-            Role::Other => (0, random.below(REGISTERS), random.below(100)),
+            Role::Other => (0, random.below(REGISTERS), random.below(KINDS)),
             Role::Writer => (1, 0, 28),
             Role::Reader => (1, 0, random.one_of(&[42, 42, 42, 85])),
         };
@@ -200,7 +222,10 @@ impl Operation {
             93..94 => operation.drop_fleeting(),
             94..95 => operation.restore(random),
             95..96 => operation.read_restored(),
-            _ => operation.create(oracle, random),
+            96..98 => operation.create(oracle, random),
+            98..112 => operation.use_cell(oracle, random),
+            112..120 => operation.append(oracle, random),
+            _ => operation.read_lists(random),
         }
         // A session whose database may be gone is of no use any more.
         operation.walks_out = random.per_mille(40) || operation.name == FLEETING;
@@ -218,6 +243,7 @@ impl Operation {
             asked: None,
             floor: 0,
             register: None,
+            call: None,
             batch_pause: 0,
             walks_out: false,
         }
@@ -253,7 +279,12 @@ impl Operation {
         let insert = |id, token| format!("INSERT INTO item VALUES ({id}, {token});");
         // Rows of scripts are out of the way of those who contest rows.
         let row = UNCONTESTED + first;
-        match random.below(4) {
+        match random.below(5) {
+            // What depends on chance and on time is the same on all nodes.
+            4 => {
+                let noise = "INSERT OR REPLACE INTO noise VALUES (1, random(), julianday('now'), randomblob(8))";
+                self.commit_step(execute(insert(row, first) + noise), Meaning::Committed, 0);
+            }
             0 => {
                 let second = self.new_token(oracle);
                 let sql = insert(row, first) + &insert(UNCONTESTED + second, second);
@@ -322,6 +353,58 @@ impl Operation {
             self.step(execute(statement), Meaning::Nothing, random.below(3));
         }
         self.commit_step(execute("COMMIT"), Meaning::Committed, pause);
+    }
+
+    /// A row at the end of a list; or of both lists, in a transaction that looks at both.
+    fn append(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let token = self.new_token(oracle);
+        let append = |key: u64| {
+            format!(
+                "INSERT INTO list SELECT {key}, coalesce(max(position), 0) + 1, {token} FROM list WHERE key = {key}"
+            )
+        };
+        let (first, second) = random.one_of(&[(0, 1), (1, 0)]);
+        if random.per_mille(500) {
+            self.commit_step(execute(append(first)), Meaning::Appended, 0);
+            return;
+        }
+        let pause = random.one_of(&[0, 0, 3, 20]);
+        self.options.begin_immediate = random.per_mille(700);
+        self.step(execute("BEGIN"), Meaning::Nothing, 0);
+        self.read_list(first, true, 0);
+        self.step(execute(append(first)), Meaning::Nothing, pause);
+        self.read_list(second, false, 0);
+        self.step(execute(append(second)), Meaning::Nothing, pause);
+        self.commit_step(execute("COMMIT"), Meaning::Appended, pause);
+    }
+
+    fn read_lists(&mut self, random: &mut Random) {
+        let key = random.below(2);
+        self.read_list(key, true, 0);
+    }
+
+    fn read_list(&mut self, key: u64, fresh: bool, pause: u64) {
+        let sql = format!("SELECT token FROM list WHERE key = {key} ORDER BY position");
+        self.step(query(sql), Meaning::List { key, fresh }, pause);
+    }
+
+    /// A register without a version, for the search for a linear order.
+    fn use_cell(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        (self.database, self.name) = (0, "db0".to_owned());
+        let key = oracle.histories.register();
+        if random.per_mille(500) {
+            let write = None;
+            let sql = format!("SELECT value FROM cell WHERE key = {key}");
+            self.step(query(sql), Meaning::Cell { key, write }, 0);
+        } else {
+            let value = oracle.token_of_no_row();
+            let write = Some(value);
+            let sql = format!(
+                "INSERT INTO cell VALUES ({key}, {value})
+                 ON CONFLICT DO UPDATE SET value = excluded.value RETURNING value"
+            );
+            self.commit_step(query(sql), Meaning::Cell { key, write }, 0);
+        }
     }
 
     fn read_all(&mut self) {
@@ -427,10 +510,17 @@ impl Operation {
         self.steps.front().map(|step| step.pause)
     }
 
-    pub(crate) fn ask(&mut self, oracle: &Oracle) -> Request {
+    pub(crate) fn ask(&mut self, oracle: &mut Oracle) -> Request {
         let step = self.steps.pop_front().expect("a step to come");
         if let Meaning::Register { key, .. } = step.meaning {
-            self.floor = oracle.floor((self.database, key));
+            self.floor = oracle.versions.floor((self.database, key));
+        }
+        if let Meaning::List { key, fresh } = step.meaning {
+            let floor = oracle.lists.floor((self.database, key));
+            self.floor = if fresh { floor as i64 } else { 0 };
+        }
+        if let Meaning::Cell { key, write } = step.meaning {
+            self.call = oracle.histories.call(key, write);
         }
         if let Meaning::RestoredRows = step.meaning {
             self.floor = i64::from(oracle.restores > 0);
@@ -464,8 +554,24 @@ impl Operation {
     fn succeeded(&mut self, meaning: Meaning, reply: Reply, oracle: &mut Oracle) {
         match meaning {
             Meaning::Nothing => {}
-            Meaning::Dropped => oracle.drops += 1,
-            Meaning::Restored => oracle.restores += 1,
+            Meaning::Dropped => oracle.tally.count(Kind::Dropped),
+            Meaning::Restored => {
+                oracle.restores += 1;
+                oracle.tally.count(Kind::Restored);
+            }
+            Meaning::Appended => {
+                oracle.tally.count(Kind::Appended);
+                self.acknowledge(oracle);
+            }
+            Meaning::List { key, .. } => self.see_list(key, &reply, oracle),
+            Meaning::Cell { write, .. } => {
+                oracle.tally.count(Kind::Read);
+                let found = found_in_cell(&reply);
+                if let Some(call) = self.call.take() {
+                    let value = write.is_none().then_some(found);
+                    oracle.histories.succeeded(call, value);
+                }
+            }
             Meaning::Present => assert_eq!(rows_of(reply).rows, [[Value::Integer(1)]]),
             Meaning::RestoredRows => {
                 assert_eq!(rows_of(reply).rows, [[Value::Integer(RESTORED_ROWS)]]);
@@ -477,13 +583,18 @@ impl Operation {
             }
             Meaning::Duplicate { row } => panic!("row {row} was there, and now it is not"),
             Meaning::Register { key, write } => {
-                oracle.reads += 1;
+                oracle.tally.count(Kind::Read);
                 let (version, token) = pair_of(&reply);
                 if write {
                     assert!(version > self.floor, "a write on an old state");
                     assert_eq!(self.tokens, [token]);
                 }
-                oracle.observe((self.database, key), self.floor, version, token);
+                oracle
+                    .versions
+                    .observe((self.database, key), self.floor, version, token);
+                if token != 0 {
+                    oracle.see(token);
+                }
                 self.register = Some((version, token));
                 if write {
                     self.acknowledge(oracle);
@@ -493,11 +604,11 @@ impl Operation {
                 assert_eq!(Some(pair_of(&reply)), self.register, "one transaction");
             }
             Meaning::Sum => {
-                oracle.reads += 1;
+                oracle.tally.count(Kind::Read);
                 assert_eq!(rows_of(reply).rows, [[Value::Integer(CENTS)]]);
             }
             Meaning::Halves => {
-                oracle.reads += 1;
+                oracle.tally.count(Kind::Read);
                 assert!(rows_of(reply).rows.is_empty(), "half a transaction");
             }
             Meaning::Returning => {
@@ -519,12 +630,15 @@ impl Operation {
                 for token in std::mem::take(&mut self.tokens) {
                     oracle.leave_unknown(token);
                 }
+                if let Some(call) = self.call.take() {
+                    oracle.histories.unknown(call);
+                }
                 return;
             }
             (Error::Sqlite { code, .. }, Meaning::Duplicate { row })
                 if *code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
             {
-                oracle.constraint_errors += 1;
+                oracle.tally.count(Kind::ConstraintError);
                 oracle.row_exists(self.database, row);
                 self.walks_out = false;
                 self.acknowledge(oracle);
@@ -532,7 +646,7 @@ impl Operation {
             (Error::Sqlite { code, .. }, Meaning::Inserted { row })
                 if *code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
             {
-                oracle.constraint_errors += 1;
+                oracle.tally.count(Kind::ConstraintError);
                 oracle.row_exists(self.database, row);
                 self.walks_out = false;
             }
@@ -560,12 +674,31 @@ impl Operation {
     }
 
     fn end(&mut self, is_lost: bool, oracle: &mut Oracle) {
+        match self.call.take() {
+            Some(call) if is_lost => oracle.histories.unknown(call),
+            Some(call) => oracle.histories.refused(call),
+            None => {}
+        }
         for token in std::mem::take(&mut self.tokens) {
             if is_lost && self.asked_commit {
                 oracle.leave_unknown(token);
             } else {
                 oracle.refuse(token);
             }
+        }
+    }
+
+    /// A list, as somebody was shown it.
+    fn see_list(&mut self, key: u64, reply: &Reply, oracle: &mut Oracle) {
+        oracle.tally.count(Kind::Read);
+        let mut found = tokens_of(reply);
+        // In its own transaction a write is seen before it has happened.
+        found.retain(|token| !self.tokens.contains(token));
+        oracle
+            .lists
+            .observe((self.database, key), self.floor as usize, &found);
+        for token in found {
+            oracle.see(token);
         }
     }
 
@@ -577,7 +710,7 @@ impl Operation {
 }
 
 /// A small database file with pages of 512 bytes.
-fn restored_file() -> &'static [u8] {
+pub(crate) fn restored_file() -> &'static [u8] {
     static FILE: OnceLock<Vec<u8>> = OnceLock::new();
     FILE.get_or_init(|| {
         let directory = tempfile::tempdir().expect("a directory");
@@ -599,6 +732,24 @@ pub(crate) fn rows_of(reply: Reply) -> RowBatch {
     match reply {
         Reply::Rows(batch) => batch,
         other => panic!("rows were expected, and this came: {other:?}"),
+    }
+}
+
+fn tokens_of(reply: &Reply) -> Vec<u64> {
+    let rows = rows_of(reply.clone()).rows;
+    let token = |row: &Vec<Value>| match row.as_slice() {
+        [Value::Integer(token)] => *token as u64,
+        other => panic!("a token was expected: {other:?}"),
+    };
+    rows.iter().map(token).collect()
+}
+
+/// The value of a cell; 0 if nobody has written it yet.
+fn found_in_cell(reply: &Reply) -> u64 {
+    match tokens_of(reply).as_slice() {
+        [] => 0,
+        [value] => *value,
+        other => panic!("one value was expected: {other:?}"),
     }
 }
 

@@ -1,171 +1,69 @@
-//! A whole cluster in one thread: real replicas over real SQLite; network, disks, clock, clients
-//! and faults are simulated. A run is a function of its seed.
-
-mod checks;
-mod client;
-mod disk;
-pub(crate) mod faults;
-mod network;
-mod node;
-mod operation;
-mod oracle;
-mod random;
+//! The cluster: nodes, clients and the network between them, one unit of time after the other.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ringlite::replica::Input;
 use ringlite::replica::request::{Reply, RequestId, SessionId};
-use ringlite::replica::{Config, Input, NodeAddress};
-use ringlite_raft::{LogIndex, NodeId};
+use ringlite_raft::{AppendResult, LogIndex, Message, NodeId, Role as RaftRole, Term};
+use tempfile::TempDir;
 
-use client::{Client, Wish};
-use faults::Faults;
-use network::{Network, Weather};
-use node::Node;
-use operation::{FLEETING, Operation, RESTORED, Role};
-use oracle::Oracle;
-use random::Random;
+use super::client::{Client, Wish};
+use super::faults::Faults;
+use super::invariants::{
+    Invariants, acknowledged_entries, durable_quorum, held_by_all, leader_completeness,
+};
+use super::network::{Network, Weather};
+use super::node::Node;
+use super::operation::{FLEETING, Operation, RESTORED, Role};
+use super::oracle::Oracle;
+use super::random::Random;
+use super::settings::Settings;
+use super::sqlite;
+use super::tally::{Kind, Tally};
 
-/// Units of simulated time per tick.
-const TICK: u64 = 4;
-/// The longest election timeout, in ticks.
-const ELECTION_TICKS_MAX: u32 = 50;
 /// Sessions from here on ask for digests, each of one of these databases.
-const DIGEST_SESSION: u64 = 1 << 32;
-const DIGESTED: [&str; 4] = ["db0", "db1", FLEETING, RESTORED];
-
-/// The settings that differ from run to run.
-#[derive(Clone, Copy)]
-struct Bounds {
-    batches_in_flight_max: usize,
-    uncommitted_bytes_max: usize,
-    write_queue_max: usize,
-    write_idle_ticks: u64,
-    part_bytes: usize,
-    log_cache_bytes_max: usize,
-    election_timeout_ticks_max: u32,
-    slow_disk: u64,
-    backfill_bytes: u64,
-    backfill_ticks_max: u64,
-    wal_bytes_max: u64,
-}
+pub(super) const DIGEST_SESSION: u64 = 1 << 32;
+pub(super) const DIGESTED: [&str; 4] = ["db0", "db1", FLEETING, RESTORED];
 
 pub(crate) struct Cluster {
-    now: u64,
-    nodes: Vec<Node>,
-    clients: Vec<Client>,
-    network: Network,
-    random: Random,
-    pub(crate) faults: Faults,
-    oracle: Oracle,
-    bounds: Bounds,
+    pub(crate) settings: Settings,
+    pub(crate) now: u64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) clients: Vec<Client>,
+    pub(super) network: Network,
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) invariants: Invariants,
+    pub(super) oracle: Oracle,
+    pub(super) tally: Tally,
     /// Whether nodes and clients have faults and work.
-    is_stormy: bool,
-    sessions: u64,
-    digest_serial: u64,
+    pub(super) is_stormy: bool,
+    pub(super) sessions: u64,
+    pub(super) digest_serial: u64,
     /// The checks' own request, and its answer.
-    listens_to: Option<RequestId>,
-    overheard: Option<ringlite::Result<Reply>>,
-    restarts: u64,
+    pub(super) listens_to: Option<RequestId>,
+    pub(super) overheard: Option<ringlite::Result<Reply>>,
     /// A hash over everything that happened.
     pub(crate) trace: u64,
-}
-
-/// What a run was good for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Yield {
-    pub(crate) acknowledged: u64,
-    pub(crate) refused: u64,
-    pub(crate) unknown: u64,
-    pub(crate) reads: u64,
-    pub(crate) constraint_errors: u64,
-    pub(crate) digests: u64,
-    pub(crate) restarts: u64,
-    pub(crate) roll_backs: u64,
-    pub(crate) torn: u64,
-    pub(crate) lost: u64,
-    pub(crate) repeated: u64,
-    pub(crate) storage_reads: u64,
-    pub(crate) databases: u64,
-    pub(crate) stand_stills: u64,
-    pub(crate) drops: u64,
-    pub(crate) restores: u64,
-    pub(crate) backfills: u64,
-    pub(crate) wal_restarts: u64,
-    pub(crate) cuts: u64,
-    pub(crate) long_runs: u64,
-}
-
-impl Yield {
-    pub(crate) fn add(&mut self, other: &Yield) {
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.reads += other.reads;
-        self.constraint_errors += other.constraint_errors;
-        self.digests += other.digests;
-        self.restarts += other.restarts;
-        self.roll_backs += other.roll_backs;
-        self.torn += other.torn;
-        self.lost += other.lost;
-        self.repeated += other.repeated;
-        self.storage_reads += other.storage_reads;
-        self.databases += other.databases;
-        self.stand_stills += other.stand_stills;
-        self.drops += other.drops;
-        self.restores += other.restores;
-        self.backfills += other.backfills;
-        self.wal_restarts += other.wal_restarts;
-        self.cuts += other.cuts;
-        self.long_runs += other.long_runs;
-    }
-
-    /// Whether so many seeds have given enough to be worth their time.
-    pub(crate) fn is_rich(&self, seeds: u64) -> bool {
-        let rare = [
-            self.unknown,
-            self.refused,
-            self.constraint_errors,
-            self.roll_backs,
-            self.torn,
-            self.lost,
-            self.repeated,
-            self.storage_reads,
-            self.databases,
-            self.stand_stills,
-            self.drops,
-            self.restores,
-            self.backfills,
-            self.wal_restarts,
-            self.cuts,
-            self.long_runs,
-        ];
-        self.acknowledged > 40 * seeds
-            && self.reads > 20 * seeds
-            && self.digests > 5 * seeds
-            && rare.iter().all(|count| *count > 0)
-    }
+    _directory: TempDir,
 }
 
 impl Cluster {
-    pub(crate) fn new(seed: u64, size: usize) -> Cluster {
+    pub(crate) fn new(seed: u64) -> Cluster {
         let mut random = Random::new(seed);
-        let nodes = (1..=size as u64)
-            .map(|id| Node::new(id, random.below(TICK), random.number()))
-            .collect();
-        let bounds = Bounds {
-            batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),
-            uncommitted_bytes_max: random.one_of(&[1, 20_000, 1 << 20]),
-            write_queue_max: random.one_of(&[1, 3, 100]),
-            write_idle_ticks: random.one_of(&[15, 40]),
-            part_bytes: random.one_of(&[5_000, 9_000, 1 << 20]),
-            log_cache_bytes_max: random.one_of(&[0, 20_000, 1 << 20]),
-            // The longer it is, the longer an old leader goes on beside a new one.
-            election_timeout_ticks_max: random.one_of(&[20, ELECTION_TICKS_MAX]),
-            slow_disk: random.one_of(&[0, 50, 300]),
-            backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
-            backfill_ticks_max: random.one_of(&[5, 100]),
-            wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
+        let settings = Settings::drawn(seed, &mut random);
+        // Files are synced, which memory does faster.
+        let shared_memory = std::path::Path::new("/dev/shm");
+        let directory = if shared_memory.is_dir() {
+            tempfile::tempdir_in(shared_memory)
+        } else {
+            tempfile::tempdir()
         };
+        let directory = directory.expect("a directory");
+        let size = settings.size;
+        let nodes = (0..size)
+            .map(|at| Node::new(at, directory.path(), &settings, &mut random))
+            .collect();
         let is_focused = random.per_mille(500);
         let clients = (0..random.between(3, 12))
             .map(|client| {
@@ -183,67 +81,73 @@ impl Cluster {
             nodes,
             clients,
             network: Network::new(),
-            faults: Faults::new(&mut random),
+            faults: Faults::new(&settings, &mut random),
+            invariants: Invariants::default(),
             oracle: Oracle::default(),
-            bounds,
+            tally: Tally::default(),
             is_stormy: false,
             sessions: 0,
             digest_serial: 0,
             listens_to: None,
             overheard: None,
-            restarts: 0,
-            trace: 0,
+            trace: seed,
             random,
+            settings,
+            _directory: directory,
         };
-        let leave_per_mille = cluster.random.one_of(&[0, 50, 500]);
         for at in 0..size {
-            cluster.nodes[at].leave_per_mille = leave_per_mille;
             cluster.start(at);
         }
         cluster.create_schema();
         cluster
     }
 
-    fn note(&mut self, what: impl Hash) {
+    pub(super) fn note(&mut self, what: impl Hash) {
         let mut hasher = DefaultHasher::new();
         (self.trace, what).hash(&mut hasher);
         self.trace = hasher.finish();
     }
 
     /// Starts a node from what its disk holds.
-    fn start(&mut self, at: usize) {
-        self.restarts += 1;
-        let size = self.nodes.len() as u64;
-        let voters = (1..=size).map(NodeId).collect();
-        let seed = self.random.number();
-        let mut raft = ringlite_raft::Config::new(NodeId(at as u64 + 1), voters, seed);
-        raft.election_timeout_ticks_min = 10;
-        raft.election_timeout_ticks_max = self.bounds.election_timeout_ticks_max;
-        raft.heartbeat_ticks = 2;
-        raft.append_bytes_max = 12_000;
-        raft.window_bytes_max = 30_000;
-        raft.log_cache_bytes_max = self.bounds.log_cache_bytes_max;
-        let members = (1..=size).map(|id| NodeAddress {
-            id: NodeId(id),
-            address: format!("node{id}"),
-        });
-        let mut config = Config::new(raft, members.collect());
-        config.write_wait_ticks = 60;
-        config.write_idle_ticks = self.bounds.write_idle_ticks;
-        config.write_queue_max = self.bounds.write_queue_max;
-        config.batches_in_flight_max = self.bounds.batches_in_flight_max;
-        config.uncommitted_bytes_max = self.bounds.uncommitted_bytes_max;
-        config.part_bytes = self.bounds.part_bytes;
-        config.backfill_bytes = self.bounds.backfill_bytes;
-        config.backfill_ticks_max = self.bounds.backfill_ticks_max;
-        config.wal_bytes_max = self.bounds.wal_bytes_max;
-        self.nodes[at].start(config, self.now);
+    pub(super) fn start(&mut self, at: usize) {
+        let config = self.settings.config(at, self.random.number());
+        let started = self.nodes[at].start(config, self.now);
+        if let Err(reason) = started {
+            self.note(("refuses", at));
+            assert!(
+                self.faults.atlas.is_damaged(at),
+                "node {at} does not start, though its disk is as it should be: {reason}"
+            );
+            self.tally.count(Kind::RefusedStart);
+            self.nodes[at].refuses = Some(reason);
+            return;
+        }
+        let status = self.nodes[at].running().replica.status();
+        self.note(("start", at, status.term, status.last.0, status.commit.0));
+        self.invariants.seen.restarted(at, status.term);
+        let log = &self.nodes[at].told;
+        let mut before = log.base.term;
+        for (index, held) in &log.entries {
+            self.invariants.entries.appended(*index, *held, before);
+            before = held.term;
+        }
+        self.flush(at);
     }
 
-    /// The process dies and the power fails. Peers and clients may learn of the lost connection.
-    fn crash(&mut self, at: usize) {
-        self.note(("crash", at));
-        self.nodes[at].disk.crash(&mut self.random);
+    /// The process ends, with the power of its node or alone. Peers and clients may learn of it.
+    pub(super) fn crash(&mut self, at: usize, power_fails: bool) {
+        self.note(("crash", at, power_fails));
+        if power_fails {
+            self.tally.count(Kind::PowerLoss);
+            self.nodes[at].disk.lose_power(&mut self.tally);
+        } else {
+            self.tally.count(Kind::Kill);
+            self.nodes[at].disk.kill(&mut self.tally);
+        }
+        self.end_process(at);
+    }
+
+    fn end_process(&mut self, at: usize) {
         drop(self.nodes[at].forget());
         for peer in 0..self.nodes.len() {
             if self.random.per_mille(700) {
@@ -259,7 +163,7 @@ impl Cluster {
     }
 
     /// `at` notices that its connection with `peer` was reset.
-    fn lose_connection(&mut self, at: usize, peer: usize) {
+    pub(super) fn lose_connection(&mut self, at: usize, peer: usize) {
         if at != peer
             && let Some(process) = &mut self.nodes[at].process
         {
@@ -272,9 +176,10 @@ impl Cluster {
     pub(crate) fn step_in_storm(&mut self) {
         if !self.is_stormy {
             self.is_stormy = true;
-            self.network.weather = Weather::drawn(&mut self.random);
+            let slow_time_max = 5 * u64::from(self.settings.election_ticks_max) * 4;
+            self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
         }
-        faults::strike(self);
+        self.strike();
         for at in 0..self.clients.len() {
             if self.clients[at].is_idle() && self.random.per_mille(400) {
                 self.begin_operation(at);
@@ -291,7 +196,7 @@ impl Cluster {
         self.step();
     }
 
-    fn begin_operation(&mut self, client: usize) {
+    pub(super) fn begin_operation(&mut self, client: usize) {
         let role = self.clients[client].role;
         let next = match role {
             // It knows better than to write where a write would only hang.
@@ -315,15 +220,15 @@ impl Cluster {
     }
 
     fn hears_a_majority(&self, at: usize) -> bool {
-        let cut = &self.network.cut;
-        let linked = |peer: &usize| !cut.contains(&(at, *peer)) && !cut.contains(&(*peer, at));
+        let is_cut = |link| self.network.is_cut(link, self.now);
+        let linked = |peer: &usize| !is_cut((at, *peer)) && !is_cut((*peer, at));
         (0..self.nodes.len()).filter(linked).count() > self.nodes.len() / 2
     }
 
     /// One unit of time.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.now += 1;
-        for (from, to, message) in self.network.arrivals(self.now) {
+        for (from, to, message) in self.network.arrivals(self.now, &mut self.tally) {
             if let Some(process) = &mut self.nodes[to].process {
                 let from = NodeId(from as u64 + 1);
                 process.inbox.push_back(Input::Receive { from, message });
@@ -385,21 +290,17 @@ impl Cluster {
 
     /// One node handles what has come in: in one turn, or in several.
     fn run(&mut self, at: usize) {
-        if self.now < self.nodes[at].stands_still_until {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        if now < node.stands_still_until {
             return;
         }
-        let (now, slow) = (self.now, self.random.per_mille(self.bounds.slow_disk));
-        let node = &mut self.nodes[at];
-        node.disk_delay = if slow {
-            self.random.between(2, 60)
-        } else {
-            self.random.between(1, 2)
-        };
+        sqlite::set_time(node.clock.julian_day(now));
         node.gather(now);
-        if now % TICK == node.tick_phase {
-            node.running().inbox.push_back(Input::Tick);
-        }
+        let ticks = node.clock.ticks(now);
+        node.disk.tick(ticks);
         let inbox = &mut node.running().inbox;
+        inbox.extend((0..ticks).map(|_| Input::Tick));
         if inbox.len() > 1 && self.random.per_mille(200) {
             // Links and clients are read in any order.
             let asked_first = self.random.per_mille(500);
@@ -410,23 +311,64 @@ impl Cluster {
         }
         while let Some(input) = self.nodes[at].running().inbox.pop_front() {
             self.nodes[at].input(input, now);
+            let status = self.nodes[at].running().replica.status();
+            self.invariants.seen.step(at, status.term, status.commit);
             if self.random.per_mille(150) {
                 self.nodes[at].end_turn(now);
+                self.look(at);
             }
         }
         self.nodes[at].end_turn(now);
         self.flush(at);
     }
 
+    /// Checks what a node has done to its log, at the end of a turn.
+    fn look(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        for (index, held, before) in std::mem::take(&mut node.appended) {
+            self.invariants.entries.appended(index, held, before);
+        }
+        let cut = node.cut.take();
+        if node.trouble.is_some() {
+            // The turn has no end.
+            return;
+        }
+        let status = node.running().replica.status();
+        let node = &self.nodes[at];
+        if status.role == RaftRole::Leader && self.invariants.elections.leads(at, Term(status.term))
+        {
+            self.tally.count(Kind::Election);
+            let committed = &self.invariants.committed;
+            leader_completeness::check(&node.told.entries, node.told.base.index, committed);
+        }
+        for index in node.checked.0 + 1..=status.commit.0 {
+            let index = LogIndex(index);
+            let entry = node.told.entries.get(&index).copied();
+            let entry = entry.expect("what is committed is in the log");
+            if self.invariants.committed.commits(index, entry) {
+                self.tally.count(Kind::Commit);
+                let disks = self.nodes.iter().map(|node| &node.disk);
+                durable_quorum::check(disks, index, entry);
+            }
+        }
+        if let Some(index) = cut {
+            let disks = self.nodes.iter().map(|node| &node.disk);
+            held_by_all::check(disks, index, &self.invariants.committed);
+        }
+        self.nodes[at].checked = status.commit.max(self.nodes[at].checked);
+    }
+
     /// Hands out what the node has to say.
     fn flush(&mut self, at: usize) {
+        self.look(at);
+        let status = self.nodes[at].running().replica.status();
         for (to, message) in std::mem::take(&mut self.nodes[at].sent) {
             self.note((at, to.0, message.term().0));
             let to = to.0 as usize - 1;
-            self.network
-                .send((at, to), &message, self.now, &mut self.random);
+            self.check_message(at, to, &message, status.term);
+            let tools = (&mut self.random, &mut self.tally);
+            self.network.send((at, to), &message, self.now, tools);
         }
-        let status = self.nodes[at].running().replica.status();
         self.note((status.term, status.last.0, status.commit.0));
         let size = self.nodes.len();
         for (id, reply) in std::mem::take(&mut self.nodes[at].replies) {
@@ -448,10 +390,37 @@ impl Cluster {
                 self.clients[client].node = after;
             }
         }
+        if let Some(trouble) = self.nodes[at].trouble {
+            // The runtime stops a node whose disk fails.
+            self.note(("trouble", at, trouble));
+            self.nodes[at].disk.kill(&mut self.tally);
+            self.end_process(at);
+        }
+    }
+
+    fn check_message(&mut self, from: usize, to: usize, message: &Message, current: u64) {
+        match message {
+            Message::VoteReply {
+                term,
+                granted: true,
+            } => self.invariants.elections.voted(from, *term, to),
+            Message::AppendReply {
+                term,
+                result: AppendResult::Accepted { match_index },
+            } => acknowledged_entries::check(&self.nodes[from].disk, *match_index, term.0, current),
+            _ => {}
+        }
+        let says_own_term = !matches!(
+            message,
+            Message::PreVote { .. } | Message::PreVoteReply { granted: true, .. }
+        );
+        if says_own_term {
+            self.invariants.seen.said(from, message.term().0);
+        }
     }
 
     /// The node that leads and serves in the highest term.
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let serves = |at: &usize| {
             self.nodes[*at].process.as_ref().is_some_and(|process| {
                 let leader = process.replica.leader();
@@ -465,29 +434,22 @@ impl Cluster {
         (0..self.nodes.len()).filter(serves).max_by_key(term)
     }
 
-    pub(crate) fn harvest(&self) -> Yield {
-        let nodes = || self.nodes.iter();
-        Yield {
-            acknowledged: self.oracle.acknowledged,
-            refused: self.oracle.refused,
-            unknown: self.oracle.unknown,
-            reads: self.oracle.reads,
-            constraint_errors: self.oracle.constraint_errors,
-            digests: self.oracle.digests_taken() as u64,
-            restarts: self.restarts,
-            roll_backs: nodes().map(|node| node.roll_backs).sum(),
-            long_runs: nodes().map(|node| node.long_runs).sum(),
-            torn: nodes().map(|node| node.disk.torn).sum(),
-            lost: self.network.lost,
-            repeated: self.network.repeated,
-            storage_reads: nodes().map(|node| node.storage_reads).sum(),
-            databases: self.oracle.extra_databases,
-            stand_stills: self.faults.struck.stand_stills,
-            drops: self.oracle.drops,
-            restores: self.oracle.restores,
-            backfills: nodes().map(|node| node.backfills).sum(),
-            wal_restarts: nodes().map(|node| node.wal_restarts).sum(),
-            cuts: nodes().map(|node| node.cuts).sum(),
+    /// The nodes that have not refused to start.
+    pub(super) fn sound(&self) -> Vec<usize> {
+        let sound = |at: &usize| self.nodes[*at].refuses.is_none();
+        (0..self.nodes.len()).filter(sound).collect()
+    }
+
+    pub(crate) fn harvest(&self) -> Tally {
+        let mut sum = self.tally.clone();
+        sum.merge(&self.oracle.tally);
+        for node in &self.nodes {
+            sum.merge(&node.tally);
         }
+        let rates = self.settings.clock_rates.iter();
+        let wrong = rates.filter(|rate| **rate != 1000).count();
+        sum.add(Kind::ClockRate, wrong as u64);
+        sum.add(Kind::Created, self.oracle.extra_databases);
+        sum
     }
 }

@@ -1,17 +1,21 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::time::Duration;
 
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
+use ringlite::replica::{Config, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{IoId, LogIndex, Message, NodeId};
+use ringlite_raft::{Entry, IoId, LogBase, LogIndex, Message, NodeId, Term};
 use ringlite_vfs::{Backfill, VfsError};
-use tempfile::TempDir;
 
-use super::disk::Disk;
+use super::clock::Clock;
+use super::disk::{Disk, Held, Trouble};
 use super::random::Random;
+use super::settings::Settings;
+use super::sqlite;
+use super::tally::{Kind, Tally};
 
 /// A request to read entries, under way.
 struct Reading {
@@ -53,101 +57,163 @@ pub(crate) struct Process {
     persisted: IoId,
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
-    /// A manifest that is being saved, and when it is on the medium.
-    saving: Option<(u64, (LogIndex, Vec<DatabaseFile>))>,
     filing: Option<Filing>,
+    /// The file of each database.
+    names: BTreeMap<DatabaseId, String>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
 }
 
+/// An entry as a node was told to append it: its index, what it is, and the term before it.
+pub(crate) type Appended = (LogIndex, Held, Term);
+
+/// The log that the disk will hold once it has done all that it was told.
+#[derive(Default)]
+pub(crate) struct ToldLog {
+    pub(crate) base: LogBase,
+    pub(crate) entries: BTreeMap<LogIndex, Held>,
+}
+
+impl ToldLog {
+    fn append(&mut self, truncate_from: Option<LogIndex>, entries: &[Entry]) -> Vec<Appended> {
+        if let Some(from) = truncate_from {
+            self.entries.split_off(&from);
+        }
+        let mut appended = Vec::new();
+        for entry in entries {
+            let last = self.entries.last_key_value();
+            let (last, before) = last.map_or((self.base.index, self.base.term), |(index, held)| {
+                (*index, held.term)
+            });
+            assert_eq!(entry.index, last.next(), "an append leaves a gap");
+            let held = Held::of(entry);
+            self.entries.insert(entry.index, held);
+            appended.push((entry.index, held, before));
+        }
+        appended
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    data: TempDir,
+    temporary: std::path::PathBuf,
     /// None while the node is down.
     pub(crate) process: Option<Process>,
+    /// Why it does not start any more: damage that it has found.
+    pub(crate) refuses: Option<String>,
+    /// Why it has to stop.
+    pub(crate) trouble: Option<Trouble>,
     pub(crate) disk: Disk,
-    pub(crate) tick_phase: u64,
+    pub(crate) clock: Clock,
     /// How many of a thousand runs leave the core.
-    pub(crate) leave_per_mille: u64,
+    leave_per_mille: u64,
     /// What its threads do.
     threads: Random,
     /// Until then the process gets no time.
     pub(crate) stands_still_until: u64,
     /// Then the power fails, just after a long turn.
     pub(crate) crashes_at: Option<u64>,
-    /// How long the disk takes for a write that begins now.
-    pub(crate) disk_delay: u64,
+    /// The next write of a database's file fails, or the next read of the log.
+    pub(crate) file_fails: bool,
+    pub(crate) read_fails: bool,
+    pub(crate) told: ToldLog,
+    /// What was appended since the checkers have looked.
+    pub(crate) appended: Vec<Appended>,
+    /// The checkers have looked at what is committed up to here.
+    pub(crate) checked: LogIndex,
     pub(crate) sent: Vec<(NodeId, Message)>,
     pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
-    pub(crate) storage_reads: u64,
-    pub(crate) roll_backs: u64,
-    pub(crate) backfills: u64,
-    pub(crate) wal_restarts: u64,
-    pub(crate) cuts: u64,
-    pub(crate) long_runs: u64,
+    /// Where the log is cut, for the checkers.
+    pub(crate) cut: Option<LogIndex>,
+    pub(crate) tally: Tally,
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, tick_phase: u64, seed: u64) -> Node {
-        // Creating a database syncs files, which memory does faster.
-        let shared_memory = std::path::Path::new("/dev/shm");
-        let data = if shared_memory.is_dir() {
-            tempfile::tempdir_in(shared_memory)
-        } else {
-            tempfile::tempdir()
-        };
+    pub(crate) fn new(
+        at: usize,
+        directory: &Path,
+        settings: &Settings,
+        random: &mut Random,
+    ) -> Node {
+        let id = at as u64 + 1;
+        let directory = directory.join(format!("node-{id}"));
+        let temporary = directory.join("tmp");
+        std::fs::create_dir_all(&temporary).expect("a directory");
         Node {
             id: NodeId(id),
-            data: data.expect("a directory"),
+            temporary,
             process: None,
-            disk: Disk::default(),
-            tick_phase,
-            leave_per_mille: 0,
-            threads: Random::new(seed),
+            refuses: None,
+            trouble: None,
+            disk: Disk::new(&directory, id, settings.segment_bytes, random.fork()),
+            clock: Clock::new(settings.clock_rates[at], random),
+            leave_per_mille: settings.leave_per_mille,
+            threads: random.fork(),
             stands_still_until: 0,
             crashes_at: None,
-            disk_delay: 1,
+            file_fails: false,
+            read_fails: false,
+            told: ToldLog::default(),
+            appended: Vec::new(),
+            checked: LogIndex::ZERO,
             sent: Vec::new(),
             replies: Vec::new(),
-            storage_reads: 0,
-            roll_backs: 0,
-            backfills: 0,
-            wal_restarts: 0,
-            cuts: 0,
-            long_runs: 0,
+            cut: None,
+            tally: Tally::default(),
         }
     }
 
     /// Starts from what the disk holds, as the runtime does.
-    pub(crate) fn start(&mut self, config: Config, now: u64) {
-        let (hard_state, log, committed) = self.disk.recover();
-        let replica = Replica::new(config, hard_state, log, self.disk.databases())
-            .expect("what was saved fits");
-        let directory = self.data.path().to_owned();
+    ///
+    /// # Errors
+    /// What the disk holds is damaged.
+    pub(crate) fn start(&mut self, config: Config, now: u64) -> Result<(), String> {
+        let found = self.disk.recover()?;
+        self.tally.count(Kind::Start);
+        self.tally.add(Kind::TornLog, u64::from(found.torn));
+        self.told.base = found.log.base;
+        let entries = found.committed.iter().chain(&found.log.tail);
+        self.told.entries = entries
+            .map(|entry| (entry.index, Held::of(entry)))
+            .collect();
+        self.checked = found.log.base.index;
+        let hard_state = found.hard_state.hard_state;
+        let databases = &found.manifest.databases;
+        let replica = Replica::new(config, hard_state, found.log, databases);
+        let directory = self.disk.files.directory.clone();
         self.process = Some(Process {
             away: Vec::new(),
-            replica,
-            sql: Sql::new(directory.clone(), directory).expect("SQLite"),
+            replica: replica.expect("what was saved fits"),
+            sql: Sql::new(directory, self.temporary.clone()).expect("SQLite"),
             held: Vec::new(),
             persisted: IoId(0),
             inbox: VecDeque::new(),
             readings: Vec::new(),
-            saving: None,
             filing: None,
+            names: BTreeMap::new(),
             pending: BTreeSet::new(),
         });
+        sqlite::install_clock();
+        sqlite::set_time(self.clock.julian_day(now));
         self.perform_effects(now);
-        for entry in committed {
+        for entry in found.committed {
+            if self.trouble.is_some() {
+                return Ok(());
+            }
             self.running().replica.replay(&entry);
             self.perform_effects(now);
         }
         self.end_turn(now);
+        Ok(())
     }
 
     /// Everything in memory is gone; the requests that were not answered are returned.
     pub(crate) fn forget(&mut self) -> BTreeSet<RequestId> {
         self.stands_still_until = 0;
         self.crashes_at = None;
+        self.trouble = None;
+        self.cut = None;
+        self.appended.clear();
         self.sent.clear();
         self.replies.clear();
         self.process
@@ -163,11 +229,42 @@ impl Node {
     /// What the disk has done since.
     pub(crate) fn gather(&mut self, now: u64) {
         self.run_away(now);
-        let persisted = self.disk.complete(now);
+        self.advance_disk(now);
+        self.advance_file(now);
         let Some(process) = &mut self.process else {
             return;
         };
-        if let Some(io) = persisted {
+        for reading in std::mem::take(&mut process.readings) {
+            if reading.due > now {
+                process.readings.push(reading);
+                continue;
+            }
+            let entries = if std::mem::take(&mut self.read_fails) {
+                self.tally.count(Kind::ReadError);
+                Vec::new()
+            } else {
+                self.tally.count(Kind::LogRead);
+                self.disk.read(reading.from, reading.up_to)
+            };
+            process.inbox.push_back(Input::EntriesRead {
+                peer: reading.peer,
+                entries,
+            });
+        }
+    }
+
+    /// Completes writes that are due, and begins the next ones.
+    fn advance_disk(&mut self, now: u64) {
+        if self.trouble.is_some() {
+            // After a failed write there is no other.
+            return;
+        }
+        let done = self.disk.advance(now, &mut self.tally);
+        self.trouble = self.trouble.or(done.trouble);
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if let Some(io) = done.persisted {
             process.persisted = io;
             for (after, to, message) in std::mem::take(&mut process.held) {
                 if after <= io {
@@ -178,44 +275,52 @@ impl Node {
             }
             process.inbox.push_back(Input::Persisted { io });
         }
-        if let Some((_, manifest)) = process.saving.take_if(|(due, _)| *due <= now) {
-            self.disk.save_manifest(manifest);
+        if done.manifest_saved {
             process.inbox.push_back(Input::ManifestSaved);
         }
-        let disk = &self.disk;
-        if let Some(filing) = &mut process.filing {
-            if let Some(mut backfill) = filing.backfill.take() {
-                match backfill.write_slice(1) {
-                    Ok(true) => filing.backfill = Some(backfill),
-                    Ok(false) => {
-                        backfill.publish();
-                        self.backfills += 1;
-                        filing.due = now + self.disk_delay;
-                    }
-                    Err(VfsError::Removed { .. }) => {
-                        filing.end = None;
-                        filing.due = now;
-                    }
-                    Err(error) => panic!("a file that cannot be written: {error}"),
-                }
-            } else if filing.due <= now {
-                process.inbox.push_back(Input::Backfilled {
-                    database: filing.database,
-                    end: filing.end,
-                });
-                process.filing = None;
-            }
+    }
+
+    /// Goes on with what is being written into the file of a database.
+    fn advance_file(&mut self, now: u64) {
+        let process = self.process.as_mut().expect("a running node");
+        let Some(filing) = &mut process.filing else {
+            return;
+        };
+        if now < self.disk.health.hangs_until {
+            return;
         }
-        for reading in std::mem::take(&mut process.readings) {
-            if reading.due <= now {
-                self.storage_reads += 1;
-                process.inbox.push_back(Input::EntriesRead {
-                    peer: reading.peer,
-                    entries: disk.read(reading.from, reading.up_to),
-                });
-            } else {
-                process.readings.push(reading);
+        let name = process.names.get(&filing.database);
+        if let Some(mut backfill) = filing.backfill.take() {
+            if std::mem::take(&mut self.file_fails) {
+                self.tally.count(Kind::FileError);
+                self.trouble = Some(Trouble::Failed);
+                return;
             }
+            if let Some(name) = name {
+                self.disk.files.writes(name);
+            }
+            match backfill.write_slice(1) {
+                Ok(true) => filing.backfill = Some(backfill),
+                Ok(false) => {
+                    backfill.publish();
+                    self.tally.count(Kind::Backfill);
+                    filing.due = now + self.disk.delay(&mut self.tally);
+                }
+                Err(VfsError::Removed { .. }) => {
+                    filing.end = None;
+                    filing.due = now;
+                }
+                Err(error) => panic!("a file that cannot be written: {error}"),
+            }
+        } else if filing.due <= now {
+            if let Some(name) = name {
+                self.disk.files.is_safe(name);
+            }
+            process.inbox.push_back(Input::Backfilled {
+                database: filing.database,
+                end: filing.end,
+            });
+            process.filing = None;
         }
     }
 
@@ -260,6 +365,9 @@ impl Node {
     }
 
     pub(crate) fn input(&mut self, input: Input, now: u64) {
+        if self.trouble.is_some() {
+            return;
+        }
         self.running().replica.step(input);
         self.perform_effects(now);
     }
@@ -270,14 +378,19 @@ impl Node {
                 self.input(Input::Captured { database, capture }, now);
             }
         }
-        while self.running().replica.end_turn() {
+        while self.trouble.is_none() && self.running().replica.end_turn() {
             self.perform_effects(now);
         }
-        self.running().replica.check_invariants();
+        if self.trouble.is_none() {
+            self.running().replica.check_invariants();
+        }
+        self.advance_disk(now);
     }
 
     fn perform_effects(&mut self, now: u64) {
-        while let Some(effect) = self.running().replica.next_effect() {
+        while self.trouble.is_none()
+            && let Some(effect) = self.running().replica.next_effect()
+        {
             self.perform(effect, now);
         }
     }
@@ -303,7 +416,7 @@ impl Node {
                 let input = match process.sql.start(request, work, may_write) {
                     Started::Ran(ran) => Input::Ran(ran),
                     Started::Left { paused, writes } => {
-                        self.long_runs += 1;
+                        self.tally.count(Kind::LongRun);
                         let stage = Stage::Runs(paused);
                         let due = now + self.threads.below(12);
                         process.away.push(Away { due, stage });
@@ -325,7 +438,7 @@ impl Node {
                 _ => self.sent.push((to, message)),
             },
             Effect::SaveHardState { io, hard_state } => {
-                self.disk.save(io, hard_state, now, self.disk_delay);
+                self.disk.save(io, hard_state);
             }
             Effect::Append {
                 io,
@@ -333,8 +446,9 @@ impl Node {
                 entries,
                 commit,
             } => {
-                let write = (truncate_from, entries, commit);
-                self.disk.append(io, write, now, self.disk_delay);
+                let appended = self.told.append(truncate_from, &entries);
+                self.appended.extend(appended);
+                self.disk.append(io, truncate_from, entries, commit);
             }
             Effect::ReadEntries {
                 peer, from, up_to, ..
@@ -345,24 +459,37 @@ impl Node {
                 up_to,
             }),
             Effect::SaveManifest { base, databases } => {
-                assert!(process.saving.is_none(), "one save at a time");
-                process.saving = Some((now + self.disk_delay, (base, databases)));
+                self.disk.save_manifest(base, databases);
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
                 let begun = process.sql.begin_backfill(database, &ends);
                 let (end, backfill) = begun.expect("known commits").unzip();
+                let grows = backfill.as_ref().is_some_and(|backfill: &Backfill| {
+                    let name = process.names.get(&database);
+                    let file = name.map(|name| self.disk.files.directory.join(name));
+                    let length = file.and_then(|file| Some(std::fs::metadata(file).ok()?.len()));
+                    let page_size = process.sql.page_size(database);
+                    let pages = u64::from(backfill.end().page_count());
+                    page_size.is_some_and(|size| length < Some(pages * u64::from(size.bytes())))
+                });
+                if grows && self.disk.health.is_full {
+                    self.tally.count(Kind::DiskFull);
+                    self.trouble = Some(Trouble::Full);
+                    return;
+                }
                 process.filing = Some(Filing {
                     database,
                     end,
                     backfill,
-                    due: now + self.disk_delay,
+                    due: now + self.disk.delay(&mut self.tally),
                 });
             }
             // Nobody reads on other threads here.
             Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {
-                self.cuts += 1;
+                self.tally.count(Kind::LogCut);
+                self.cut = Some(up_to);
                 self.disk.cut(up_to);
             }
             Effect::Halt { reason } => panic!("{} stops: {reason}", self.id),
@@ -371,8 +498,23 @@ impl Node {
     }
 
     fn perform_on_databases(&mut self, effect: Effect) {
+        let needs_room = matches!(
+            effect,
+            Effect::CreateDatabase { .. } | Effect::FinishRestore { .. }
+        );
+        if needs_room && self.disk.health.is_full {
+            self.tally.count(Kind::DiskFull);
+            self.trouble = Some(Trouble::Full);
+            return;
+        }
         let process = self.process.as_mut().expect("a running node");
         let sql = &mut process.sql;
+        if let Effect::OpenDatabase { id, name, .. }
+        | Effect::CreateDatabase { id, name, .. }
+        | Effect::FinishRestore { id, name, .. } = &effect
+        {
+            process.names.insert(*id, name.clone());
+        }
         let answer = match effect {
             Effect::CloseSession { session } => {
                 sql.close_session(session);
@@ -395,10 +537,14 @@ impl Node {
                 page_size,
             } => {
                 let opened = sql.create_database(id, &name, page_size);
+                self.disk.files.is_safe(&name);
                 Some(opened.expect("a database"))
             }
             Effect::RemoveDatabase { database } => {
                 sql.remove_database(database).expect("a removal");
+                if let Some(name) = process.names.remove(&database) {
+                    self.disk.files.is_safe(&name);
+                }
                 None
             }
             Effect::BeginRestore { restore } => {
@@ -411,6 +557,7 @@ impl Node {
             }
             Effect::FinishRestore { restore, id, name } => {
                 let opened = sql.finish_restore(restore, id, &name);
+                self.disk.files.is_safe(&name);
                 Some(opened.expect("a whole file").expect("a restore"))
             }
             Effect::DiscardRestore { restore } => {
@@ -427,8 +574,12 @@ impl Node {
                 })
             }
             Effect::RestartWal { database, ends } => {
+                if let Some(name) = process.names.get(&database) {
+                    self.disk.files.writes(name);
+                }
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
-                self.wal_restarts += u64::from(commit_point.is_some());
+                self.tally
+                    .add(Kind::WalRestart, u64::from(commit_point.is_some()));
                 Some(Input::WalRestarted {
                     database,
                     end,
@@ -436,7 +587,7 @@ impl Node {
                 })
             }
             Effect::RollBack { database, to } => {
-                self.roll_backs += 1;
+                self.tally.count(Kind::RollBack);
                 let point = sql.roll_back(database, &to).expect("a known commit");
                 point.map(|commit_point| Input::RolledBack {
                     database,

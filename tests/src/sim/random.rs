@@ -16,6 +16,11 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// A source of its own, so that what one part of a run draws does not shift another's.
+    pub(crate) fn fork(&mut self) -> Random {
+        Random::new(self.number())
+    }
+
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.number() % end
     }
@@ -26,6 +31,11 @@ impl Random {
 
     pub(crate) fn per_mille(&mut self, chance: u64) -> bool {
         self.below(1000) < chance
+    }
+
+    /// A chance in ten thousand.
+    pub(crate) fn rarely(&mut self, chance: u64) -> bool {
+        self.below(10_000) < chance
     }
 
     pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {

@@ -1,0 +1,277 @@
+//! What goes wrong, and when.
+
+use super::cluster::Cluster;
+use super::random::Random;
+use super::settings::{Mode, Settings};
+use super::tally::Kind;
+
+/// How many of ten thousand units of time a fault strikes in.
+type Chance = u64;
+
+/// The chances of a run.
+pub(crate) struct Faults {
+    crash: Chance,
+    restart: Chance,
+    partition: Chance,
+    reset: Chance,
+    pause: Chance,
+    clock_jump: Chance,
+    /// A disk becomes slow, or fast again.
+    slow_disk: Chance,
+    hung_disk: Chance,
+    disk_error: Chance,
+    full_disk: Chance,
+    /// Damage to the disk of a node that is down.
+    rot: Chance,
+    misdirection: Chance,
+    pub(super) atlas: Atlas,
+}
+
+impl Faults {
+    pub(super) fn new(settings: &Settings, random: &mut Random) -> Faults {
+        let severity = match settings.mode {
+            Mode::Recoverable => 1,
+            Mode::Beyond => 10,
+        };
+        Faults {
+            crash: random.one_of(&[0, 10, 30]),
+            restart: random.between(50, 400),
+            partition: random.one_of(&[0, 60, 150]),
+            reset: random.one_of(&[0, 20, 60]),
+            pause: random.one_of(&[0, 30, 100]),
+            clock_jump: random.one_of(&[0, 10, 50]),
+            slow_disk: random.one_of(&[0, 20, 50]),
+            hung_disk: random.one_of(&[0, 5, 15]),
+            disk_error: random.one_of(&[0, 5, 15]),
+            full_disk: random.one_of(&[0, 5, 15]),
+            rot: random.one_of(&[0, 20, 60]) * severity,
+            misdirection: random.one_of(&[0, 10, 30]) * severity,
+            atlas: Atlas::new(settings),
+        }
+    }
+}
+
+/// Whose disks may be damaged beyond what they can repair by themselves.
+///
+/// A node with a damaged log does not start any more. So that the rest can go on, this must strike
+/// no more than a minority, and always the same nodes.
+pub(crate) struct Atlas {
+    damaged: Vec<bool>,
+    nodes_max: usize,
+}
+
+impl Atlas {
+    fn new(settings: &Settings) -> Atlas {
+        Atlas {
+            damaged: vec![false; settings.size],
+            nodes_max: match settings.mode {
+                Mode::Recoverable => (settings.size - 1) / 2,
+                Mode::Beyond => settings.size,
+            },
+        }
+    }
+
+    pub(super) fn is_damaged(&self, at: usize) -> bool {
+        self.damaged[at]
+    }
+
+    fn may_damage(&self, at: usize) -> bool {
+        let damaged = self.damaged.iter().filter(|damaged| **damaged).count();
+        self.damaged[at] || damaged < self.nodes_max
+    }
+}
+
+impl Cluster {
+    /// Perhaps something goes wrong now, or is repaired.
+    pub(super) fn strike(&mut self) {
+        let size = self.nodes.len();
+        let at = self.random.below(size as u64) as usize;
+        if self.nodes[at].process.is_none() {
+            self.strike_what_is_down(at);
+        } else if self.random.rarely(self.faults.crash) {
+            self.crash_some(at);
+        }
+        if size > 1 && self.random.rarely(self.faults.partition) {
+            self.cut(at);
+        }
+        if self.random.rarely(self.faults.pause) {
+            self.pause(at);
+        }
+        for at in 0..size {
+            let now = self.now;
+            let health = &mut self.nodes[at].disk.health;
+            health.is_full &= now < health.full_until;
+            if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
+        }
+        if size > 1 && self.random.rarely(self.faults.reset) {
+            let peer = self.random.below(size as u64) as usize;
+            self.tally.count(Kind::Reset);
+            self.lose_connection(at, peer);
+        }
+        if self.random.rarely(self.faults.clock_jump) {
+            let seconds = self.random.one_of(&[-3600, -1, 1, 3600]);
+            let ticks = self.random.below(6);
+            self.nodes[at].clock.jump(seconds, ticks);
+            self.tally.count(Kind::ClockJump);
+        }
+        self.strike_disk(at);
+    }
+
+    fn strike_what_is_down(&mut self, at: usize) {
+        if self.nodes[at].refuses.is_some() {
+            return;
+        }
+        let random = &mut self.random;
+        let node = &mut self.nodes[at];
+        if random.rarely(self.faults.rot) {
+            let rotten = if random.per_mille(500) && self.faults.atlas.may_damage(at) {
+                let rotten = node.disk.rot_log(random);
+                self.faults.atlas.damaged[at] |= rotten;
+                rotten
+            } else {
+                node.disk.rot_copy(random)
+            };
+            self.tally.add(Kind::BitRot, u64::from(rotten));
+        }
+        if random.rarely(self.faults.misdirection) && self.faults.atlas.may_damage(at) {
+            let misdirected = node.disk.misdirect(random);
+            self.faults.atlas.damaged[at] |= misdirected;
+            self.tally
+                .add(Kind::MisdirectedWrite, u64::from(misdirected));
+        }
+        if self.random.rarely(self.faults.restart) {
+            self.start(at);
+        }
+    }
+
+    fn crash_some(&mut self, at: usize) {
+        let power_fails = self.random.per_mille(600);
+        self.crash(at, power_fails);
+        // Now and then the power of the whole room fails.
+        if power_fails && self.random.per_mille(150) {
+            self.tally.count(Kind::RoomPowerLoss);
+            for other in 0..self.nodes.len() {
+                if self.nodes[other].process.is_some() {
+                    self.crash(other, true);
+                }
+            }
+        }
+    }
+
+    fn strike_disk(&mut self, at: usize) {
+        let now = self.now;
+        let random = &mut self.random;
+        let node = &mut self.nodes[at];
+        if node.process.is_none() {
+            return;
+        }
+        let health = &mut node.disk.health;
+        if random.rarely(self.faults.slow_disk) {
+            health.slow_per_mille = random.one_of(&[0, 50, 300, 1000]);
+        }
+        if random.rarely(self.faults.hung_disk) && health.hangs_until <= now {
+            health.hangs_until = now + random.between(20, 800);
+            self.tally.count(Kind::HungDisk);
+        }
+        if random.rarely(self.faults.full_disk) {
+            health.is_full = true;
+            health.full_until = now + random.between(20, 400);
+        }
+        if random.rarely(self.faults.disk_error) {
+            match random.below(4) {
+                0 => node.file_fails = true,
+                1 => node.read_fails = true,
+                _ => health.fails = true,
+            }
+        }
+    }
+
+    /// A process gets no time for a while, and has a lot to do in one turn then; now and then it is
+    /// its last one.
+    fn pause(&mut self, at: usize) {
+        let leader = self.leader();
+        let random = &mut self.random;
+        let at = leader.filter(|_| random.per_mille(300)).unwrap_or(at);
+        let election = u64::from(self.settings.election_ticks_max) * super::clock::TICK;
+        let is_long = random.per_mille(500);
+        let length = match is_long {
+            true => random.between(election, 3 * election),
+            false => random.between(2, election / 2),
+        };
+        let until = self.now + length;
+        let crashes = random.per_mille(200);
+        let soon = until + random.between(1, 6);
+        let node = &mut self.nodes[at];
+        if node.process.is_some() {
+            self.tally.count(match is_long {
+                true => Kind::LongPause,
+                false => Kind::ShortPause,
+            });
+            node.stands_still_until = until;
+            node.crashes_at = crashes.then_some(soon);
+        }
+    }
+
+    fn cut(&mut self, at: usize) {
+        let size = self.nodes.len();
+        let leader = self.leader();
+        let random = &mut self.random;
+        // The leader is the most interesting one.
+        let at = leader.filter(|_| random.per_mille(600)).unwrap_or(at);
+        let peer = random.below(size as u64) as usize;
+        let now = self.now;
+        let until = now + random.between(10, 500);
+        let network = &mut self.network;
+        let mut cut = |from, to| network.cut((from, to), now, until);
+        match random.below(8) {
+            0 => {
+                let side = random.number();
+                let side_of = |node: usize| (side >> node) & 1;
+                for from in 0..size {
+                    for to in (0..size).filter(|to| side_of(from) != side_of(*to)) {
+                        cut(from, to);
+                    }
+                }
+                self.tally.count(Kind::Split);
+            }
+            1..4 => {
+                for peer in 0..size {
+                    cut(at, peer);
+                    cut(peer, at);
+                }
+                self.tally.count(Kind::Isolation);
+            }
+            // A partial mesh.
+            4 => {
+                cut(at, peer);
+                cut(peer, at);
+                self.tally.count(Kind::BrokenLink);
+            }
+            // One node is deaf, or dumb.
+            5 => {
+                let deaf = random.per_mille(500);
+                for peer in 0..size {
+                    if deaf { cut(peer, at) } else { cut(at, peer) }
+                }
+                self.tally.count(Kind::OneWay);
+            }
+            6 => {
+                cut(at, peer);
+                self.tally.count(Kind::OneWay);
+            }
+            // The links of one node go one by one, and come back in another order.
+            _ => {
+                for peer in 0..size {
+                    let begin = now + random.below(100);
+                    let end = begin + random.between(20, 400);
+                    network.cut((at, peer), begin, end);
+                    network.cut((peer, at), begin, end);
+                }
+                self.tally.count(Kind::Swizzle);
+            }
+        }
+    }
+}

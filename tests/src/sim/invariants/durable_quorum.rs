@@ -1,0 +1,19 @@
+//! What is committed is on the stable storage of a majority.
+
+use ringlite_raft::LogIndex;
+
+use crate::sim::disk::{Disk, Held};
+
+pub(crate) fn check<'a>(
+    voters: impl ExactSizeIterator<Item = &'a Disk>,
+    index: LogIndex,
+    entry: Held,
+) {
+    let size = voters.len();
+    let holders = voters.filter(|disk| disk.durable(index) == Some(entry));
+    let holders = holders.count();
+    assert!(
+        holders * 2 > size,
+        "{index} is committed, but durable on {holders} of {size}"
+    );
+}

@@ -1,0 +1,23 @@
+//! What a node cuts its log behind is on the stable storage of each member, so that it takes from
+//! nobody what only the log could give.
+
+use ringlite_raft::LogIndex;
+
+use super::state_machine_safety::Committed;
+use crate::sim::disk::Disk;
+
+pub(crate) fn check<'a>(
+    members: impl Iterator<Item = &'a Disk>,
+    index: LogIndex,
+    committed: &Committed,
+) {
+    let entry = committed.from(index).next().map(|(_, entry)| entry);
+    assert!(entry.is_some(), "{index} is cut, but not committed");
+    for member in members {
+        assert_eq!(
+            member.durable(index),
+            entry,
+            "{index} is cut off, but one member lacks it"
+        );
+    }
+}

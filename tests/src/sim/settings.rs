@@ -1,0 +1,107 @@
+//! What differs from run to run: everything here is drawn from the seed.
+
+use ringlite::replica::{Config, NodeAddress};
+use ringlite_raft::NodeId;
+
+use super::random::Random;
+
+/// How much may break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A majority's disks keep all that they were given: everything must recover.
+    Recoverable,
+    /// Any disk may be damaged: the cluster must recover or refuse, and never lie.
+    Beyond,
+}
+
+/// The settings of a run.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) size: usize,
+    pub(crate) mode: Mode,
+    /// How long the storm lasts, in units of time.
+    pub(crate) storm_units: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) election_ticks_max: u32,
+    pub(crate) clock_rates: Vec<u64>,
+    /// How many of a thousand statements leave the core.
+    pub(crate) leave_per_mille: u64,
+    election_ticks_min: u32,
+    heartbeat_ticks: u32,
+    append_bytes_max: usize,
+    window_bytes_max: usize,
+    log_cache_bytes_max: usize,
+    batches_in_flight_max: usize,
+    uncommitted_bytes_max: usize,
+    write_queue_max: usize,
+    write_idle_ticks: u64,
+    part_bytes: usize,
+    backfill_bytes: u64,
+    backfill_ticks_max: u64,
+    wal_bytes_max: u64,
+}
+
+impl Settings {
+    pub(crate) fn drawn(seed: u64, random: &mut Random) -> Settings {
+        let size = random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
+        // The longer it is, the longer an old leader goes on beside a new one.
+        let election_ticks_max = random.one_of(&[10, 20, 50]);
+        let clocks_differ = random.per_mille(500);
+        let rate = |random: &mut Random| match clocks_differ {
+            true => random.between(900, 1100),
+            false => 1000,
+        };
+        Settings {
+            size,
+            mode: match seed % 16 {
+                15 => Mode::Beyond,
+                _ => Mode::Recoverable,
+            },
+            storm_units: random.one_of(&[2_000, 3_000, 4_000, 4_000, 6_000]),
+            segment_bytes: random.one_of(&[128 << 10, 256 << 10, 1 << 20]),
+            election_ticks_max,
+            clock_rates: (0..size).map(|_| rate(random)).collect(),
+            leave_per_mille: random.one_of(&[0, 50, 500]),
+            election_ticks_min: election_ticks_max / 2,
+            heartbeat_ticks: random.between(1, u64::from(election_ticks_max) / 5) as u32,
+            append_bytes_max: random.one_of(&[6_000, 12_000, 100_000]),
+            window_bytes_max: random.one_of(&[10_000, 30_000, 200_000]),
+            log_cache_bytes_max: random.one_of(&[0, 20_000, 1 << 20]),
+            batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),
+            uncommitted_bytes_max: random.one_of(&[1, 20_000, 1 << 20]),
+            write_queue_max: random.one_of(&[1, 3, 100]),
+            write_idle_ticks: random.one_of(&[15, 40]),
+            part_bytes: random.one_of(&[5_000, 9_000, 60_000]),
+            backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
+            backfill_ticks_max: random.one_of(&[5, 100]),
+            wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
+        }
+    }
+
+    /// What a node is told at its start.
+    pub(crate) fn config(&self, at: usize, seed: u64) -> Config {
+        let ids = || (1..=self.size as u64).map(NodeId);
+        let mut raft = ringlite_raft::Config::new(NodeId(at as u64 + 1), ids().collect(), seed);
+        raft.election_timeout_ticks_min = self.election_ticks_min;
+        raft.election_timeout_ticks_max = self.election_ticks_max;
+        raft.heartbeat_ticks = self.heartbeat_ticks;
+        raft.append_bytes_max = self.append_bytes_max;
+        raft.window_bytes_max = self.window_bytes_max;
+        raft.log_cache_bytes_max = self.log_cache_bytes_max;
+        let members = ids().map(|id| NodeAddress {
+            id,
+            address: format!("node{id}"),
+        });
+        let mut config = Config::new(raft, members.collect());
+        config.write_wait_ticks = 60;
+        config.write_idle_ticks = self.write_idle_ticks;
+        config.write_queue_max = self.write_queue_max;
+        config.batches_in_flight_max = self.batches_in_flight_max;
+        config.uncommitted_bytes_max = self.uncommitted_bytes_max;
+        config.part_bytes = self.part_bytes;
+        config.backfill_bytes = self.backfill_bytes;
+        config.backfill_ticks_max = self.backfill_ticks_max;
+        config.wal_bytes_max = self.wal_bytes_max;
+        config
+    }
+}

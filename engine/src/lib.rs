@@ -17,6 +17,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+/// Whether a bug is switched on: never, except in builds that test the tests.
+#[cfg(not(feature = "mutations"))]
+macro_rules! mutation {
+    ($name:ident) => {
+        false
+    };
+}
+#[cfg(feature = "mutations")]
+macro_rules! mutation {
+    ($name:ident) => {
+        ringlite_raft::mutation::is_on(stringify!($name))
+    };
+}
+
 mod backup;
 pub mod cli;
 pub mod client;

@@ -90,6 +90,9 @@ impl Io {
     /// Entries at or above `from` are void: no completion of an earlier append speaks of them.
     fn forget_from(&mut self, from: LogIndex) {
         self.durable = self.durable.min(from.prev());
+        if mutation!(LateCompletionCounts) {
+            return;
+        }
         for in_flight in &mut self.appends {
             in_flight.last = in_flight.last.min(from.prev());
         }
@@ -118,12 +121,13 @@ impl Io {
 
     /// What a message must wait for that speaks of the term or the vote only.
     pub(crate) fn after_hard_state(&self) -> Option<IoId> {
-        (self.hard_state > self.persisted).then_some(self.hard_state)
+        let waits = self.hard_state > self.persisted && !mutation!(VoteBeforeSync);
+        waits.then_some(self.hard_state)
     }
 
     /// What a message must wait for that says "my log is durable up to `index`".
     pub(crate) fn after_index(&self, index: LogIndex) -> Option<IoId> {
-        let append = if index <= self.durable {
+        let append = if index <= self.durable || mutation!(AcknowledgedBeforeSync) {
             None
         } else {
             let covering = self

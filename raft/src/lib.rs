@@ -35,6 +35,20 @@
 
 #![forbid(unsafe_code)]
 
+/// Whether a bug is switched on: never, except in builds that test the tests.
+#[cfg(not(feature = "mutations"))]
+macro_rules! mutation {
+    ($name:ident) => {
+        false
+    };
+}
+#[cfg(feature = "mutations")]
+macro_rules! mutation {
+    ($name:ident) => {
+        crate::mutation::is_on(stringify!($name))
+    };
+}
+
 mod config;
 mod effect;
 mod entry;
@@ -43,6 +57,9 @@ mod hex;
 mod io;
 mod log;
 mod message;
+#[cfg(feature = "mutations")]
+#[doc(hidden)]
+pub mod mutation;
 mod progress;
 mod quorum;
 mod raft;

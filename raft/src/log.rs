@@ -157,7 +157,7 @@ impl Log {
 
     /// Whether a log that ends there may lead this one (Raft paper, 5.4.1).
     pub(crate) fn is_up_to_date(&self, last_term: Term, last_index: LogIndex) -> bool {
-        (last_term, last_index) >= (self.last_term(), self.last)
+        (last_term, last_index) >= (self.last_term(), self.last) || mutation!(VoteForShorterLog)
     }
 
     /// Appends an entry of this node's own.
@@ -203,13 +203,17 @@ impl Log {
             };
             (prev, prev_term) = (base, at_base.term);
         }
-        if self.term(prev) != Some(prev_term) {
+        let is_unchecked = mutation!(PreviousTermUnchecked) && prev <= self.last;
+        if self.term(prev) != Some(prev_term) && !is_unchecked {
             if prev <= self.commit {
                 return Offer::AgainstCommit;
             }
             return Offer::Conflict(self.conflict_at(prev));
         }
-        let is_new = |entry: &Entry| self.term(entry.index) != Some(entry.term);
+        let is_new = |entry: &Entry| {
+            let truncates_all = mutation!(MatchingEntriesTruncate) && entry.index > self.commit;
+            self.term(entry.index) != Some(entry.term) || truncates_all
+        };
         let Some(first_new) = entries.iter().position(is_new) else {
             return Offer::Taken {
                 truncate: None,

@@ -11,7 +11,9 @@ pub(crate) const fn majority(voters: usize) -> usize {
 /// place; a naive twin checks the result in debug builds (openraft #1802 forgot the sort).
 pub(crate) fn reached_by_majority(numbers: &mut [u64]) -> u64 {
     assert!(!numbers.is_empty(), "a quorum of nobody was asked for");
-    numbers.sort_unstable_by(|left, right| right.cmp(left));
+    if !mutation!(QuorumUnsorted) {
+        numbers.sort_unstable_by(|left, right| right.cmp(left));
+    }
     let reached = numbers[majority(numbers.len()) - 1];
     debug_assert_eq!(reached, reached_by_majority_naive(numbers));
     reached

@@ -36,7 +36,8 @@ impl Reads {
     pub(crate) fn start_round(&mut self, round: u64, index: LogIndex) {
         let ids = std::mem::take(&mut self.arrived);
         if !ids.is_empty() {
-            assert!(self.batches.back().is_none_or(|batch| batch.round < round));
+            let is_new = |batch: &Batch| batch.round < round || mutation!(ReadRoundReused);
+            assert!(self.batches.back().is_none_or(is_new));
             self.batches.push_back(Batch { round, index, ids });
         }
     }

@@ -18,6 +18,8 @@ pub mod segments;
 pub mod shell;
 pub mod sim;
 pub mod sim_farm;
+#[cfg(feature = "mutations")]
+pub mod sim_mutations;
 pub mod trace;
 pub mod victim;
 pub mod workload;

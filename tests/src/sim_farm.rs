@@ -6,7 +6,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::panic::{catch_unwind, set_hook};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -20,6 +20,8 @@ use crate::sim::tally::Tally;
 
 /// The argument that makes the binary a worker.
 pub const WORKER: &str = "--worker";
+/// The variable that names the bug which a worker switches on.
+const MUTATION: &str = "RINGLITE_MUTATION";
 /// A seed that takes longer than this hangs.
 const SEED_TIME_MAX: Duration = Duration::from_secs(300);
 
@@ -70,6 +72,11 @@ pub fn work() {
             message: panic.payload_as_str().unwrap_or("a panic").to_owned(),
         });
     }));
+    #[cfg(feature = "mutations")]
+    if let Ok(name) = std::env::var(MUTATION) {
+        ringlite_raft::mutation::switch_on(&name);
+        ringlite_vfs::mutation::switch_on(&name);
+    }
     let begun = AtomicU64::new(0);
     thread::scope(|scope| {
         let (alive, watched) = mpsc::channel::<()>();
@@ -128,9 +135,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(binary: &PathBuf) -> Self {
+    fn start(binary: &Path, mutation: Option<&str>) -> Self {
         let mut command = Command::new(binary);
         command.arg(WORKER);
+        if let Some(mutation) = mutation {
+            command.env(MUTATION, mutation);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the simulator starts");
         let seeds = child.stdin.take().expect("a pipe");
@@ -172,10 +182,11 @@ impl Worker {
 }
 
 /// Runs seeds on `jobs` workers of `binary`, and gives each report to `each`, in any order. Ends early
-/// when `each` returns false.
+/// when `each` returns false. `mutation`: a bug that is switched on meanwhile, in a build for that.
 pub fn run(
-    binary: &PathBuf,
+    binary: &Path,
     jobs: usize,
+    mutation: Option<&str>,
     seeds: impl Iterator<Item = u64> + Send,
     mut each: impl FnMut(SeedReport) -> bool,
 ) {
@@ -185,7 +196,7 @@ pub fn run(
         for _ in 0..jobs {
             let (seeds, reports) = (&seeds, reports.clone());
             scope.spawn(move || {
-                let mut worker = Worker::start(binary);
+                let mut worker = Worker::start(binary, mutation);
                 loop {
                     let seed = seeds.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some(seed) = seed else {
@@ -193,7 +204,7 @@ pub fn run(
                     };
                     let report = worker.run(seed);
                     if report.failure.is_some() {
-                        std::mem::replace(&mut worker, Worker::start(binary)).end();
+                        std::mem::replace(&mut worker, Worker::start(binary, mutation)).end();
                     }
                     if reports.send(report).is_err() {
                         break;

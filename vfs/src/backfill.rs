@@ -154,7 +154,10 @@ impl Backfill {
     pub fn write_slice(&mut self, pages_max: usize) -> Result<bool, VfsError> {
         let page_count = self.end.page_count();
         if let Stage::Begun = self.stage {
-            let (first, last) = (self.backfilled + 1, self.end.position.frame);
+            let (first, mut last) = (self.backfilled + 1, self.end.position.frame);
+            if mutation!(NewestFrameBackfilled) {
+                last = lock(&self.database.history).committed.max_frame().max(last);
+            }
             let mut newest = self.look_up(|frames| frames.newest(first, last))?;
             newest.retain(|entry| entry.number.0 <= page_count);
             self.stage = Stage::Writing { newest, written: 0 };

@@ -43,6 +43,20 @@
 //! The formats are those of the SQLite documents "WAL-mode File Format" (`walformat.html`) and
 //! "Database File Format" (`fileformat2.html`).
 
+/// Whether a bug is switched on: never, except in builds that test the tests.
+#[cfg(not(feature = "mutations"))]
+macro_rules! mutation {
+    ($name:ident) => {
+        false
+    };
+}
+#[cfg(feature = "mutations")]
+macro_rules! mutation {
+    ($name:ident) => {
+        crate::mutation::is_on(stringify!($name))
+    };
+}
+
 mod backfill;
 mod capture;
 mod connection;
@@ -59,6 +73,9 @@ mod history;
 mod locks;
 mod main_file;
 mod main_handle;
+#[cfg(feature = "mutations")]
+#[doc(hidden)]
+pub mod mutation;
 mod page;
 mod registration;
 mod removal;

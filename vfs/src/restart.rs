@@ -37,7 +37,9 @@ impl Database {
         };
         // READ(0) too: a transaction that has read the file alone would be told that somebody had
         // committed when it writes later.
-        let slots = std::iter::once(CHECKPOINT).chain(READ_SLOTS);
+        let slots = std::iter::once(CHECKPOINT)
+            .chain(READ_SLOTS)
+            .filter(|slot| *slot == CHECKPOINT || !mutation!(RestartUnderReaders));
         let Some(slots) = epoch.locks.take_for_vfs(slots) else {
             return false;
         };

@@ -137,6 +137,9 @@ impl Replica {
     fn fileable(&self) -> LogIndex {
         let raft = self.raft.status();
         let whole = self.parts_first.map_or(self.applied, LogIndex::prev);
+        if mutation!(FilesAheadOfTheLog) {
+            return self.applied;
+        }
         self.applied.min(raft.durable).min(whole)
     }
 
@@ -218,7 +221,7 @@ impl Replica {
         let target = state.file.ends_up_to(bound).last().map(|(index, _)| *index);
         self.backfills.stage = Stage::Announcing { database, restarts };
         match target {
-            Some(target) if target > state.file.target => {
+            Some(target) if target > state.file.target && !mutation!(NoTarget) => {
                 state.file.target = target;
                 self.save_manifest();
             }
@@ -373,6 +376,10 @@ impl Replica {
         }
         self.backfills.base = self.backfills.base.max(base);
         let base = self.backfills.base;
+        if mutation!(CutBeforeTheManifest) && base > self.raft.status().base {
+            self.raft.step(ringlite_raft::Input::Cut { up_to: base });
+            self.effects.push_back(Effect::CutLog { up_to: base });
+        }
         self.effects
             .push_back(Effect::SaveManifest { base, databases });
     }

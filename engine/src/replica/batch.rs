@@ -73,6 +73,9 @@ impl Batch {
         }
         for (number, page) in pages {
             let bytes = page.len();
+            if mutation!(OldestImageWins) && change.pages.contains_key(&number) {
+                continue;
+            }
             if change.pages.insert(number, page).is_none() {
                 self.page_bytes += bytes;
             }

@@ -4,7 +4,7 @@
 use ringlite_raft::{EntryKind, LogIndex};
 use ringlite_vfs::PageSize;
 
-use super::catalogue::DatabaseId;
+use super::catalogue::{DatabaseId, DatabaseState};
 use super::file::FileState;
 use super::payload::{self, DatabaseChange, Section};
 use super::{Effect, Replica};
@@ -40,7 +40,7 @@ impl Replica {
         // A run counts as applied as a whole: should leadership be lost in the middle of it, it is
         // rolled back, and applied from its first part on if the next leader commits the rest.
         self.applied = match self.uncommitted.front() {
-            Some(run) if run.first <= up_to => run.first.prev(),
+            Some(run) if run.first <= up_to && !mutation!(HalfARunIsApplied) => run.first.prev(),
             _ => up_to,
         };
         while let Some((index, act)) = self.catalogue.next_committed(up_to) {
@@ -70,7 +70,9 @@ impl Replica {
     pub(super) fn apply_entry(&mut self, index: LogIndex, kind: EntryKind, payload: &[u8]) {
         if kind == EntryKind::Noop {
             // A new leader: a run that its predecessor left unfinished will never be finished.
-            self.parts.clear();
+            if !mutation!(UnfinishedRunSurvives) {
+                self.parts.clear();
+            }
             self.parts_first = None;
             self.discard_restores();
             return;
@@ -90,12 +92,16 @@ impl Replica {
                 Section::Pages(change) => self.add_part(change),
             }
         }
-        if kind == EntryKind::Data {
+        if kind == EntryKind::Data || mutation!(PartsAppliedSingly) {
             self.parts_first = None;
             for change in std::mem::take(&mut self.parts) {
                 // The file may have it from an earlier life.
                 let state = self.catalogue.get(change.database);
-                if state.is_some_and(|state| state.file.applied < index) {
+                let is_in_file = |state: &DatabaseState| match mutation!(TargetTakenForApplied) {
+                    true => state.file.target >= index,
+                    false => state.file.applied >= index,
+                };
+                if state.is_some_and(|state| !is_in_file(state)) {
                     self.effects.push_back(Effect::Apply { index, change });
                 }
             }

@@ -401,6 +401,10 @@ impl Replica {
         });
         self.uncommitted_bytes += bytes;
         for held in sealed.held {
+            if mutation!(AnsweredBeforeCommit) {
+                self.release(held);
+                continue;
+            }
             self.gate.until_committed(last, held);
         }
     }
@@ -419,7 +423,15 @@ impl Replica {
         }
         // A fresh id per round, so that no late answer to an earlier one can count.
         self.last_read = ReadId(self.last_read.0 + 1);
-        for (index, held) in self.unconfirmed.drain(..) {
+        for (index, held) in std::mem::take(&mut self.unconfirmed) {
+            if mutation!(ReadWithoutRound) && index <= self.applied {
+                self.release(held);
+                continue;
+            }
+            let index = match mutation!(UncommittedRead) {
+                true => LogIndex::ZERO,
+                false => index,
+            };
             self.gate.until_confirmed(self.last_read, index, held);
         }
         self.raft
@@ -498,6 +510,9 @@ fn commits_to_record(effects: &[ringlite_raft::Effect], commit: LogIndex) -> Vec
     for effect in effects.iter().rev() {
         if let ringlite_raft::Effect::Append { truncate_from, .. } = effect {
             commits.push(commit);
+            if mutation!(CommitOfTheTurnsEnd) {
+                continue;
+            }
             commit = truncate_from.map_or(commit, |from| commit.min(from.prev()));
         }
     }

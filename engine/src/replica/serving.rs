@@ -446,7 +446,9 @@ impl Replica {
         }
         for database in changed {
             let state = self.catalogue.get(database);
-            if let Some(to) = state.and_then(|state| state.committed) {
+            if let Some(to) = state.and_then(|state| state.committed)
+                && !mutation!(NoRollBack)
+            {
                 self.effects.push_back(Effect::RollBack { database, to });
             }
         }
@@ -461,7 +463,7 @@ impl Replica {
         refused.extend(self.forget_long_runs());
         refused.extend(self.unconfirmed.drain(..).map(|(_, held)| held.request));
         for held in self.gate.drain() {
-            if held.wrote {
+            if held.wrote && !mutation!(UnknownToldAsRefused) {
                 self.refuse(held.request, Error::OutcomeUnknown);
             } else {
                 refused.push(held.request);

@@ -181,7 +181,7 @@ impl Raft {
             "only a candidate can win an election"
         );
         assert!(
-            self.io.after_hard_state().is_none(),
+            self.io.after_hard_state().is_none() || mutation!(VoteBeforeSync),
             "a leader's vote for itself is durable"
         );
         self.role = Role::Leader;
@@ -218,6 +218,11 @@ impl Raft {
         }
         // The refusal names our term, so that a node that fell behind can catch up and be heard.
         let term = if granted { term } else { self.hard_state.term };
+        let term = if mutation!(RefusalWithoutTerm) {
+            Term(0)
+        } else {
+            term
+        };
         self.send_after_hard_state(from, Message::PreVoteReply { term, granted });
     }
 
@@ -255,7 +260,7 @@ impl Raft {
         let may_vote = match self.hard_state.vote {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
-        };
+        } || mutation!(TwoVotesInATerm);
         let granted = term == current && may_vote && self.log.is_up_to_date(last_term, last_index);
         if granted {
             if self.hard_state.vote.is_none() {
@@ -298,6 +303,10 @@ impl Raft {
             "the term would fall"
         );
         self.hard_state = hard_state;
-        self.io.save(hard_state);
+        let mut saved = hard_state;
+        if mutation!(VoteNotSaved) {
+            saved.vote = None;
+        }
+        self.io.save(saved);
     }
 }

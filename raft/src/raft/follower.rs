@@ -47,10 +47,13 @@ impl Raft {
             self.dropped += 1;
             return;
         }
-        let verified = entries.last().map_or(prev_index, |entry| entry.index);
+        let mut verified = entries.last().map_or(prev_index, |entry| entry.index);
         match self.log.offer(prev_index, prev_term, entries) {
             Offer::Taken { truncate, new } => {
                 self.io.append(truncate, new);
+                if mutation!(UnverifiedCommits) {
+                    verified = self.log.last();
+                }
                 // What lies behind the verified part may still be another leader's.
                 self.commit_to(commit.min(verified));
                 self.send_acceptance(from, verified);

@@ -96,10 +96,15 @@ impl Raft {
         durable.push(self.io.durable().0);
         let held_by_all = durable
             .iter()
-            .min()
+            .min_by_key(|index| match mutation!(CutBeyondTheSlowest) {
+                true => u64::MAX - **index,
+                false => **index,
+            })
             .map_or(LogIndex::ZERO, |&least| LogIndex(least));
         let held = LogIndex(quorum::reached_by_majority(&mut durable));
-        if self.log.term(held) == Some(self.hard_state.term) {
+        if self.log.term(held) == Some(self.hard_state.term)
+            || mutation!(OldTermsCountedAsCommitted)
+        {
             self.commit_to(held);
         }
         let matched_by_all = held_by_all.min(self.log.commit());

@@ -23,7 +23,9 @@ impl Raft {
             return;
         }
         self.heartbeat_due = false;
-        self.round += 1;
+        if !mutation!(ReadRoundReused) || !reads_wait {
+            self.round += 1;
+        }
         if reads_wait {
             self.reads.start_round(self.round, self.log.commit());
         }

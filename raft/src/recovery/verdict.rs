@@ -106,6 +106,11 @@ pub(super) fn judge(
         base,
         epoch_max,
     };
+    if mutation!(CorruptTakenForTorn)
+        && let Some(torn) = case.torn()
+    {
+        return torn;
+    }
     TABLE
         .iter()
         .find_map(|row| row(&case))
@@ -114,6 +119,9 @@ pub(super) fn judge(
 
 impl Case<'_> {
     fn superseded(&self) -> Option<Verdict> {
+        if mutation!(TruncationForgotten) {
+            return None;
+        }
         let mut places = self.later.iter().filter_map(SegmentScan::any_header);
         let superseded = places.any(|header| {
             header.place.epoch > self.end.epoch && header.place.epoch_first <= self.end.index

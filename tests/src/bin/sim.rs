@@ -12,6 +12,8 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use ringlite_tests::sim::tally::{Kind, Tally};
 use ringlite_tests::sim_farm::{self, SeedReport};
+#[cfg(feature = "mutations")]
+use ringlite_tests::sim_mutations;
 
 /// Something that never happened in so many seeds was not tested.
 const SEEDS_FOR_EVERYTHING: u64 = 100;
@@ -35,6 +37,15 @@ struct Arguments {
     /// How many processes run at the same time; by default as many as there are cores.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Switches known bugs on, one after the other, and tells which check catches each, within the
+    /// seeds. Only in builds with the feature `mutations`.
+    #[cfg(feature = "mutations")]
+    #[arg(long)]
+    mutations: bool,
+    /// Only these bugs.
+    #[cfg(feature = "mutations")]
+    #[arg(long)]
+    mutation: Vec<String>,
     /// What the parent starts.
     #[arg(long, hide = true)]
     worker: bool,
@@ -145,6 +156,15 @@ fn main() -> ExitCode {
         sim_farm::work();
         return ExitCode::SUCCESS;
     }
+    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("sim"));
+    let jobs = arguments
+        .jobs
+        .unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+    #[cfg(feature = "mutations")]
+    if arguments.mutations {
+        let caught = sim_mutations::run(&binary, jobs, arguments.seeds, &arguments.mutation);
+        return ExitCode::from(u8::from(!caught));
+    }
     let range = arguments
         .seed
         .map_or(arguments.seeds, |seed| seed..seed + 1);
@@ -154,9 +174,6 @@ fn main() -> ExitCode {
     };
     let seeds = range.flat_map(|seed| std::iter::repeat_n(seed, times));
     let count = seeds.clone().count() as u64;
-    let jobs = arguments
-        .jobs
-        .unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
     let progress = if std::io::stderr().is_terminal() {
         ProgressBar::new(count)
     } else {
@@ -164,10 +181,9 @@ fn main() -> ExitCode {
     };
     let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left{msg}";
     progress.set_style(ProgressStyle::with_template(style).expect("a template"));
-    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("sim"));
     let begun = Instant::now();
     let mut summary = Summary::default();
-    sim_farm::run(&binary, jobs.min(count as usize), seeds, |report| {
+    sim_farm::run(&binary, jobs.min(count as usize), None, seeds, |report| {
         progress.inc(1);
         let goes_on = summary.take(report);
         if !summary.failures.is_empty() {

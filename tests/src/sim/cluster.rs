@@ -125,6 +125,9 @@ impl Cluster {
         let status = self.nodes[at].running().replica.status();
         self.note(("start", at, status.term, status.last.0, status.commit.0));
         self.invariants.seen.restarted(at, status.term);
+        self.invariants
+            .elections
+            .restarted(at, self.nodes[at].found);
         let log = &self.nodes[at].told;
         let mut before = log.base.term;
         for (index, held) in &log.entries {
@@ -149,6 +152,10 @@ impl Cluster {
 
     fn end_process(&mut self, at: usize) {
         drop(self.nodes[at].forget());
+        if self.is_stormy && self.random.per_mille(400) {
+            let soon = self.now + self.random.between(1, 12);
+            self.nodes[at].restarts_at = Some(soon);
+        }
         for peer in 0..self.nodes.len() {
             if self.random.per_mille(700) {
                 self.lose_connection(peer, at);

@@ -99,6 +99,7 @@ impl Cluster {
         }
         for at in 0..size {
             let now = self.now;
+            self.restart_soon(at);
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
             if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {
@@ -143,6 +144,15 @@ impl Cluster {
                 .add(Kind::MisdirectedWrite, u64::from(misdirected));
         }
         if self.random.rarely(self.faults.restart) {
+            self.start(at);
+        }
+    }
+
+    /// Whoever looks after the processes starts them again.
+    fn restart_soon(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let due = node.restarts_at.is_some_and(|then| then <= self.now);
+        if due && node.process.is_none() && node.refuses.is_none() {
             self.start(at);
         }
     }

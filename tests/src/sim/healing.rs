@@ -12,7 +12,10 @@ use super::client::Client;
 use super::clock::TICK;
 use super::cluster::{Cluster, DIGEST_SESSION, DIGESTED};
 use super::disk::Health;
-use super::operation::{ALL_TOKENS, CENTS, DATABASES, REGISTERS, SCHEMA, query, rows_of, text};
+use super::node::Node;
+use super::operation::{
+    ALL_TOKENS, CENTS, DATABASES, REGISTERS, SCHEMA, UNCONTESTED, query, rows_of, text,
+};
 use super::tally::Kind;
 
 /// How many election timeouts anything may take once all is well.
@@ -124,7 +127,12 @@ impl Cluster {
             process.inbox.push_back(Input::SessionClosed { session });
             match reply {
                 Ok(reply) => return reply,
-                Err(Error::NotLeader { .. } | Error::OutcomeUnknown | Error::NoDatabaseOpened) => {}
+                Err(
+                    Error::NotLeader { .. }
+                    | Error::OutcomeUnknown
+                    | Error::NoDatabaseOpened
+                    | Error::Busy { .. },
+                ) => {}
                 Err(error) => panic!("{request:?} failed: {error:?}"),
             }
         }
@@ -164,8 +172,33 @@ impl Cluster {
         }
     }
 
+    /// Once all is well there is soon a leader, and a fresh write on every node.
+    fn check_liveness(&mut self) {
+        let deadline = self.now + self.patience();
+        let token = self.oracle.token();
+        let row = UNCONTESTED + token;
+        let sql = format!("INSERT INTO item VALUES ({row}, {token}) ON CONFLICT DO NOTHING");
+        let work = ringlite::replica::request::Work::Execute(text(sql));
+        self.ask_until_answered("db0", &Request::Sql(work));
+        self.oracle.acknowledge(token);
+        let committed = |node: &Node| {
+            let process = node.process.as_ref();
+            process.map_or(LogIndex::ZERO, |process| process.replica.status().commit)
+        };
+        let index = self.nodes.iter().map(committed).max().unwrap_or_default();
+        self.settle("a fresh write on every node", |cluster| {
+            let sound = cluster.sound();
+            sound.iter().all(|at| {
+                let process = cluster.nodes[*at].process.as_ref();
+                process.is_some_and(|process| process.replica.status().applied >= index)
+            })
+        });
+        assert!(self.now <= deadline, "it took too long to heal");
+    }
+
     /// Once all is well everything ends, works and agrees.
     pub(crate) fn check(&mut self) {
+        self.check_liveness();
         self.settle("the operations", |cluster| {
             cluster.clients.iter().all(Client::is_idle)
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{Config, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{Entry, IoId, LogBase, LogIndex, Message, NodeId, Term};
+use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, Message, NodeId, Term};
 use ringlite_vfs::{Backfill, VfsError};
 
 use super::clock::Clock;
@@ -117,6 +117,10 @@ pub(crate) struct Node {
     pub(crate) file_fails: bool,
     pub(crate) read_fails: bool,
     pub(crate) told: ToldLog,
+    /// What the last start has found.
+    pub(crate) found: HardState,
+    /// The process is started again soon after its end.
+    pub(crate) restarts_at: Option<u64>,
     /// What was appended since the checkers have looked.
     pub(crate) appended: Vec<Appended>,
     /// The checkers have looked at what is committed up to here.
@@ -154,6 +158,8 @@ impl Node {
             file_fails: false,
             read_fails: false,
             told: ToldLog::default(),
+            found: HardState::default(),
+            restarts_at: None,
             appended: Vec::new(),
             checked: LogIndex::ZERO,
             sent: Vec::new(),
@@ -168,6 +174,7 @@ impl Node {
     /// # Errors
     /// What the disk holds is damaged.
     pub(crate) fn start(&mut self, config: Config, now: u64) -> Result<(), String> {
+        self.restarts_at = None;
         let found = self.disk.recover()?;
         self.tally.count(Kind::Start);
         self.tally.add(Kind::TornLog, u64::from(found.torn));
@@ -178,6 +185,7 @@ impl Node {
             .collect();
         self.checked = found.log.base.index;
         let hard_state = found.hard_state.hard_state;
+        self.found = hard_state;
         let databases = &found.manifest.databases;
         let replica = Replica::new(config, hard_state, found.log, databases);
         let directory = self.disk.files.directory.clone();

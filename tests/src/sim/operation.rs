@@ -33,7 +33,7 @@ const PIECES: usize = 3;
 const KINDS: u64 = 126;
 
 /// Row ids from here on are used by one operation each.
-const UNCONTESTED: u64 = 1 << 32;
+pub(crate) const UNCONTESTED: u64 = 1 << 32;
 
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, token INTEGER);

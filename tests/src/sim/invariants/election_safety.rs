@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringlite_raft::Term;
+use ringlite_raft::{HardState, Term};
 
 #[derive(Default)]
 pub(crate) struct Elections {
@@ -23,5 +23,13 @@ impl Elections {
     pub(crate) fn voted(&mut self, voter: usize, term: Term, candidate: usize) {
         let vote = *self.votes.entry((voter, term)).or_insert(candidate);
         assert_eq!(vote, candidate, "node {voter} voted twice in {term}");
+    }
+
+    /// What a node that starts again knows of its vote.
+    pub(crate) fn restarted(&self, voter: usize, found: HardState) {
+        if let Some(candidate) = self.votes.get(&(voter, found.term)) {
+            let vote = found.vote.map(|id| id.0 as usize - 1);
+            assert_eq!(vote, Some(*candidate), "node {voter} forgot its vote");
+        }
     }
 }

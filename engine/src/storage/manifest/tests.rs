@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use ringlite_raft::NodeId;
 
 fn stamp(sequence: u64) -> Stamp {
     Stamp {
@@ -29,6 +30,7 @@ fn manifest() -> Manifest {
             base,
             segment: 0x0401,
         },
+        configuration: Configuration::of_voters([0x0601, 0x0602].map(NodeId)).expect("two voters"),
         databases: vec![
             database(0x0501, "main", 4096, 0x0210, 0x0220),
             database(0x0502, "köln", 65536, 0x0230, 0x0230),
@@ -185,13 +187,15 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         },
     );
     let databases = prop::collection::vec(database, 0..40);
-    (any::<(u64, u64, u64)>(), databases).prop_map(|((index, term, segment), databases)| {
+    (any::<(u64, u64, u64)>(), 0..8u64, databases).prop_map(|(start, voters, databases)| {
+        let (index, term, segment) = start;
         let base = LogBase {
             index: LogIndex(index),
             term: Term(term),
         };
         Manifest {
             log: LogStart { base, segment },
+            configuration: Configuration::of_voters((0..voters).map(NodeId)).expect("voters"),
             databases,
         }
     })

@@ -299,18 +299,9 @@ impl Replica {
         self.raft.status().leader
     }
 
-    /// The database of this name, and how far it is committed.
-    pub(crate) fn find_database(
-        &self,
-        name: &str,
-    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
-        let id = self.catalogue.find(name)?;
-        Some((id, self.committed_position(id)?))
-    }
-
-    /// How far a database is committed.
-    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
-        Some(self.catalogue.get(id)?.committed?.position)
+    /// The database of this name, as committed.
+    pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
+        self.catalogue.find(name)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.

@@ -380,8 +380,14 @@ impl Replica {
             self.raft.step(ringlite_raft::Input::Cut { up_to: base });
             self.effects.push_back(Effect::CutLog { up_to: base });
         }
-        self.effects
-            .push_back(Effect::SaveManifest { base, databases });
+        let Some(configuration) = self.raft.configuration_at(base).cloned() else {
+            unreachable!("the log does not reach from {base} on");
+        };
+        self.effects.push_back(Effect::SaveManifest {
+            base,
+            configuration,
+            databases,
+        });
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ringlite_raft::{Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog};
+use ringlite_raft::{
+    Configuration, Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog,
+};
 
 use super::hard_state::{self, HardStateRecord};
 use super::manifest::{self, LogStart, Manifest, ManifestDatabase, Stamp};
@@ -43,6 +45,8 @@ pub struct ManifestImage {
     pub base: LogBase,
     /// The segment that holds the record of that entry; 0 for a log that was never cut.
     pub segment: u64,
+    /// The members as of the base.
+    pub configuration: Configuration,
     /// The databases.
     pub databases: Vec<DatabaseFile>,
 }
@@ -145,6 +149,7 @@ impl ShardImage {
                 base: image.base,
                 segment: image.segment,
             },
+            configuration: image.configuration.clone(),
             databases: image.databases.iter().map(ManifestDatabase::from).collect(),
         };
         manifest::encode(&stamp, &manifest)
@@ -179,6 +184,7 @@ impl ShardImage {
                 sequence: stamp.sequence,
                 base: found.manifest.log.base,
                 segment: found.manifest.log.segment,
+                configuration: found.manifest.configuration.clone(),
                 databases: found.databases()?,
             },
             log: found.restored_log()?,

@@ -307,7 +307,6 @@ impl Cluster {
         let ticks = node.clock.ticks(now);
         node.disk.tick(ticks);
         let inbox = &mut node.running().inbox;
-        inbox.extend((0..ticks).map(|_| Input::Tick));
         if inbox.len() > 1 && self.random.per_mille(200) {
             // Links and clients are read in any order.
             let asked_first = self.random.per_mille(500);
@@ -315,6 +314,15 @@ impl Cluster {
             inbox
                 .make_contiguous()
                 .sort_by_key(|input| is_message(input) == asked_first);
+        }
+        // Leases need the ticks that have passed to come before everything else.
+        let ticks_first = self.settings.lease_ticks > 0 || self.random.per_mille(500);
+        let inbox = &mut self.nodes[at].running().inbox;
+        for _ in 0..ticks {
+            match ticks_first {
+                true => inbox.push_front(Input::Tick),
+                false => inbox.push_back(Input::Tick),
+            }
         }
         while let Some(input) = self.nodes[at].running().inbox.pop_front() {
             self.nodes[at].input(input, now);
@@ -456,6 +464,7 @@ impl Cluster {
         let rates = self.settings.clock_rates.iter();
         let wrong = rates.filter(|rate| **rate != 1000).count();
         sum.add(Kind::ClockRate, wrong as u64);
+        sum.add(Kind::Lease, u64::from(self.settings.lease_ticks > 0));
         sum.add(Kind::Created, self.oracle.extra_databases);
         sum
     }

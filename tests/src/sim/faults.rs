@@ -114,7 +114,10 @@ impl Cluster {
         }
         if self.random.rarely(self.faults.clock_jump) {
             let seconds = self.random.one_of(&[-3600, -1, 1, 3600]);
-            let ticks = self.random.below(6);
+            let ticks = match self.settings.lease_ticks {
+                0 => self.random.below(6),
+                _ => 0,
+            };
             self.nodes[at].clock.jump(seconds, ticks);
             self.tally.count(Kind::ClockJump);
         }

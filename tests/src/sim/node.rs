@@ -150,7 +150,7 @@ impl Node {
             refuses: None,
             trouble: None,
             disk: Disk::new(&directory, id, settings.segment_bytes, random.fork()),
-            clock: Clock::new(settings.clock_rates[at], random),
+            clock: Clock::new(settings.clock_rates[at], settings.lease_ticks > 0, random),
             leave_per_mille: settings.leave_per_mille,
             threads: random.fork(),
             stands_still_until: 0,
@@ -466,8 +466,12 @@ impl Node {
                 from,
                 up_to,
             }),
-            Effect::SaveManifest { base, databases } => {
-                self.disk.save_manifest(base, databases);
+            Effect::SaveManifest {
+                base,
+                configuration,
+                databases,
+            } => {
+                self.disk.save_manifest(base, configuration, databases);
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
@@ -580,6 +584,10 @@ impl Node {
                     index,
                     commit_point,
                 })
+            }
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).expect("a known commit");
+                None
             }
             Effect::RestartWal { database, ends } => {
                 if let Some(name) = process.names.get(&database) {

@@ -28,6 +28,9 @@ pub(crate) struct Settings {
     pub(crate) leave_per_mille: u64,
     election_ticks_min: u32,
     heartbeat_ticks: u32,
+    /// 0: reads are never answered without asking.
+    pub(crate) lease_ticks: u32,
+    disk_stall_ticks: u32,
     append_bytes_max: usize,
     window_bytes_max: usize,
     log_cache_bytes_max: usize,
@@ -46,10 +49,14 @@ impl Settings {
         let size = random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
         // The longer it is, the longer an old leader goes on beside a new one.
         let election_ticks_max = random.one_of(&[10, 20, 50]);
+        let election_ticks_min = election_ticks_max / 2;
+        let has_leases = random.per_mille(250);
         let clocks_differ = random.per_mille(500);
-        let rate = |random: &mut Random| match clocks_differ {
-            true => random.between(900, 1100),
-            false => 1000,
+        let rate = |random: &mut Random| match (clocks_differ, has_leases) {
+            // What leases assume of clocks.
+            (true, true) => random.between(950, 1050),
+            (true, false) => random.between(900, 1100),
+            (false, _) => 1000,
         };
         Settings {
             size,
@@ -62,7 +69,12 @@ impl Settings {
             election_ticks_max,
             clock_rates: (0..size).map(|_| rate(random)).collect(),
             leave_per_mille: random.one_of(&[0, 50, 500]),
-            election_ticks_min: election_ticks_max / 2,
+            election_ticks_min,
+            lease_ticks: match has_leases {
+                true => (election_ticks_min - 1) * 8 / 10,
+                false => 0,
+            },
+            disk_stall_ticks: random.one_of(&[0, 40, 200]),
             heartbeat_ticks: random.between(1, u64::from(election_ticks_max) / 5) as u32,
             append_bytes_max: random.one_of(&[6_000, 12_000, 100_000]),
             window_bytes_max: random.one_of(&[10_000, 30_000, 200_000]),
@@ -85,6 +97,8 @@ impl Settings {
         raft.election_timeout_ticks_min = self.election_ticks_min;
         raft.election_timeout_ticks_max = self.election_ticks_max;
         raft.heartbeat_ticks = self.heartbeat_ticks;
+        raft.lease_ticks = self.lease_ticks;
+        raft.disk_stall_ticks = self.disk_stall_ticks;
         raft.append_bytes_max = self.append_bytes_max;
         raft.window_bytes_max = self.window_bytes_max;
         raft.log_cache_bytes_max = self.log_cache_bytes_max;

@@ -77,6 +77,7 @@ kinds! {
     Dropped "databases dropped",
     Restored "databases restored",
     Appended "lists appended to",
+    Lease "seeds with leases",
     HistoryChecked "register histories found linearizable",
 }
 

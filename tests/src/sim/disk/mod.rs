@@ -11,7 +11,9 @@ use std::path::Path;
 
 use ringlite::image::{HardStateImage, ManifestImage, Restart, ShardImage};
 use ringlite::replica::DatabaseFile;
-use ringlite_raft::{Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, Term};
+use ringlite_raft::{
+    Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, Term,
+};
 
 pub(crate) use files::Files;
 use log::LogWriter;
@@ -165,7 +167,12 @@ impl Disk {
         self.log.append(io, truncate_from, entries, commit);
     }
 
-    pub(crate) fn save_manifest(&mut self, base: LogIndex, databases: Vec<DatabaseFile>) {
+    pub(crate) fn save_manifest(
+        &mut self,
+        base: LogIndex,
+        configuration: Configuration,
+        databases: Vec<DatabaseFile>,
+    ) {
         assert!(self.saving.is_none(), "one save at a time");
         let behind = self.log.base_behind(base);
         let (base, segment) = behind.unwrap_or((self.manifest.base, self.manifest.segment));
@@ -174,6 +181,7 @@ impl Disk {
                 sequence: self.manifest.sequence + 1,
                 base,
                 segment,
+                configuration,
                 databases,
             },
             copies_left: 2,

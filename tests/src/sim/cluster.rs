@@ -54,10 +54,11 @@ impl Cluster {
         let settings = Settings::drawn(seed, &mut random);
         // Files are synced, which memory does faster.
         let shared_memory = std::path::Path::new("/dev/shm");
-        let directory = if shared_memory.is_dir() {
-            tempfile::tempdir_in(shared_memory)
-        } else {
-            tempfile::tempdir()
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("ringlite-sim-");
+        let directory = match shared_memory.is_dir() {
+            true => builder.tempdir_in(shared_memory),
+            false => builder.tempdir(),
         };
         let directory = directory.expect("a directory");
         let size = settings.size;

@@ -127,6 +127,10 @@ impl MainHandle {
                 // A read transaction begins. (A writer comes here too, when its first frame makes
                 // it leave READ(0); nobody may wait for anything while it holds WRITE.)
                 self.database.wait_while_parked();
+                if self.database.jointly_committed.load(Ordering::SeqCst) {
+                    // SQLite reads the header and tries again after a moment.
+                    return ffi::SQLITE_BUSY;
+                }
             }
             if !self.epoch.locks.take_shared(slot) {
                 return ffi::SQLITE_BUSY;

@@ -84,6 +84,8 @@ impl Reader {
             limit: RowLimit::Whole { bytes_max },
         });
         let standing = self.session.standing();
+        // It has one database.
+        let snapshot = standing.snapshots.iter().next().map(|(_, at)| at);
         match outcome {
             Outcome::NeedsWriteLock(_) => Err(ReadFailure::Writes),
             Outcome::Failed(error) if error.code() & 0xff == rusqlite::ffi::SQLITE_IOERR => {
@@ -91,7 +93,7 @@ impl Reader {
             }
             Outcome::Failed(error) => Ok(Read {
                 answer: Err(error),
-                snapshot: standing.snapshot,
+                snapshot,
             }),
             // Such a statement changes the connection, if anything.
             Outcome::Reply(Reply::Rows(rows))
@@ -104,7 +106,7 @@ impl Reader {
             }
             Outcome::Reply(Reply::Rows(rows)) => Ok(Read {
                 answer: Ok(rows),
-                snapshot: standing.snapshot,
+                snapshot,
             }),
             Outcome::Reply(other) => unreachable!("a query gives rows, and not {other:?}"),
         }

@@ -114,23 +114,25 @@ impl Lone {
                 work,
                 may_write,
             } => {
-                let input = match self.sql.start(request, work, may_write) {
+                match self.sql.start(request, work, may_write) {
                     Started::Ran(mut ran) => {
-                        if self.hide_captures
-                            && let Some(capture) = ran.capture.take()
-                        {
-                            let database = self.replica.catalogue.find("app").unwrap();
-                            self.hidden = Some(Input::Captured { database, capture });
-                            ran.is_ahead = true;
+                        if self.hide_captures && !ran.captures.is_empty() {
+                            let captures = std::mem::take(&mut ran.captures);
+                            ran.ahead = captures.iter().map(|(database, _)| *database).collect();
+                            self.hidden = Some(Input::Captured { captures });
                         }
-                        Input::Ran(ran)
+                        self.replica.step(Input::Ran(ran));
                     }
-                    Started::Left { paused, writes } => {
+                    Started::Left {
+                        paused,
+                        writes,
+                        captures,
+                    } => {
                         self.away.push(paused);
-                        Input::Left { request, writes }
+                        self.replica.step(Input::Left { request, writes });
+                        self.replica.step(Input::Captured { captures });
                     }
-                };
-                self.replica.step(input);
+                }
                 None
             }
             Effect::StopRun { session, reason } => {
@@ -246,6 +248,7 @@ impl Lone {
         loop {
             match paused.resume(Duration::MAX) {
                 Resumed::Paused(again) => paused = again,
+                Resumed::WantsCore(_) => panic!("a session with one database needs no core"),
                 Resumed::Returned(returned) => return returned,
             }
         }

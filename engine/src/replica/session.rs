@@ -55,11 +55,6 @@ impl Session {
         }
     }
 
-    /// The database that it was opened with.
-    pub(super) fn own_database(&self) -> DatabaseId {
-        self.databases[0]
-    }
-
     /// Takes note of what is about to run.
     pub(super) fn runs(&mut self, work: &Work) {
         self.is_script = may_be_script(work);

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ffi};
 
 use super::authorizer::{self, Call, Permissions};
 use super::joint::{JointCommits, SessionDatabase};
-use super::statement::{Special, Statement, Step};
+use super::statement::{Special, Statement, Step, schemas};
 use super::watch::{RunLimits, Stopper, Watch};
 use super::{functions, limits};
 use crate::error::Error;
@@ -318,15 +318,7 @@ impl Session {
     fn find_databases(&self) -> Result<(), Error> {
         let before = self.databases();
         let mut databases = Vec::with_capacity(before.len() + 1);
-        for place in 0.. {
-            // SAFETY: the connection is open; the name is valid until a database is attached or
-            // detached, and is copied at once. It is null behind the last database.
-            let name = unsafe { ffi::sqlite3_db_name(self.connection.handle(), place) };
-            if name.is_null() {
-                break;
-            }
-            // SAFETY: as above; it is NUL-terminated.
-            let schema = unsafe { CStr::from_ptr(name) }.to_owned();
+        for schema in schemas(&self.connection) {
             let text = schema.to_str().unwrap_or_default();
             // There is none behind the schema of temporary tables.
             let Some(database) = ringlite_vfs::schema_database(&self.connection, text) else {

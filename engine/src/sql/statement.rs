@@ -4,7 +4,7 @@
 //! that a session could keep neither statements nor half-read results. This is the thin layer
 //! over `sqlite3_stmt` that a session needs, and no more.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
@@ -217,11 +217,11 @@ impl Statement {
             if let [_, Value::Text(name), Value::Integer(schema), ..] = &instruction[..]
                 && name == "Vacuum"
             {
-                let place = c_int::try_from(*schema).unwrap_or(0);
-                // SAFETY: the connection is open; the name is copied before the next call on it.
-                let name =
-                    unsafe { text_at(ffi::sqlite3_db_name(self.connection.handle(), place)) };
-                return Ok(name.unwrap_or_else(|| "main".into()));
+                let place = usize::try_from(*schema).unwrap_or(0);
+                let name = schemas(&self.connection).into_iter().nth(place);
+                return Ok(name
+                    .and_then(|name| name.into_string().ok())
+                    .unwrap_or_default());
             }
         }
         unreachable!("the statement is a VACUUM")
@@ -344,6 +344,26 @@ unsafe fn text_at(text: *const c_char) -> Option<String> {
     )
 }
 
+/// The names of the connection's databases, its own one first.
+pub(super) fn schemas(connection: &Connection) -> Vec<CString> {
+    let names = (0..).map_while(|place| {
+        // SAFETY: the connection is open; the name is valid until a database is attached or
+        // detached, and is copied at once. It is null behind the last database.
+        let name = unsafe { ffi::sqlite3_db_name(connection.handle(), place) };
+        // SAFETY: as above; it is NUL-terminated.
+        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_owned())
+    });
+    names.collect()
+}
+
+/// Whether the transaction was refused a page because it has too many.
+fn is_too_large(connection: &Connection) -> bool {
+    schemas(connection).iter().any(|schema| {
+        let schema = schema.to_str().unwrap_or_default();
+        ringlite_vfs::transaction_is_too_large(connection, schema)
+    })
+}
+
 /// A refusal of the authorizer.
 fn not_authorized(reason: &str) -> Error {
     Error::Sqlite {
@@ -376,7 +396,7 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
         ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR_NOMEM => {
             "out of memory: the statement needs more than this node gives to SQLite".into()
         }
-        ffi::SQLITE_FULL if ringlite_vfs::transaction_is_too_large(connection, "main") => {
+        ffi::SQLITE_FULL if is_too_large(connection) => {
             "the transaction changes more than a transaction may, and was rolled back: make it \
              smaller, or start the nodes with a greater --transaction-bytes"
                 .into()

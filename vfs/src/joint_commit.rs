@@ -19,8 +19,9 @@ use crate::sync::atomic::Ordering;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A commit of one connection in several databases, from before its first database to after its
-/// last. While it lives, read transactions of other connections do not begin on them: SQLite tries
-/// again by itself, with growing pauses, for about 10 s.
+/// last. While it lives, read transactions of other connections do not begin on them, but for those
+/// that see only what is committed for good: SQLite tries again by itself, with growing pauses, for
+/// about 10 s.
 #[must_use = "dropped, it counts as done"]
 pub struct JointCommit {
     /// Each database as it was before.
@@ -83,7 +84,7 @@ impl DatabaseInner {
             // The database was removed, and the commit with it.
             return;
         }
-        let Some(write) = epoch.locks.take_write_for_vfs(WRITE_PATIENCE) else {
+        let Some(write) = epoch.live.locks.take_write_for_vfs(WRITE_PATIENCE) else {
             panic!(
                 "half of a transaction over several databases stays in {:?}: another one writes",
                 self.name
@@ -95,8 +96,8 @@ impl DatabaseInner {
             return;
         }
         let frames = before.header.max_frame();
-        epoch.index.publish(&before.header);
-        epoch.index.forget_above(frames);
+        epoch.live.index.publish(&before.header);
+        epoch.live.index.forget_above(frames);
         epoch.frames.cut(frames);
         history.committed = before.header;
         let is_changed = history.captured != history.committed;

@@ -443,7 +443,7 @@ impl Sql {
         let Some(file) = self.restores.remove(&restore) else {
             return Ok(None);
         };
-        file.finish(&self.directory.join(name))?;
+        file.finish(&self.directory, name)?;
         let database = self.vfs.open(name)?;
         Ok(Some(self.opened(id, database)))
     }

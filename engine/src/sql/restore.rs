@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use ringlite_vfs::VfsError;
+use ringlite_vfs::{PageSumsBuilder, VfsError};
 
+use crate::database_file;
 use crate::replica::payload::RestoreId;
 
 /// What the files are called until they are databases.
@@ -26,7 +27,7 @@ pub(super) struct RestoreFile {
     path: PathBuf,
     /// None once everything has arrived.
     pieces: Option<SyncSender<Bytes>>,
-    writer: Option<JoinHandle<io::Result<()>>>,
+    writer: Option<JoinHandle<io::Result<PageSumsBuilder>>>,
 }
 
 impl RestoreFile {
@@ -54,17 +55,20 @@ impl RestoreFile {
         }
     }
 
-    /// Makes the file, which is whole, `path`, which must be free. Durable on return.
-    pub(super) fn finish(mut self, path: &Path) -> Result<(), VfsError> {
+    /// Makes the file, which is whole, the database file `name` in `directory`, which must be free,
+    /// and gives it its checksums. Durable on return.
+    pub(super) fn finish(mut self, directory: &Path, name: &str) -> Result<(), VfsError> {
         self.pieces = None;
         if let Some(writer) = self.writer.take() {
             let written = writer
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("its thread has panicked")));
-            written.map_err(io_error("write", &self.path))?;
+            let sums = written.map_err(io_error("write", &self.path))?;
+            sums.install(directory, name)?;
         }
-        std::fs::rename(&self.path, path).map_err(io_error("rename", &self.path))?;
-        super::sync_directory(path.parent().unwrap_or(path))
+        std::fs::rename(&self.path, directory.join(name))
+            .map_err(io_error("rename", &self.path))?;
+        super::sync_directory(directory)
     }
 }
 
@@ -75,9 +79,15 @@ impl Drop for RestoreFile {
     }
 }
 
-fn write_all(mut file: File, pieces: &Receiver<Bytes>) -> io::Result<()> {
+fn write_all(mut file: File, pieces: &Receiver<Bytes>) -> io::Result<PageSumsBuilder> {
     let mut unsynced_bytes = 0;
+    let mut sums = None;
     while let Ok(bytes) = pieces.recv() {
+        let sums = sums.get_or_insert_with(|| {
+            // The leader has checked the first piece before it went into the log.
+            PageSumsBuilder::new(database_file::page_size(&bytes).unwrap_or_default())
+        });
+        sums.update(&bytes);
         file.write_all(&bytes)?;
         unsynced_bytes += bytes.len();
         if unsynced_bytes > UNSYNCED_BYTES_MAX {
@@ -85,7 +95,8 @@ fn write_all(mut file: File, pieces: &Receiver<Bytes>) -> io::Result<()> {
             unsynced_bytes = 0;
         }
     }
-    file.sync_all()
+    file.sync_all()?;
+    sums.ok_or_else(|| io::Error::other("nothing has arrived"))
 }
 
 /// Removes what restores of an earlier life have left in `directory`.

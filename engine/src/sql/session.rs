@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringlite_vfs::Database;
+use ringlite_vfs::{Database, VfsError};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
@@ -123,7 +123,13 @@ impl Session {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
-        let mut connection = database.connect().map_err(|error| failed(&error))?;
+        let mut connection = database.connect().map_err(|error| match &error {
+            VfsError::Connect {
+                source: rusqlite::Error::SqliteFailure(source, _),
+                ..
+            } if source.extended_code == ffi::SQLITE_IOERR_DATA => damaged(database),
+            error => failed(error),
+        })?;
         connection
             .pragma_update(None, "query_only", only_reads)
             .map_err(|error| failed(&error))?;
@@ -172,6 +178,11 @@ impl Session {
                 Some(error) => Outcome::Failed(error),
                 None => outcome,
             },
+            // SQLite says only "disk I/O error".
+            Outcome::Failed(Error::Sqlite {
+                code: ffi::SQLITE_IOERR_DATA,
+                ..
+            }) => Outcome::Failed(damaged(&self.database)),
             outcome => outcome,
         }
     }
@@ -589,6 +600,22 @@ fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite:
 fn is_plain_begin(sql: &str) -> bool {
     sql.trim_matches(|c: char| c.is_ascii_whitespace() || c == ';')
         .eq_ignore_ascii_case("begin")
+}
+
+/// What to tell of a page that was not given out.
+fn damaged(database: &Database) -> Error {
+    let page = database.damage();
+    Error::Sqlite {
+        code: ffi::SQLITE_IOERR_DATA,
+        message: format!(
+            "the file of database {:?} is damaged on this node, at page {} at least: what was asked \
+             for is not what was written there, and is not given out. The other nodes have their \
+             own copies; on this one, restore the database from a backup or replace the data of \
+             the node",
+            database.name(),
+            page.map_or_else(|| "?".to_owned(), |page| page.to_string()),
+        ),
+    }
 }
 
 /// The peer reports an empty statement with code 0, which its clients know.

@@ -46,7 +46,7 @@ impl Statement {
         let mut tail: *const c_char = std::ptr::null();
         // SAFETY: the connection is open while `connection` lives; the text is valid for `length`
         // bytes, and SQLite writes both out-pointers before it returns.
-        let (code, refusal) = authorizer::observe(Call::Prepare, || unsafe {
+        let (code, refusal) = authorizer::observe(connection, Call::Prepare, || unsafe {
             ffi::sqlite3_prepare_v3(
                 connection.handle(),
                 sql.as_ptr().cast(),
@@ -147,7 +147,9 @@ impl Statement {
 
     fn step_as(&mut self, call: Call) -> (Result<Step, Error>, Option<Refusal>) {
         // SAFETY: the statement is live.
-        let (code, refusal) = authorizer::observe(call, || unsafe { ffi::sqlite3_step(self.raw) });
+        let (code, refusal) = authorizer::observe(&self.connection, call, || unsafe {
+            ffi::sqlite3_step(self.raw)
+        });
         let stepped = match code {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),

@@ -75,6 +75,14 @@ pub enum VfsError {
         /// SQLite's result code.
         code: i32,
     },
+    /// An extension of SQLite cannot be loaded.
+    #[error("the extension {} cannot be loaded: {reason}", path.display())]
+    Extension {
+        /// The library.
+        path: PathBuf,
+        /// What the loader or SQLite said.
+        reason: String,
+    },
     /// SQLite refused to open or to set up a connection.
     #[error("could not {operation} on the database {name}: {source}")]
     Connect {

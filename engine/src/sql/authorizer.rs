@@ -163,7 +163,8 @@ impl Permissions {
                 if function_name.eq_ignore_ascii_case("load_extension") =>
             {
                 because(
-                    "load_extension() is refused here: foreign code would run inside the node"
+                    "load_extension() is refused here: foreign code would run inside the node, which \
+                     only its operator allows, with --extension"
                         .into(),
                 )
             }

@@ -96,19 +96,14 @@ impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`. A
     /// transaction may be [`TRANSACTION_BYTES_DEFAULT`] long.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
-        Self::bounded(directory, temporary_directory, TRANSACTION_BYTES_DEFAULT)
+        Self::with_options(VfsOptions::new(directory, temporary_directory))
     }
 
-    /// As [`Sql::new`], but the pages that one transaction writes may be `transaction_bytes_max`
-    /// bytes in all, those that it writes again counted again.
-    pub fn bounded(
-        directory: PathBuf,
-        temporary_directory: PathBuf,
-        transaction_bytes_max: u64,
-    ) -> Result<Self, VfsError> {
+    /// As [`Sql::new`], with everything that can be chosen.
+    pub fn with_options(options: VfsOptions) -> Result<Self, VfsError> {
         limits::bound_heap();
-        let mut options = VfsOptions::new(directory.clone(), temporary_directory.clone());
-        options.transaction_bytes_max = transaction_bytes_max;
+        let directory = options.directory.clone();
+        let temporary_directory = options.temporary_directory.clone();
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
         Ok(Self {

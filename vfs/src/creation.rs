@@ -85,6 +85,17 @@ pub fn first_page(page_size: PageSize) -> Vec<u8> {
 /// to that); a different one is [`VfsError::FileDiffers`]. `page_one` has to be a first page in WAL
 /// mode, such as [`first_page`] makes. To be called for one name by one thread at a time.
 pub fn create_database_file(directory: &Path, name: &str, page_one: &[u8]) -> Result<(), VfsError> {
+    create_marked_database_file(directory, name, page_one, |_| Ok(()))
+}
+
+/// As [`create_database_file`], but the new file is given to `mark` before it has its name, to leave
+/// something on it that is there whenever the file is.
+pub fn create_marked_database_file(
+    directory: &Path,
+    name: &str,
+    page_one: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
     validate_database_name(name)?;
     let path = directory.join(name);
     let page_size = match page_size_of(page_one) {
@@ -108,7 +119,7 @@ pub fn create_database_file(directory: &Path, name: &str, page_one: &[u8]) -> Re
         Ok(_) => return Err(VfsError::FileDiffers { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             install_sums()?;
-            write_whole(&path, page_one)?;
+            write_whole(&path, page_one, mark)?;
         }
         Err(source) => return Err(VfsError::io("read", &path, source)),
     }
@@ -116,18 +127,27 @@ pub fn create_database_file(directory: &Path, name: &str, page_one: &[u8]) -> Re
 }
 
 /// Makes `bytes` the content of a file, whatever it was; durable but for the name.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), VfsError> {
+pub(crate) fn write_whole(
+    path: &Path,
+    bytes: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
     // One name for all attempts, so that what a crash left is overwritten and not gathered.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.new"));
-    write_file(&temporary, bytes)?;
+    write_file(&temporary, bytes, mark)?;
     fs::rename(&temporary, path).map_err(|source| VfsError::io("rename", &temporary, source))
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), VfsError> {
+fn write_file(
+    path: &Path,
+    bytes: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
     let mut file = File::create(path).map_err(|source| VfsError::io("create", path, source))?;
     file.write_all(bytes)
         .map_err(|source| VfsError::io("write", path, source))?;
+    mark(&file).map_err(|source| VfsError::io("mark", path, source))?;
     file.sync_all()
         .map_err(|source| VfsError::io("sync", path, source))
 }

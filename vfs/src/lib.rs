@@ -77,7 +77,9 @@ mod wal_index;
 pub use backfill::Backfill;
 pub use capture::Capture;
 pub use connection::{held_snapshot, holds_write_lock, read_position, transaction_is_too_large};
-pub use creation::{create_database_file, first_page, validate_database_name};
+pub use creation::{
+    create_database_file, create_marked_database_file, first_page, validate_database_name,
+};
 pub use database::{Database, PastState};
 pub use disk_wait::{DiskWait, with_disk_wait};
 pub use error::VfsError;

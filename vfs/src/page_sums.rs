@@ -182,7 +182,7 @@ impl PageSumsBuilder {
             // A part of a page is that page with zeros behind it, as it is read.
             self.update(&vec![0; self.page_size.as_usize() - self.page_bytes]);
         }
-        crate::creation::write_whole(&path_of(directory, name), &self.sums)?;
+        crate::creation::write_whole(&path_of(directory, name), &self.sums, |_| Ok(()))?;
         crate::creation::sync_file(directory)
     }
 }

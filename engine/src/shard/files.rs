@@ -6,7 +6,7 @@ use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::replica::request::{Reply, RequestId};
 use crate::replica::{DatabaseFile, DatabaseId, Effect, Input};
 use crate::sql::PinnedPages;
@@ -14,6 +14,8 @@ use crate::storage::{Manifest, ManifestDatabase};
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
+/// Digests that are being taken at once, or wait for a thread. Each keeps its pages from being moved.
+const DIGESTS_RUNNING_MAX: usize = 16;
 
 impl Shard {
     pub(super) fn perform_on_databases(self: &Rc<Self>, effect: Effect) {
@@ -96,15 +98,22 @@ impl Shard {
 
     /// Hashes pages on another thread, and answers the request.
     fn hash_pages(self: &Rc<Self>, request: RequestId, pages: Result<PinnedPages>) {
+        let pages = match pages {
+            Ok(_) if self.digests_running.get() >= DIGESTS_RUNNING_MAX => Err(Error::Busy {
+                what: "as many digests as may be at once are being taken",
+            }),
+            pages => pages,
+        };
+        let pages = match pages {
+            Ok(pages) => pages,
+            Err(error) => return self.deliver(request, Err(error)),
+        };
+        self.digests_running.update(|running| running + 1);
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            let digest = match pages {
-                Ok(pages) => {
-                    let digest = glommio::executor().spawn_blocking(move || pages.digest());
-                    digest.await.map(Reply::Digest)
-                }
-                Err(error) => Err(error),
-            };
+            let digest = glommio::executor().spawn_blocking(move || pages.digest());
+            let digest = digest.await.map(Reply::Digest);
+            shard.digests_running.update(|running| running - 1);
             shard.deliver(request, digest);
         })
         .detach();

@@ -7,6 +7,7 @@
 mod authorizer;
 mod functions;
 mod limits;
+mod mark;
 mod pragmas;
 pub(crate) mod reader;
 mod restore;
@@ -325,19 +326,32 @@ impl Sql {
         // A file of that name is of an earlier life, and the log has all that became of it.
         self.vfs.remove(name)?;
         let page_one = ringlite_vfs::first_page(page_size);
-        ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
+        ringlite_vfs::create_marked_database_file(&self.directory, name, &page_one, |file| {
+            mark::set(file, id)
+        })?;
         let database = self.vfs.open(name)?;
         Ok(self.opened(id, database))
     }
 
     /// Opens a database of an earlier life. Its file may lack what the log still has, up to being
-    /// no database; `None` if there is none, because an entry of the log has removed it.
+    /// no database; `None` if there is none, because an entry of the log has removed it, or if it is
+    /// already that of a later database of the same name.
     pub fn open_database(
         &mut self,
         id: DatabaseId,
         name: &str,
         page_size: PageSize,
     ) -> Result<Option<Input>, VfsError> {
+        let path = self.directory.join(name);
+        let is_of_another = mark::is_of_another(&path, id).map_err(|source| VfsError::Io {
+            operation: "examine",
+            path,
+            source,
+        })?;
+        if is_of_another {
+            tracing::warn!("the file of database {name:?} is already that of its successor");
+            return Ok(None);
+        }
         match self.vfs.reopen(name, page_size) {
             Ok(database) => Ok(Some(self.opened(id, database))),
             Err(VfsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -438,7 +452,7 @@ impl Sql {
         let Some(file) = self.restores.remove(&restore) else {
             return Ok(None);
         };
-        file.finish(&self.directory, name)?;
+        file.finish(&self.directory, name, id)?;
         let database = self.vfs.open(name)?;
         Ok(Some(self.opened(id, database)))
     }
@@ -616,3 +630,6 @@ fn sync_directory(path: &Path) -> Result<(), VfsError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests;

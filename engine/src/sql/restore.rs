@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use ringlite_vfs::{PageSumsBuilder, VfsError};
 
+use super::mark;
 use crate::database_file;
+use crate::replica::DatabaseId;
 use crate::replica::payload::RestoreId;
 
 /// What the files are called until they are databases.
@@ -57,13 +59,24 @@ impl RestoreFile {
 
     /// Makes the file, which is whole, the database file `name` in `directory`, which must be free,
     /// and gives it its checksums. Durable on return.
-    pub(super) fn finish(mut self, directory: &Path, name: &str) -> Result<(), VfsError> {
+    pub(super) fn finish(
+        mut self,
+        directory: &Path,
+        name: &str,
+        id: DatabaseId,
+    ) -> Result<(), VfsError> {
         self.pieces = None;
         if let Some(writer) = self.writer.take() {
             let written = writer
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("its thread has panicked")));
             let sums = written.map_err(io_error("write", &self.path))?;
+            let mark = || {
+                let file = File::open(&self.path)?;
+                mark::set(&file, id)?;
+                file.sync_all()
+            };
+            mark().map_err(io_error("mark", &self.path))?;
             sums.install(directory, name)?;
         }
         std::fs::rename(&self.path, directory.join(name))

@@ -30,6 +30,8 @@ const PAUSE_ROWS: usize = 64;
 const PAUSE_BYTES: usize = 64 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
+/// And the memory that they may take together, as SQLite tells it when they are prepared.
+const PREPARED_BYTES_MAX: usize = 16 << 20;
 
 /// A running query.
 struct Cursor {
@@ -43,13 +45,20 @@ struct Cursor {
 /// The place of a prepared statement; its number is the statement's id.
 enum Slot {
     Free,
-    Kept(Statement),
+    Kept(Prepared),
     Running,
+}
+
+/// A statement that a client has prepared.
+struct Prepared {
+    statement: Statement,
+    /// The memory that it took then, in bytes.
+    bytes: usize,
 }
 
 /// Where a statement is kept while it does not run.
 enum Home {
-    Prepared(StatementId),
+    Prepared { id: StatementId, bytes: usize },
     Text(Box<str>),
 }
 
@@ -78,6 +87,8 @@ pub(super) struct Session {
     // Statements hold shares of the connection; it closes when the last one is gone.
     cursor: Option<Cursor>,
     prepared: Vec<Slot>,
+    /// Of all that are prepared.
+    prepared_bytes: usize,
     /// By text, the most recently used first.
     texts: VecDeque<(Box<str>, Statement)>,
     stopper: Arc<Stopper>,
@@ -146,6 +157,7 @@ impl Session {
         Ok(Self {
             cursor: None,
             prepared: Vec::new(),
+            prepared_bytes: 0,
             texts: VecDeque::new(),
             stopper: Arc::new(Stopper {
                 watch,
@@ -248,11 +260,19 @@ impl Session {
                 what: "the session holds too many prepared statements: finalize some",
             });
         }
+        let bytes = statement.memory_bytes();
+        if self.prepared_bytes + bytes > PREPARED_BYTES_MAX {
+            return Err(Error::Busy {
+                what: "the prepared statements of the session would take more than 16 MiB: \
+                       finalize some",
+            });
+        }
+        self.prepared_bytes += bytes;
         let parameters = statement.parameters();
         if slot == self.prepared.len() {
             self.prepared.push(Slot::Free);
         }
-        self.prepared[slot] = Slot::Kept(statement);
+        self.prepared[slot] = Slot::Kept(Prepared { statement, bytes });
         Ok(Reply::Prepared {
             statement: StatementId(u32::try_from(slot).unwrap_or(u32::MAX)),
             parameters,
@@ -263,11 +283,15 @@ impl Session {
     fn finalize(&mut self, id: StatementId) -> Result<Reply, Error> {
         self.end_query();
         match self.prepared.get_mut(id.0 as usize) {
-            Some(slot) if !matches!(slot, Slot::Free) => {
-                *slot = Slot::Free;
-                Ok(Reply::Done)
-            }
-            _ => Err(no_statement(id)),
+            Some(slot) => match std::mem::replace(slot, Slot::Free) {
+                Slot::Kept(prepared) => {
+                    self.prepared_bytes -= prepared.bytes;
+                    Ok(Reply::Done)
+                }
+                Slot::Running => unreachable!("the query was ended"),
+                Slot::Free => Err(no_statement(id)),
+            },
+            None => Err(no_statement(id)),
         }
     }
 
@@ -502,9 +526,9 @@ impl Session {
         let slot = self.prepared.get_mut(id.0 as usize);
         let slot = slot.ok_or_else(|| no_statement(id))?;
         match std::mem::replace(slot, Slot::Running) {
-            Slot::Kept(statement) => Ok(Ready {
+            Slot::Kept(Prepared { statement, bytes }) => Ok(Ready {
                 statement,
-                home: Home::Prepared(id),
+                home: Home::Prepared { id, bytes },
                 end: 0,
             }),
             other => {
@@ -556,9 +580,9 @@ impl Session {
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
             Home::Text(_) => {}
-            Home::Prepared(id) => {
+            Home::Prepared { id, bytes } => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
-                    *slot = Slot::Kept(statement);
+                    *slot = Slot::Kept(Prepared { statement, bytes });
                 }
             }
         }

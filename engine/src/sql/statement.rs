@@ -84,6 +84,14 @@ impl Statement {
         Ok((Some(statement), consumed))
     }
 
+    /// The memory that it takes now, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        // SAFETY: the statement is live.
+        let bytes =
+            unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_MEMUSED, 0) };
+        usize::try_from(bytes).unwrap_or(0)
+    }
+
     /// How many parameters it takes.
     pub(super) fn parameters(&self) -> u32 {
         self.parameters
@@ -178,10 +186,14 @@ impl Statement {
         Ok(step)
     }
 
-    /// Makes it ready to run again and ends the reading of its snapshot.
+    /// Makes it ready to be bound again and ends the reading of its snapshot.
     pub(super) fn reset(&mut self) {
-        // SAFETY: the statement is live. The returned code repeats the last step's error.
-        unsafe { ffi::sqlite3_reset(self.raw) };
+        // SAFETY: the statement is live. The returned code repeats the last step's error. The values
+        // that were bound, which can be large, would stay until others are.
+        unsafe {
+            ffi::sqlite3_reset(self.raw);
+            ffi::sqlite3_clear_bindings(self.raw);
+        }
     }
 
     /// The columns of its rows. Asked for after the first step, since a step may compile it anew.

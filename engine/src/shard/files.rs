@@ -1,6 +1,7 @@
 //! What a shard does with the files of its databases, and with the manifest that speaks of them.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, VfsError};
@@ -14,6 +15,8 @@ use crate::storage::{Manifest, ManifestDatabase};
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
+/// How often it is looked whether the disk has taken what arrives of a file.
+const RESTORE_POLL: Duration = Duration::from_millis(1);
 /// Digests that are being taken at once, or wait for a thread. Each keeps its pages from being moved.
 const DIGESTS_RUNNING_MAX: usize = 16;
 
@@ -93,6 +96,14 @@ impl Shard {
             Ok(None) => {}
             Ok(Some(input)) => self.replica.borrow_mut().step(input),
             Err(error) => self.halt(unusable(&error)),
+        }
+    }
+
+    /// Waits until the disk has taken what has arrived of files that are being restored, so that
+    /// whoever sends one sends no faster than that.
+    pub(crate) async fn restores_are_written(&self) {
+        while self.halted.borrow().is_none() && self.sql.borrow().has_queued_pieces() {
+            glommio::timer::sleep(RESTORE_POLL).await;
         }
     }
 

@@ -441,6 +441,11 @@ impl Sql {
         }
     }
 
+    /// Whether pieces of files that are being restored are on the way to the disk.
+    pub fn has_queued_pieces(&self) -> bool {
+        self.restores.values().any(RestoreFile::has_queued)
+    }
+
     /// Makes the file of a restore the file of a new database, durably, and opens it; `None` if
     /// there is no such restore.
     pub fn finish_restore(

@@ -49,8 +49,9 @@ struct State {
     /// Operations of the kind of `fault` since it was set.
     counted: usize,
     faults_done: usize,
-    /// How long each read takes.
+    /// How long each read, and each flush, takes.
     read_time: Duration,
+    flush_time: Duration,
 }
 
 /// The disk; clones are of one and the same.
@@ -69,6 +70,7 @@ impl Device {
                 counted: 0,
                 faults_done: 0,
                 read_time: Duration::ZERO,
+                flush_time: Duration::ZERO,
             })),
         }
     }
@@ -124,6 +126,11 @@ impl Device {
     /// waits for them.
     pub fn set_read_time(&self, time: Duration) {
         self.state().read_time = time;
+    }
+
+    /// Makes each flush take so long from now on; nothing else waits for it.
+    pub fn set_flush_time(&self, time: Duration) {
+        self.state().flush_time = time;
     }
 
     /// How many operations have failed since a fault was last set.
@@ -261,7 +268,14 @@ impl Filesystem for Device {
             return reply.error(Errno::EIO);
         }
         state.push(Event::Flush);
+        let time = state.flush_time;
         drop(state);
-        reply.ok();
+        if time.is_zero() {
+            return reply.ok();
+        }
+        thread::spawn(move || {
+            thread::sleep(time);
+            reply.ok();
+        });
     }
 }

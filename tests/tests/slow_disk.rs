@@ -1,5 +1,5 @@
-//! Reads of a database that is not in the page cache, on a disk whose reads take their time: the
-//! shard's core goes on meanwhile.
+//! Disks that take their time: for reads of a database that is not in the page cache, and for the
+//! flushes of a file that is being restored. The shard's core goes on meanwhile.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringlite::Client;
+use ringlite::client::SourceFile;
 use ringlite_tests::disk::{self, Disk};
 use ringlite_tests::lone_node::LoneNode;
 use ringlite_tests::scene;
@@ -18,6 +19,9 @@ const DISK_BYTES: usize = 128 << 20;
 /// One in each page.
 const ROWS: i64 = 100;
 const COLD: &str = "cold";
+/// How long one flush of the disk takes.
+const FLUSH_TIME: Duration = Duration::from_millis(700);
+const FILE_BYTES: usize = 24 << 20;
 const QUICK: &str = "quick";
 /// How long one read of the disk takes.
 const READ_TIME: Duration = Duration::from_millis(200);
@@ -143,5 +147,71 @@ fn commits_go_on_while_a_scan_waits_for_the_disk() {
         }
         None => println!("NOT CHECKED, what the core reads: there is no strace"),
     }
+    assert_eq!(node.stop().code, Some(0));
+}
+
+/// Commits until `is_over`; how long each took, sorted.
+fn commit_until(client: &mut Client, is_over: impl Fn() -> bool) -> Vec<Duration> {
+    let mut took = Vec::new();
+    while !is_over() {
+        let begun = Instant::now();
+        client.execute("INSERT INTO t VALUES (1)", &[]).unwrap();
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    took
+}
+
+#[test]
+fn commits_go_on_while_a_restored_file_waits_for_the_disk() {
+    if let Some(why) = disk::missing() {
+        println!("NOT CHECKED, no disk was slow: {why}");
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let data = directory.path().join("data");
+    assert_eq!(start(&data).stop().code, Some(0));
+    // The pieces of the file go to the slow disk, and the log stays where it is.
+    let disk = Disk::new(DISK_BYTES);
+    disk.format();
+    let mounted = disk.mount().expect("a new file system can be mounted");
+    std::fs::remove_dir_all(data.join("tmp")).unwrap();
+    std::os::unix::fs::symlink(mounted.path(), data.join("tmp")).unwrap();
+    let path = directory.path().join("large.db");
+    let plain = rusqlite::Connection::open(&path).unwrap();
+    plain
+        .execute_batch(&format!(
+            "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob({FILE_BYTES}))"
+        ))
+        .unwrap();
+    drop(plain);
+
+    let mut node = start(&data);
+    let mut quick = open(&node, QUICK);
+    quick.execute("CREATE TABLE t (a)", &[]).unwrap();
+    disk.device.set_flush_time(FLUSH_TIME);
+    let (sent, took) = thread::scope(|scope| {
+        let mut sender = node.client().unwrap();
+        let mut file = SourceFile::open(&path, false).unwrap();
+        let sent = scope.spawn(move || {
+            let begun = Instant::now();
+            sender
+                .send_restore("large", &mut file, false, |_, _| ())
+                .unwrap();
+            begun.elapsed()
+        });
+        let took = commit_until(&mut quick, || sent.is_finished());
+        (sent.join().unwrap(), took)
+    });
+    disk.device.set_flush_time(Duration::ZERO);
+    let p99 = took[took.len() * 99 / 100];
+    let slow = took.iter().filter(|time| **time > FLUSH_TIME / 2).count();
+    println!(
+        "the file took {sent:?}; {} commits beside it, p99 {p99:?}, max {:?}",
+        took.len(),
+        took[took.len() - 1],
+    );
+    assert!(sent > 3 * FLUSH_TIME, "the disk was not slow");
+    assert!(slow < 2, "{slow} commits have waited for flushes");
     assert_eq!(node.stop().code, Some(0));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringlite_raft::{
     AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
 };
+use ringlite_vfs::VfsOptions;
 
 use crate::error::Result;
 use crate::replica::request::{
@@ -66,7 +67,9 @@ impl Lone {
         change(&mut config);
         let data = tempfile::tempdir().unwrap();
         let path = data.path().to_owned();
-        let mut sql = Sql::bounded(path.clone(), path, transaction_bytes).unwrap();
+        let mut options = VfsOptions::new(path.clone(), path);
+        options.transaction_bytes_max = transaction_bytes;
+        let mut sql = Sql::with_options(options).unwrap();
         sql.set_limits(RunLimits {
             core_time: Duration::MAX,
             statement_time: Duration::ZERO,

@@ -174,6 +174,12 @@ impl Client {
                     None
                 }
                 Err(Error::NotLeader { .. } | Error::Busy { .. }) => self.leave(),
+                Err(error) if oracle.is_told_damage(&error) => {
+                    // There is no use in trying again.
+                    operation.lost(oracle);
+                    self.operation = None;
+                    self.leave()
+                }
                 other => panic!("a database could not be opened: {other:?}"),
             };
         }

@@ -17,7 +17,7 @@ use super::node::Node;
 use super::operation::{FLEETING, Operation, RESTORED, Role};
 use super::oracle::Oracle;
 use super::random::Random;
-use super::settings::Settings;
+use super::settings::{Mode, Settings};
 use super::sqlite;
 use super::tally::{Kind, Tally};
 
@@ -45,6 +45,7 @@ pub(crate) struct Cluster {
     pub(super) overheard: Option<ringlite::Result<Reply>>,
     /// A hash over everything that happened.
     pub(crate) trace: u64,
+    directory_name: String,
     _directory: TempDir,
 }
 
@@ -94,8 +95,10 @@ impl Cluster {
             trace: seed,
             random,
             settings,
+            directory_name: directory.path().display().to_string(),
             _directory: directory,
         };
+        cluster.oracle.files_rot = cluster.settings.mode == Mode::AnyFile;
         for at in 0..size {
             cluster.start(at);
         }
@@ -388,7 +391,9 @@ impl Cluster {
         self.note((status.term, status.last.0, status.commit.0));
         let size = self.nodes.len();
         for (id, reply) in std::mem::take(&mut self.nodes[at].replies) {
-            self.note((id.session.0, id.serial, format!("{reply:?}")));
+            // Texts may name files, whose directory has another name in each run.
+            let text = format!("{reply:?}").replace(&self.directory_name, "");
+            self.note((id.session.0, id.serial, text));
             if self.listens_to == Some(id) {
                 self.overheard = Some(reply);
                 continue;

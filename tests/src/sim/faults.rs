@@ -24,14 +24,16 @@ pub(crate) struct Faults {
     /// Damage to the disk of a node that is down.
     rot: Chance,
     misdirection: Chance,
+    /// Damage to the file of a database.
+    file_rot: Chance,
     pub(super) atlas: Atlas,
 }
 
 impl Faults {
     pub(super) fn new(settings: &Settings, random: &mut Random) -> Faults {
         let severity = match settings.mode {
-            Mode::Recoverable => 1,
-            Mode::Beyond => 10,
+            Mode::Recoverable | Mode::AnyFile => 1,
+            Mode::AnyLog => 10,
         };
         Faults {
             crash: random.one_of(&[0, 10, 30]),
@@ -46,6 +48,10 @@ impl Faults {
             full_disk: random.one_of(&[0, 5, 15]),
             rot: random.one_of(&[0, 20, 60]) * severity,
             misdirection: random.one_of(&[0, 10, 30]) * severity,
+            file_rot: match settings.mode {
+                Mode::AnyFile => random.one_of(&[10, 50]),
+                Mode::Recoverable | Mode::AnyLog => 0,
+            },
             atlas: Atlas::new(settings),
         }
     }
@@ -65,8 +71,8 @@ impl Atlas {
         Atlas {
             damaged: vec![false; settings.size],
             nodes_max: match settings.mode {
-                Mode::Recoverable => (settings.size - 1) / 2,
-                Mode::Beyond => settings.size,
+                Mode::Recoverable | Mode::AnyFile => (settings.size - 1) / 2,
+                Mode::AnyLog => settings.size,
             },
         }
     }
@@ -120,6 +126,10 @@ impl Cluster {
             };
             self.nodes[at].clock.jump(seconds, ticks);
             self.tally.count(Kind::ClockJump);
+        }
+        if self.random.rarely(self.faults.file_rot) {
+            let rotten = self.nodes[at].disk.files.rot(&mut self.random);
+            self.tally.add(Kind::FileRot, u64::from(rotten));
         }
         self.strike_disk(at);
     }

@@ -48,19 +48,22 @@ pub fn run(seed: u64) -> Outcome {
     operation::restored_file();
     sqlite::seed_randomness(seed);
     let mut cluster = Cluster::new(seed);
-    let beyond = cluster.settings.mode == Mode::Beyond;
+    let mode = cluster.settings.mode;
     for _ in 0..cluster.settings.storm_units {
         cluster.step_in_storm();
     }
     cluster.heal();
-    if cluster.can_recover() {
-        cluster.check();
-    } else {
-        assert!(beyond, "a majority is gone");
+    if !cluster.can_recover() {
+        assert_eq!(mode, Mode::AnyLog, "a majority is gone");
         cluster.check_refusal();
+    } else if mode == Mode::AnyFile {
+        cluster.check_replicas();
+        cluster.oracle.check_histories();
+    } else {
+        cluster.check();
     }
     let mut tally = cluster.harvest();
-    tally.add(Kind::BeyondAtlas, u64::from(beyond));
+    tally.add(Kind::BeyondAtlas, u64::from(mode != Mode::Recoverable));
     Outcome {
         trace: cluster.trace,
         microseconds: cluster.now * clock::UNIT_MICROSECONDS,

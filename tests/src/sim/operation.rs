@@ -626,7 +626,10 @@ impl Operation {
         self.steps.clear();
         self.walks_out = true;
         match (error, meaning) {
-            (Error::OutcomeUnknown, _) => {
+            // An earlier part of the script may have been committed.
+            (error, _)
+                if matches!(error, Error::OutcomeUnknown) || oracle.is_told_damage(error) =>
+            {
                 for token in std::mem::take(&mut self.tokens) {
                     oracle.leave_unknown(token);
                 }

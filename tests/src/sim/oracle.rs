@@ -6,6 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringlite::Error;
+use rusqlite::ffi;
+
 use super::invariants::fresh_reads::{Lists, Versions};
 use super::invariants::identical_databases::Digests;
 use super::invariants::linearizable::Histories;
@@ -39,6 +42,8 @@ pub(crate) struct Oracle {
     /// Files that somebody was told to be restored.
     pub(crate) restores: u64,
     pub(crate) tally: Tally,
+    /// Whether files of databases are damaged, which is to be told.
+    pub(crate) files_rot: bool,
 }
 
 impl Oracle {
@@ -46,6 +51,24 @@ impl Oracle {
         self.next_token += 1;
         self.fates.insert(self.next_token, Fate::Open);
         self.next_token
+    }
+
+    /// Whether an error tells of a damaged page, and there can be one.
+    pub(crate) fn is_told_damage(&mut self, error: &Error) -> bool {
+        let is_damage = matches!(
+            error,
+            Error::Sqlite {
+                code: ffi::SQLITE_IOERR_DATA,
+                ..
+            } | Error::Misuse {
+                code: ffi::SQLITE_IOERR,
+                ..
+            }
+        );
+        if is_damage && self.files_rot {
+            self.tally.count(Kind::DamageTold);
+        }
+        is_damage && self.files_rot
     }
 
     /// A number that is used once and whose fate the histories keep.

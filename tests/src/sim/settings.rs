@@ -10,8 +10,11 @@ use super::random::Random;
 pub(crate) enum Mode {
     /// A majority's disks keep all that they were given: everything must recover.
     Recoverable,
-    /// Any disk may be damaged: the cluster must recover or refuse, and never lie.
-    Beyond,
+    /// Any log may be damaged: the cluster must recover or refuse, and never lie.
+    AnyLog,
+    /// Any database file may be damaged, which nothing repairs but new writes: what is damaged must be
+    /// told, and never be given out.
+    AnyFile,
 }
 
 /// The settings of a run.
@@ -61,7 +64,8 @@ impl Settings {
         Settings {
             size,
             mode: match seed % 16 {
-                15 => Mode::Beyond,
+                7 => Mode::AnyFile,
+                15 => Mode::AnyLog,
                 _ => Mode::Recoverable,
             },
             storm_units: random.one_of(&[2_000, 3_000, 4_000, 4_000, 6_000]),

@@ -4,7 +4,7 @@
 use ringlite_raft::{LogIndex, RECORD_HEADER_BYTES, record_bytes};
 
 use super::Disk;
-use super::medium::{get, put};
+use super::medium::{flip, get, put};
 use crate::sim::random::Random;
 
 impl Disk {
@@ -88,9 +88,4 @@ impl Disk {
         }
         true
     }
-}
-
-fn flip(path: &std::path::Path, at: u64, random: &mut Random) {
-    let byte = get(path, at, 1)[0] ^ (1 << random.below(8));
-    put(path, at, &[byte]);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::medium::{Fate, garbage, sectors};
+use super::medium::{Fate, flip, garbage, sectors};
 use crate::sim::random::Random;
 use crate::sim::tally::Tally;
 
@@ -23,19 +23,39 @@ impl Files {
         }
     }
 
-    /// The file is about to be written to.
-    pub(crate) fn writes(&mut self, name: &str) {
-        let path = self.directory.join(name);
-        if !self.safe.contains_key(name)
-            && let Ok(bytes) = std::fs::read(path)
-        {
-            self.safe.insert(name.to_owned(), bytes);
+    /// The file of a database, and that of its checksums, are about to be written to.
+    pub(crate) fn writes(&mut self, database: &str) {
+        for name in files_of(database) {
+            if !self.safe.contains_key(&name)
+                && let Ok(bytes) = std::fs::read(self.directory.join(&name))
+            {
+                self.safe.insert(name, bytes);
+            }
         }
     }
 
-    /// What the file holds now is safe, or it is gone.
-    pub(crate) fn is_safe(&mut self, name: &str) {
-        self.safe.remove(name);
+    /// What the files hold now is safe, or they are gone.
+    pub(crate) fn is_safe(&mut self, database: &str) {
+        for name in files_of(database) {
+            self.safe.remove(&name);
+        }
+    }
+
+    /// A bit flips in one of the files. Returns whether one has.
+    pub(crate) fn rot(&self, random: &mut Random) -> bool {
+        let listed = std::fs::read_dir(&self.directory).expect("a directory");
+        let mut paths: Vec<_> = listed.map(|file| file.expect("a file").path()).collect();
+        paths.sort();
+        if paths.is_empty() {
+            return false;
+        }
+        let path = &paths[random.below(paths.len() as u64) as usize];
+        let length = std::fs::metadata(path).expect("a file").len();
+        if length == 0 {
+            return false;
+        }
+        flip(path, random.below(length), random);
+        true
     }
 
     pub(super) fn power_loss(&mut self, random: &mut Random, tally: &mut Tally) {
@@ -46,6 +66,10 @@ impl Files {
             }
         }
     }
+}
+
+fn files_of(database: &str) -> [String; 2] {
+    [database.to_owned(), format!("{database}.sum")]
 }
 
 fn tear(path: &Path, safe: Vec<u8>, written: &[u8], random: &mut Random, tally: &mut Tally) {

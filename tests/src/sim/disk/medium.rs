@@ -84,3 +84,9 @@ pub(super) fn get(path: &Path, offset: u64, length: usize) -> Vec<u8> {
     read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     bytes
 }
+
+/// A bit of the byte at this place flips.
+pub(super) fn flip(path: &Path, at: u64, random: &mut Random) {
+    let byte = get(path, at, 1)[0] ^ (1 << random.below(8));
+    put(path, at, &[byte]);
+}

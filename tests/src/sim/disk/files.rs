@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::medium::{Fate, flip, garbage, sectors};
+use super::medium::{flip, sectors};
 use crate::sim::random::Random;
-use crate::sim::tally::Tally;
+use crate::sim::tally::{Kind, Tally};
 
 /// The files of a node's databases.
 pub(crate) struct Files {
@@ -80,13 +80,13 @@ fn tear(path: &Path, safe: Vec<u8>, written: &[u8], random: &mut Random, tally: 
         if torn[sector.clone()] == written[sector.clone()] {
             continue;
         }
-        match Fate::drawn(random, tally) {
-            Fate::Kept => torn[sector.clone()].copy_from_slice(&written[sector]),
-            Fate::Garbled => {
-                let garbage = garbage(sector.len(), random);
-                torn[sector].copy_from_slice(&garbage);
-            }
-            Fate::Dropped => {}
+        // A sector is there or not (MEDIA.md). It also has what nobody has written: the checksums of
+        // other pages.
+        if random.per_mille(500) {
+            tally.count(Kind::SectorKept);
+            torn[sector.clone()].copy_from_slice(&written[sector]);
+        } else {
+            tally.count(Kind::SectorDropped);
         }
     }
     torn.truncate(length);

@@ -39,14 +39,14 @@ impl Write {
 }
 
 /// What becomes of a sector that was not yet safe when the power failed.
-pub(super) enum Fate {
+enum Fate {
     Kept,
     Garbled,
     Dropped,
 }
 
 impl Fate {
-    pub(super) fn drawn(random: &mut Random, tally: &mut Tally) -> Fate {
+    fn drawn(random: &mut Random, tally: &mut Tally) -> Fate {
         let (fate, kind) = match random.below(5) {
             0 | 1 => (Fate::Kept, Kind::SectorKept),
             2 => (Fate::Garbled, Kind::SectorGarbled),
@@ -62,7 +62,7 @@ pub(super) fn sectors(length: usize) -> impl Iterator<Item = std::ops::Range<usi
         .map(move |sector| sector * SECTOR_BYTES..length.min((sector + 1) * SECTOR_BYTES))
 }
 
-pub(super) fn garbage(length: usize, random: &mut Random) -> Vec<u8> {
+fn garbage(length: usize, random: &mut Random) -> Vec<u8> {
     vec![random.number() as u8 | 1; length]
 }
 

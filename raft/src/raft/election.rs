@@ -48,7 +48,7 @@ impl Raft {
         if !self.may_stand() {
             self.become_follower(self.hard_state.term, None);
             self.restart_election_timer();
-            if !self.is_electable() {
+            if !self.is_electable() && !self.is_removed() {
                 self.ask_whether_member();
             }
         } else if self.is_sole_voter() && self.role == Role::Candidate {

@@ -117,7 +117,7 @@ impl Config {
 /// What must survive a crash besides the log (Raft paper, figure 2).
 ///
 /// It is written as one record and is durable before any message that follows from it leaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The newest term that this node has seen.
     pub term: Term,

@@ -1,5 +1,6 @@
 //! What a replica is told at its start: who it is, who votes, its patience, and what it may hold.
 
+use crate::debt::Debt;
 use crate::entry::{Entry, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -109,6 +110,8 @@ pub struct RestoredLog {
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
+    /// What this node may have acknowledged beyond what was found, if its log was damaged.
+    pub debt: Option<Debt>,
 }
 
 /// Why a replica cannot start from what it was given.
@@ -185,6 +188,17 @@ pub enum ConfigError {
         last: LogIndex,
         /// The restored commit index.
         commit: LogIndex,
+    },
+    /// The log was damaged, and there is nobody to repair it from.
+    #[error(
+        "this node is the only voter and may have acknowledged entries up to {debt}, but its log ends \
+         at {last}: nobody has them"
+    )]
+    DebtAlone {
+        /// What it may have acknowledged.
+        debt: Debt,
+        /// The restored last index.
+        last: LogIndex,
     },
     /// More is committed than the log holds.
     #[error("the restored commit index {commit} is above the last index {last}")]

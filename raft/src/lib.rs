@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod debt;
 mod effect;
 mod entry;
 #[cfg(test)]
@@ -54,6 +55,7 @@ mod status;
 mod types;
 
 pub use config::{Config, ConfigError, HardState, RestoredLog};
+pub use debt::Debt;
 pub use effect::{Effect, Input};
 pub use entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 pub use message::codec::{
@@ -67,8 +69,8 @@ pub use record::{
     RecordPlace, decode_header, decode_record, encode_record, record_bytes,
 };
 pub use recovery::{
-    Cut, Damage, DurableMark, Evidence, RecordPosition, RecoveredLog, RecoveryError, SegmentScan,
-    recover, scan_segment,
+    Cut, Damage, DurableMark, Evidence, Fault, RecordPosition, RecoveredLog, RecoveryError,
+    SegmentScan, recover, scan_segment,
 };
 pub use status::{NotLeader, Role, Status};
 pub use types::{IoId, LogIndex, NodeId, ReadId, Term};

@@ -57,6 +57,7 @@ impl Log {
             last,
             commit,
             tail,
+            debt: _,
         } = found;
         if base.index > last.min(commit) || (base.index == LogIndex::ZERO) != (base.term == Term(0))
         {

@@ -26,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) mode: Mode,
     /// The peer's log equals the leader's up to here, durably.
     pub(crate) match_index: LogIndex,
+    /// The peer has lost what it held, so that its match may be below what everybody held.
+    pub(crate) damaged: bool,
     /// What to send next.
     pub(crate) next: LogIndex,
     /// In probe mode: a probe is out. In replicate mode unused.
@@ -58,6 +60,7 @@ impl Progress {
         Progress {
             mode: Mode::Probe,
             match_index: matched_by_all,
+            damaged: false,
             next: last.next(),
             probe_sent: false,
             nudge: false,
@@ -82,6 +85,15 @@ impl Progress {
         self.staged.clear();
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+    }
+
+    /// The peer's log was damaged: it may hold nothing above `index`.
+    pub(crate) fn forget_match_above(&mut self, index: LogIndex) {
+        if index < self.match_index {
+            self.match_index = index;
+            self.told_commit = self.told_commit.min(index);
+            self.damaged = true;
+        }
     }
 
     /// The peer's log matches up to `index`.

@@ -58,6 +58,8 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.log_cuts += struck.log_cuts;
         sum.removed += struck.removed;
         sum.starts_behind_a_base += struck.starts_behind_a_base;
+        sum.rotten += struck.rotten;
+        sum.repaired += struck.repaired;
         elections += cluster.invariants.elections.count();
         committed += cluster.invariants.committed.entries.len();
         reads += cluster.reads_answered;
@@ -79,6 +81,8 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.log_cuts,
         sum.removed,
         sum.starts_behind_a_base,
+        sum.rotten,
+        sum.repaired,
         storage_reads,
         reads,
     ];

@@ -52,6 +52,7 @@ fn log_behind(base: u64, terms: &[u64], commit: u64) -> Log {
         last,
         commit: LogIndex(commit.max(base)),
         tail,
+        debt: None,
     };
     let log = Log::restore(found, 250).expect("a good log");
     log.check_invariants();
@@ -243,6 +244,7 @@ fn what_cannot_be_a_log_is_refused() {
             last: LogIndex(3),
             commit,
             tail,
+            debt: None,
         };
         change(&mut found);
         let error = Log::restore(found, 1).expect_err(text);
@@ -286,6 +288,7 @@ fn check_behind(index: u64, term: u64, change: fn(&mut RestoredLog), text: &str)
         last: LogIndex(3),
         commit: LogIndex(1),
         tail,
+        debt: None,
     };
     change(&mut found);
     match Log::restore(found, 1) {

@@ -2,6 +2,7 @@
 
 use super::Raft;
 use crate::config::HardState;
+use crate::debt::Debt;
 use crate::entry::EntryKind;
 use crate::message::Message;
 use crate::progress::Progress;
@@ -44,6 +45,11 @@ impl Raft {
             if self.is_sole_voter() {
                 // It has stood since its start and waits for its own disk only.
                 self.restart_election_timer();
+            } else if self.debt.is_some() {
+                // It must not lead with a log that it cannot prove.
+                self.leader = None;
+                self.restart_election_timer();
+                self.announce();
             } else {
                 self.pre_campaign();
             }
@@ -70,6 +76,16 @@ impl Raft {
     fn is_sticky(&self) -> bool {
         let heard_lately = self.timers.leader_silent < self.config.election_timeout_ticks_min;
         self.role == Role::Leader || (self.leader.is_some() && heard_lately)
+    }
+
+    /// Whether a log that ends there may lead: not below this one (Raft paper, 5.4.1), and not below
+    /// what this one was before it was damaged.
+    fn may_lead(&self, last_term: Term, last_index: LogIndex) -> bool {
+        let end = Debt {
+            term: last_term,
+            index: last_index,
+        };
+        self.log.is_up_to_date(last_term, last_index) && Some(end) >= self.debt
     }
 
     /// The connection with a peer was reset: its process is most likely gone.
@@ -211,7 +227,7 @@ impl Raft {
     ) {
         let granted = !self.is_sticky()
             && term > self.hard_state.term
-            && self.log.is_up_to_date(last_term, last_index);
+            && self.may_lead(last_term, last_index);
         if granted && self.timers.lost_leader > 0 && self.role == Role::Follower {
             // Let the one who asked first go on, instead of standing against it.
             self.restart_election_timer();
@@ -256,7 +272,7 @@ impl Raft {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
         };
-        let granted = term == current && may_vote && self.log.is_up_to_date(last_term, last_index);
+        let granted = term == current && may_vote && self.may_lead(last_term, last_index);
         if granted {
             if self.hard_state.vote.is_none() {
                 self.save_hard_state(HardState {

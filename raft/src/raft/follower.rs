@@ -57,9 +57,16 @@ impl Raft {
             }
             Offer::Conflict(conflict) => {
                 let term = self.hard_state.term;
-                let result = AppendResult::Rejected {
-                    prev_index,
-                    conflict,
+                let result = if self.debt.is_some() {
+                    AppendResult::Damaged {
+                        prev_index,
+                        conflict,
+                    }
+                } else {
+                    AppendResult::Rejected {
+                        prev_index,
+                        conflict,
+                    }
                 };
                 self.send_after_hard_state(from, Message::AppendReply { term, result });
             }
@@ -70,7 +77,8 @@ impl Raft {
     /// The leader tells what every member holds durably, this one included.
     pub(super) fn matched_by_all_heard(&mut self, index: LogIndex) {
         if index > self.io.durable() {
-            self.dropped += 1;
+            // The leader may not know yet what this node has lost.
+            self.dropped += u64::from(self.debt.is_none());
             return;
         }
         // This node may not know yet that it is committed.

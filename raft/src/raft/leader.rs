@@ -4,7 +4,7 @@ use super::Raft;
 use crate::effect::Effect;
 use crate::entry::Entry;
 use crate::log;
-use crate::message::AppendResult;
+use crate::message::{AppendResult, Conflict};
 use crate::progress::Mode;
 use crate::quorum;
 use crate::status::Role;
@@ -45,23 +45,44 @@ impl Raft {
                 prev_index,
                 conflict,
             } => {
-                // A rejection below the match, or of a probe that is not the current one, is late.
-                // (One below the match is never followed: entries there may have been cut.)
-                let late = match progress.mode {
-                    Mode::Probe => prev_index != progress.next.prev(),
-                    Mode::Replicate => false,
-                };
-                let matches = prev_index <= progress.match_index;
-                if late || matches || prev_index >= progress.next {
-                    return;
+                // One below the match is late, and never followed: entries there may have been cut.
+                if prev_index > progress.match_index {
+                    self.log_differs(from, prev_index, conflict);
                 }
-                let possible = self
-                    .log
-                    .last_possible_match(conflict)
-                    .min(prev_index.prev());
-                progress.probe_from(possible.next());
+            }
+            AppendResult::Damaged {
+                prev_index,
+                conflict,
+            } => {
+                // What it acknowledged before may be gone. A late message of this kind costs a probe.
+                progress.forget_match_above(conflict.index.min(prev_index.prev()));
+                self.log_differs(from, prev_index, conflict);
             }
         }
+    }
+
+    /// The peer has another entry, or none, where the last message would follow on.
+    fn log_differs(&mut self, from: NodeId, prev_index: LogIndex, conflict: Conflict) {
+        let Some(progress) = self.peers.get_mut(&from) else {
+            return;
+        };
+        // The rejection of a probe that is not the current one is late.
+        let late = match progress.mode {
+            Mode::Probe => prev_index != progress.next.prev(),
+            Mode::Replicate => false,
+        };
+        if late || prev_index >= progress.next {
+            return;
+        }
+        let possible = self
+            .log
+            .last_possible_match(conflict)
+            .min(prev_index.prev());
+        let base = self.log.base();
+        progress.probe_from(possible.max(base).next());
+        // Nothing here is of use to a peer that lacks what was cut. It is asked again with the
+        // heartbeats, and not at once.
+        progress.probe_sent = possible < base;
     }
 
     pub(super) fn heartbeat_replied(&mut self, from: NodeId, round: u64) {

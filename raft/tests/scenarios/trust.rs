@@ -71,6 +71,7 @@ fn a_hard_state_older_than_the_log_is_refused() {
         last: LogIndex(1),
         commit: LogIndex(0),
         tail: vec![entry(1, 4)],
+        debt: None,
     };
     let old = HardState {
         term: Term(3),

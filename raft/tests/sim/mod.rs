@@ -1,6 +1,7 @@
 //! A whole cluster in one thread: real replicas, real frames, real records and recovery; network,
 //! disks, clock and faults are simulated. A run is a function of its seed.
 
+mod damage;
 mod disk;
 pub(crate) mod faults;
 pub(crate) mod invariants;
@@ -76,6 +77,9 @@ impl Cluster {
             restarts: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
+        if cluster.faults.rot > 0 {
+            cluster.log_cut = 0;
+        }
         for node in 0..size {
             cluster.start(node);
         }
@@ -252,6 +256,14 @@ impl Cluster {
         if let Some(io) = persisted {
             node.persisted = io;
         }
+        if node.disk.debt.is_some() && status.debt.is_none() {
+            node.disk.debt = None;
+            self.faults.struck.repaired += 1;
+        }
+        assert!(
+            status.debt.is_none() || matches!(status.role, Role::Follower),
+            "a node stands for election with a log that it cannot prove"
+        );
         self.invariants.seen.step(at, &status);
         held_by_all::check(&self.nodes, &status, &self.invariants.committed);
         self.note(status.term.0 ^ (status.last.0 << 20) ^ (status.commit.0 << 40) ^ self.now);
@@ -497,7 +509,9 @@ impl Cluster {
             if self.reads_answered == answered {
                 self.read_somewhere();
             }
-            let done = |node: &Node| wanted.is_some_and(|index| node.applied >= index);
+            let done = |node: &Node| {
+                wanted.is_some_and(|index| node.applied >= index) && node.disk.debt.is_none()
+            };
             if self.nodes.iter().all(done) && self.reads_answered > answered {
                 break;
             }

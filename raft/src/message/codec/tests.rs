@@ -71,6 +71,13 @@ fn one_of_each() -> Vec<Message> {
             round: 0x55,
         },
         Message::HeartbeatReply { term, round: 0x55 },
+        Message::AppendReply {
+            term,
+            result: AppendResult::Damaged {
+                prev_index: LogIndex(0x10),
+                conflict,
+            },
+        },
     ]
 }
 
@@ -167,7 +174,7 @@ fn what_no_correct_peer_sends_is_named() {
     );
     check(0, |frame| frame[FRAME_HEADER_BYTES + 7] = 0x80, "\"term\"");
     check(1, |frame| frame[FRAME_HEADER_BYTES + 8] = 2, "\"granted\"");
-    check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 3, "\"verdict\"");
+    check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 4, "\"verdict\"");
     const ENTRIES: usize = FRAME_HEADER_BYTES + 48;
     check(4, |frame| frame[ENTRIES - 8] = 200, "\"entry count\"");
     check(4, |frame| frame[ENTRIES - 1] = 200, "\"entry count\"");

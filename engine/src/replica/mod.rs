@@ -284,6 +284,7 @@ impl Replica {
             applied: self.applied,
             last: raft.last,
             durable: raft.durable,
+            debt: raft.debt,
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
@@ -306,6 +307,21 @@ impl Replica {
     ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
         let id = self.catalogue.find(name)?;
         Some((id, self.committed_position(id)?))
+    }
+
+    /// Whether a database may be read at the applied index.
+    ///
+    /// # Errors
+    /// Its file may hold something of entries that are not applied yet: the log was damaged below them,
+    /// and comes from the leader.
+    pub(crate) fn check_whole(&self, name: &str) -> Result<(), Error> {
+        let found = self.catalogue.find(name);
+        match found.and_then(|id| self.catalogue.get(id)) {
+            Some(state) if state.file.target > self.applied => Err(Error::Busy {
+                what: "the log of this node is being repaired",
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// How far a database is committed.

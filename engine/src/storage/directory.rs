@@ -75,6 +75,7 @@ impl DataDirectory {
             durable_mark: LogIndex(0),
             cluster: formed.cluster.unwrap_or(0),
             incarnation: formed.incarnation,
+            debt: None,
         };
         let mut bytes = vec![0; 2 * COPY_BYTES];
         record.encode(&mut bytes[..COPY_BYTES]);
@@ -131,14 +132,26 @@ impl DataDirectory {
         })
     }
 
-    /// Reads what an earlier life has left.
-    pub(crate) fn recover(&self) -> Result<Recovered, StorageError> {
+    /// Reads what an earlier life has left. A log that is damaged ends before the damage then, if there
+    /// are other voters to repair it from: what the node owes them is durable on return.
+    ///
+    /// # Errors
+    /// If the directory cannot be used, or if its log is damaged and the node is `alone`.
+    pub(crate) fn recover(&self, alone: bool) -> Result<Recovered, StorageError> {
         let path = self.hard_state_path();
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
         self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
         let (_, manifest) = self.manifest()?;
-        Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)
+        let mut recovered =
+            Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
+        if alone {
+            recovered.refuse_damage(&self.root)?;
+        } else if let Some(debt) = recovered.new_debt() {
+            hard_state::save(&self.shard(), &recovered.owe(debt))?;
+        }
+        recovered.remove_unused()?;
+        Ok(recovered)
     }
 
     pub(crate) fn record_identity(&self) -> RecordIdentity {

@@ -47,7 +47,7 @@ impl Life {
             formed.cluster = Some(7);
             directory.form(formed).unwrap();
         }
-        let recovered = directory.recover().unwrap();
+        let recovered = directory.recover(true).unwrap();
         let (writer, log) = super::start(&directory, &recovered).await.unwrap();
         let (manifest_file, manifest) = ManifestFile::open(&directory).await.unwrap();
         assert_eq!(manifest, recovered.manifest);

@@ -171,8 +171,8 @@ impl Disk {
             last,
             commit,
             tail: tail.to_vec(),
- debt: None,
-};
+            debt: None,
+        };
         (self.hard_state, log, committed.to_vec())
     }
 

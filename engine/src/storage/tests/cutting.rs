@@ -50,7 +50,7 @@ fn recover(root: &Path) -> Result<Recovered, StorageError> {
     }];
     DataDirectory::open(root, NodeId(1), &members, SEGMENT_BYTES)
         .unwrap()
-        .recover()
+        .recover(true)
 }
 
 /// A start finds the log from behind `base` to 100, and it goes on.

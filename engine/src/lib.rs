@@ -24,6 +24,9 @@ mod commands;
 mod database;
 mod database_file;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)] // For the targets in `fuzz`.
+pub mod fuzzing;
 pub mod local_cluster;
 mod net;
 mod node;

@@ -167,7 +167,7 @@ impl DataDirectory {
     }
 
     pub(super) fn shard(&self) -> PathBuf {
-        self.root.join(format!("shard-{SHARD}"))
+        shard_of(&self.root)
     }
 
     pub(crate) fn hard_state_path(&self) -> PathBuf {
@@ -185,6 +185,23 @@ impl DataDirectory {
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
+}
+
+/// Takes a directory that exists away from every node, until the file is closed.
+pub(super) fn lock_existing(root: &Path) -> Result<File, StorageError> {
+    match File::open(root.join("identity")) {
+        Err(source) => Err(StorageError::io("read", &root.join("identity"), source)),
+        Ok(_) => lock(root),
+    }
+}
+
+/// Whether a node uses the directory. Nothing is written.
+pub(super) fn is_in_use(root: &Path) -> bool {
+    let Ok(file) = File::open(root.join("lock")) else {
+        return false;
+    };
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    locked == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn lock(root: &Path) -> Result<File, StorageError> {
@@ -225,6 +242,10 @@ fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
         }
         Err(source) => Err(StorageError::io("write to", root, source)),
     }
+}
+
+pub(super) fn shard_of(root: &Path) -> PathBuf {
+    root.join(format!("shard-{SHARD}"))
 }
 
 fn check_identity(

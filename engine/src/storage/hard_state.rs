@@ -119,6 +119,14 @@ fn choose(file: &[u8], path: &Path) -> Result<(HardStateRecord, Option<usize>), 
     })
 }
 
+/// Both copies as they are, for looking at; `None` for a bad one.
+pub(super) fn copies(shard: &Path) -> [Option<HardStateRecord>; 2] {
+    let file = std::fs::read(path_in(shard)).unwrap_or_default();
+    let split = file.len().min(COPY_BYTES);
+    let (a, b) = file.split_at(split);
+    [a, b].map(HardStateRecord::decode)
+}
+
 /// Reads the hard state; `None` if the shard has never started. On return both copies are it,
 /// durably: a single one could rot, and one that a crash has cut short must not be all there is.
 pub(super) fn load(shard: &Path) -> Result<Option<HardStateRecord>, StorageError> {
@@ -138,6 +146,9 @@ pub(super) fn load(shard: &Path) -> Result<Option<HardStateRecord>, StorageError
 /// Saves a record before the log writer is there to do it. Both copies are durable on return.
 pub(super) fn save(shard: &Path, record: &HardStateRecord) -> Result<(), StorageError> {
     let path = path_in(shard);
+    if !path.exists() {
+        std::fs::File::create(&path).map_err(|source| StorageError::io("make", &path, source))?;
+    }
     for copy in 0..2 {
         rewrite(&path, copy, record).map_err(|source| StorageError::io("write", &path, source))?;
     }

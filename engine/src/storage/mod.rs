@@ -12,8 +12,10 @@
 
 mod directory;
 mod durable;
+mod force;
 mod hard_state;
 mod identity;
+mod inspect;
 mod log;
 mod manifest;
 mod recovered;
@@ -28,8 +30,12 @@ use std::path::{Path, PathBuf};
 use ringlite_raft::{Debt, Fault, LogIndex, RecoveryError};
 
 pub(crate) use directory::DataDirectory;
+pub(crate) use force::Forced;
 pub(crate) use identity::Identity;
+pub(crate) use inspect::{Found, Inspection, inspect};
 pub(crate) use log::Log;
+#[cfg(fuzzing)]
+pub(crate) use manifest::fuzz as fuzz_manifest;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;

@@ -91,6 +91,7 @@ impl Recovered {
 
     /// Removes the files that are no part of the log.
     pub(super) fn remove_unused(&mut self) -> Result<(), StorageError> {
+        segment::remove_unfinished(&self.directory)?;
         for number in self.unused.drain(..) {
             segment::remove(&self.directory, number)?;
         }
@@ -172,12 +173,17 @@ impl Recovered {
     }
 
     /// Where the log ends.
-    fn end(&self) -> Debt {
+    pub(super) fn end(&self) -> Debt {
         let last = self.log.records.last();
         Debt {
             term: last.map_or(self.log.base.term, |record| record.term),
             index: self.log.last,
         }
+    }
+
+    /// What recovery has made of the segments.
+    pub(super) fn log(&self) -> &RecoveredLog {
+        &self.log
     }
 
     /// Whether the record of the base has to be replaced.

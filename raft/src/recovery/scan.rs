@@ -59,6 +59,26 @@ pub struct SegmentScan {
 }
 
 impl SegmentScan {
+    /// The whole records from the start on, each with its offset in bytes.
+    pub fn records(&self) -> &[(u64, RecordHeader)] {
+        &self.records
+    }
+
+    /// Where they end, in bytes, and what is wrong there; `None` for zeros to the end of the segment.
+    pub fn end(&self) -> (u64, Option<Damage>) {
+        (self.end_offset, self.damage)
+    }
+
+    /// The epoch of its records; `None` if no header is left.
+    pub fn epoch(&self) -> Option<u64> {
+        Some(self.any_header()?.place.epoch)
+    }
+
+    /// How many whole headers are behind the place where the records end.
+    pub fn headers_behind(&self) -> usize {
+        self.after.len()
+    }
+
     /// All whole headers, in order of offset.
     pub(super) fn headers(&self) -> impl Iterator<Item = &RecordHeader> {
         self.records

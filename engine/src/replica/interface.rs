@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use ringlite_raft::{Debt, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_raft::{Configuration, Debt, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -219,10 +219,20 @@ pub enum Effect {
         /// The pages.
         change: DatabaseChange,
     },
+    /// What a database's WAL holds up to here is committed: readers on other threads may see it.
+    /// Performed before the answers that tell of it.
+    ShowCommitted {
+        /// Which database.
+        database: DatabaseId,
+        /// Its state at the commit index.
+        to: CommitPoint,
+    },
     /// Save the manifest durably; answered by [`Input::ManifestSaved`].
     SaveManifest {
         /// The log begins behind this entry, as far as the databases need it.
         base: LogIndex,
+        /// The members as of the base.
+        configuration: Configuration,
         /// All databases.
         databases: Vec<DatabaseFile>,
     },

@@ -300,15 +300,6 @@ impl Replica {
         self.raft.status().leader
     }
 
-    /// The database of this name, and how far it is committed.
-    pub(crate) fn find_database(
-        &self,
-        name: &str,
-    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
-        let id = self.catalogue.find(name)?;
-        Some((id, self.committed_position(id)?))
-    }
-
     /// Whether a database may be read at the applied index.
     ///
     /// # Errors
@@ -324,9 +315,9 @@ impl Replica {
         }
     }
 
-    /// How far a database is committed.
-    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
-        Some(self.catalogue.get(id)?.committed?.position)
+    /// The database of this name, as committed.
+    pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
+        self.catalogue.find(name)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.
@@ -397,7 +388,8 @@ impl Replica {
         let raft = self.raft.status();
         // The core may have stepped down in this turn already; its effects will tell, and the
         // batch is then abandoned.
-        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
+        let takes = raft.role == Role::Leader && raft.transferring_to.is_none();
+        if self.batch.is_empty() || !self.serving || !takes {
             return;
         }
         let bytes = self.batch.page_bytes();
@@ -481,6 +473,13 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
+            // The log is cut at most where all members hold it, so that nobody needs one.
+            Raft::SendSnapshot { peer } => self.raft.step(ringlite_raft::Input::SnapshotSent {
+                peer,
+                result: ringlite_raft::SnapshotResult::Failed,
+            }),
+            // Nothing here changes members or hands leadership over.
+            Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringlite_raft::LogIndex;
+use ringlite_raft::{Configuration, LogIndex};
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
@@ -58,9 +58,10 @@ impl Shard {
                     commit_point,
                 })
             }),
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).map(|()| None)
+            }
             Effect::RestartWal { database, ends } => {
-                // The readers have to hear of the new life of the WAL.
-                self.published.set(None);
                 sql.restart_wal(database, &ends).map(|(end, commit_point)| {
                     Some(Input::WalRestarted {
                         database,
@@ -110,10 +111,16 @@ impl Shard {
         .detach();
     }
 
-    pub(super) fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
+    pub(super) fn save_manifest(
+        self: &Rc<Self>,
+        base: LogIndex,
+        configuration: Configuration,
+        databases: &[DatabaseFile],
+    ) {
         let log = self.log.start_behind(base);
         let manifest = Manifest {
             log: log.unwrap_or(self.log_start.get()),
+            configuration,
             databases: databases.iter().map(ManifestDatabase::from).collect(),
         };
         let Some(mut file) = self.manifest.borrow_mut().take() else {

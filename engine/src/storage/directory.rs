@@ -136,7 +136,8 @@ impl DataDirectory {
     /// are other voters to repair it from: what the node owes them is durable on return.
     ///
     /// # Errors
-    /// If the directory cannot be used, or if its log is damaged and the node is `alone`.
+    /// If the directory cannot be used, or if its log is damaged and nobody else can have it: the node was
+    /// started `alone`, and its log knows no other voter.
     pub(crate) fn recover(&self, alone: bool) -> Result<Recovered, StorageError> {
         let path = self.hard_state_path();
         let hard_state = hard_state::load(&self.shard())?
@@ -145,7 +146,9 @@ impl DataDirectory {
         let (_, manifest) = self.manifest()?;
         let mut recovered =
             Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
-        if alone {
+        let node = NodeId(self.identity.node);
+        let configuration = recovered.configuration()?;
+        if alone && configuration.voters().all(|voter| voter == node) {
             recovered.refuse_damage(&self.root)?;
         } else if let Some(debt) = recovered.new_debt() {
             hard_state::save(&self.shard(), &recovered.owe(debt))?;

@@ -1,17 +1,18 @@
 //! The operator's last resort: a node goes on alone, with what its directory holds.
 //!
-//! What a vote or a leader would have to confirm is decided by decree. The log ends where it can be read,
-//! a fresh segment of a new epoch follows with at least one empty entry, so that whatever lies behind the
-//! fault is void, and the node is the only member of its cluster from then on. Everything that is changed
-//! or void afterwards is copied first.
+//! What a vote or a leader would have to confirm is decided by decree. The log ends where it can be read.
+//! A fresh segment of a new epoch follows, so that whatever lies behind a fault is void; it begins with a
+//! configuration whose only member is the node. Everything that is changed, or void afterwards, is copied
+//! first.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ringlite_raft::{
-    Debt, Entry, EntryKind, Fault, LogIndex, NodeId, RecordIdentity, RecordPlace, Term,
-    encode_record, record_bytes,
+    Configuration, Debt, Entry, EntryKind, Fault, LogIndex, Member, MemberRole, NodeId,
+    RecordIdentity, RecordPlace, Term, encode_record, record_bytes,
 };
 
 use super::hard_state::{self, HardStateRecord};
@@ -26,6 +27,8 @@ pub(crate) struct Forced {
     root: PathBuf,
     identity: Identity,
     recovered: Recovered,
+    /// The members by the log.
+    configuration: Configuration,
     stamp: Stamp,
     manifest: Manifest,
     /// Both copies of the hard state were bad.
@@ -80,6 +83,7 @@ impl Forced {
         Ok(Self {
             root: root.to_owned(),
             identity,
+            configuration: recovered.configuration()?,
             recovered,
             stamp,
             manifest,
@@ -91,8 +95,14 @@ impl Forced {
     /// The node, and the other members that it will not know any more.
     pub(crate) fn members(&self) -> (u64, Vec<u64>) {
         let node = self.identity.node;
-        let ids = self.identity.members.iter().map(|member| member.id);
-        (node, ids.filter(|id| *id != node).collect())
+        let configured = self.identity.members.iter().map(|member| member.id);
+        let known = self
+            .configuration
+            .members()
+            .iter()
+            .map(|member| member.id.0);
+        let others: BTreeSet<u64> = configured.chain(known).filter(|id| *id != node).collect();
+        (node, others.into_iter().collect())
     }
 
     /// Where the log is damaged.
@@ -202,18 +212,37 @@ impl Forced {
         };
         let mut bytes = Vec::new();
         for index in first.0..=end.0 {
-            let entry = Entry {
+            let mut entry = Entry {
                 term: if index <= last.0 { base.term } else { term },
                 index: LogIndex(index),
                 kind: EntryKind::Noop,
                 payload: Bytes::new(),
             };
+            if entry.index == last.next() {
+                entry.kind = EntryKind::Configuration;
+                entry.payload = self.sole_member().encode();
+            }
             let start = bytes.len();
-            bytes.resize(start + record_bytes(0), 0);
+            bytes.resize(start + record_bytes(entry.payload.len()), 0);
             place.previous_header_crc = encode_record(&place, &entry, &mut bytes[start..]);
         }
         segment::make(&log, place.segment, &bytes)?;
         Ok(place.segment)
+    }
+
+    /// The configuration with this node as the only member.
+    fn sole_member(&self) -> Configuration {
+        let id = NodeId(self.identity.node);
+        let known = self.configuration.member(id);
+        let member = Member {
+            id,
+            role: MemberRole::Voter,
+            context: known.map_or_else(Bytes::new, |member| member.context.clone()),
+        };
+        match Configuration::new(vec![member]) {
+            Ok(configuration) => configuration,
+            Err(error) => unreachable!("one voter is a configuration: {error}"),
+        }
     }
 
     /// Copies whatever is changed, or void afterwards.

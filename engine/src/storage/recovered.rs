@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use memmap2::Mmap;
 use ringlite_raft::{
-    Debt, DurableMark, Entry, LogIndex, RECORD_HEADER_BYTES, RecordIdentity, RecordPosition,
-    RecoveredLog, RestoredLog,
+    Configuration, Debt, DurableMark, Entry, EntryKind, LogIndex, RECORD_HEADER_BYTES,
+    RecordIdentity, RecordPosition, RecoveredLog, RestoredLog,
 };
 
 use ringlite_vfs::PageSize;
@@ -181,6 +181,17 @@ impl Recovered {
         }
     }
 
+    /// The newest configuration that is known: that of the log as it was kept, else of its base.
+    pub(super) fn configuration(&self) -> Result<Configuration, StorageError> {
+        let records = self.log.records.iter().rev();
+        let mut records = records.filter(|record| record.kind == EntryKind::Configuration);
+        let known = match records.next() {
+            Some(record) => Configuration::decode(self.entry(record)?.payload).ok(),
+            None => None,
+        };
+        Ok(known.unwrap_or_else(|| self.manifest.configuration.clone()))
+    }
+
     /// What recovery has made of the segments.
     pub(super) fn log(&self) -> &RecoveredLog {
         &self.log
@@ -218,8 +229,17 @@ impl Recovered {
             .records
             .iter()
             .filter(|record| record.index > self.log.commit);
+        let configurations = self
+            .log
+            .records
+            .iter()
+            .filter(|record| record.kind == EntryKind::Configuration);
         Ok(RestoredLog {
             base: self.log.base,
+            configuration: self.manifest.configuration.clone(),
+            configurations: configurations
+                .map(|record| self.entry(record))
+                .collect::<Result<_, _>>()?,
             runs: self.log.runs.clone(),
             last: self.log.last,
             commit: self.log.commit,

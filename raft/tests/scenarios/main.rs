@@ -5,6 +5,7 @@
 mod cutting;
 mod damage;
 mod elections;
+mod membership;
 mod reads;
 mod replication;
 mod script;

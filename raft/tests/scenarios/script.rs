@@ -78,6 +78,8 @@ pub(crate) fn started_owing(
         commit: LogIndex(commit),
         tail,
         debt,
+        configuration: config.bootstrap.clone(),
+        ..RestoredLog::default()
     };
     Raft::new(config, hard_state, log)
 }

@@ -24,6 +24,7 @@ mod commands;
 mod database;
 mod database_file;
 mod error;
+mod extensions;
 #[cfg(fuzzing)]
 #[doc(hidden)] // For the targets in `fuzz`.
 pub mod fuzzing;

@@ -25,7 +25,7 @@ use crate::replica::request::{
 use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
-use crate::sql::{Sql, Started};
+use crate::sql::{Paused, Sql, Started};
 use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 
@@ -128,6 +128,8 @@ pub(crate) struct Shard {
     waiters: RefCell<HashMap<RequestId, Waiter>>,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
+    /// Digests that were begun and are not answered.
+    digests_running: Cell<usize>,
     /// Whether the timer is set to fire once in several ticks.
     is_quiet: Cell<bool>,
     /// Ends that.
@@ -174,6 +176,7 @@ impl Shard {
             waiters: RefCell::default(),
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
+            digests_running: Cell::new(0),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
             halted: RefCell::default(),
@@ -430,9 +433,8 @@ impl Shard {
             }
         }
         let captures = self.sql.borrow().take_captures();
-        for (database, capture) in captures {
-            let input = Input::Captured { database, capture };
-            self.replica.borrow_mut().step(input);
+        if !captures.is_empty() {
+            self.replica.borrow_mut().step(Input::Captured { captures });
             self.perform_effects();
         }
         while self.replica.borrow_mut().end_turn() {
@@ -458,6 +460,21 @@ impl Shard {
                         self.perform_effects();
                     }
                 }
+                Some(Back::WantsCore(paused)) => {
+                    let visited = self.sql.borrow_mut().visit(paused);
+                    let input = match visited {
+                        Some(Started::Ran(ran)) => Input::Ran(ran),
+                        Some(Started::Left {
+                            paused, captures, ..
+                        }) => {
+                            self.hand_over(paused);
+                            Input::Captured { captures }
+                        }
+                        None => continue,
+                    };
+                    self.replica.borrow_mut().step(input);
+                    self.perform_effects();
+                }
                 Some(Back::Panicked) => {
                     self.halt("a statement panicked on a worker thread: this is a bug".into());
                     return;
@@ -476,17 +493,27 @@ impl Shard {
                 }
                 Input::Ran(ran)
             }
-            Started::Left { paused, writes } => {
+            Started::Left {
+                paused,
+                writes,
+                captures,
+            } => {
                 self.tell_slow(request);
-                match &*self.workers.borrow() {
-                    Some(workers) => workers.take_over(paused),
-                    // It ends here.
-                    None => drop(paused),
-                }
-                Input::Left { request, writes }
+                self.hand_over(paused);
+                let mut replica = self.replica.borrow_mut();
+                replica.step(Input::Left { request, writes });
+                Input::Captured { captures }
             }
         };
         self.replica.borrow_mut().step(input);
+    }
+
+    fn hand_over(&self, paused: Paused) {
+        match &*self.workers.borrow() {
+            Some(workers) => workers.take_over(paused),
+            // It ends here.
+            None => drop(paused),
+        }
     }
 
     /// Whoever waits for the answer to `request` may look after its client meanwhile.

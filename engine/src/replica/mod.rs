@@ -21,6 +21,7 @@ mod interface;
 mod invariants;
 mod long_runs;
 pub mod payload;
+mod positions;
 pub mod request;
 mod serving;
 mod session;
@@ -49,11 +50,15 @@ use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
 use long_runs::Ahead;
 use payload::DatabaseChange;
+pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
-use write_queue::WriteQueue;
+use write_queue::WriteQueues;
 
 use crate::error::Error;
+
+/// Digests that may wait at once for an index to be applied.
+const DIGESTS_WAITING_MAX: usize = 64;
 
 #[derive(Debug)]
 struct WaitingDigest {
@@ -87,7 +92,7 @@ pub struct Replica {
     last_words: BTreeMap<SessionId, Error>,
     /// Sessions that wait for the creation of a database, by its name.
     opening: BTreeMap<String, Vec<(RequestId, SessionOptions)>>,
-    queues: BTreeMap<DatabaseId, WriteQueue>,
+    queues: WriteQueues,
     batch: Batch,
     /// Batches in the log until they are committed.
     uncommitted: VecDeque<Uncommitted>,
@@ -95,7 +100,7 @@ pub struct Replica {
     uncommitted_bytes: usize,
     gate: Gate,
     /// Replies that have seen a commit which was not captured yet.
-    ahead: BTreeMap<DatabaseId, Vec<Ahead>>,
+    ahead: Vec<Ahead>,
     /// Replies of this turn that need a ReadIndex round, with the entry that they also need.
     unconfirmed: Vec<(LogIndex, Held)>,
     last_read: ReadId,
@@ -135,12 +140,12 @@ impl Replica {
             sessions: BTreeMap::new(),
             last_words: BTreeMap::new(),
             opening: BTreeMap::new(),
-            queues: BTreeMap::new(),
+            queues: WriteQueues::default(),
             batch: Batch::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             gate: Gate::default(),
-            ahead: BTreeMap::new(),
+            ahead: Vec::new(),
             unconfirmed: Vec::new(),
             last_read: ReadId(0),
             digests: Vec::new(),
@@ -194,8 +199,10 @@ impl Replica {
             Input::Ran(ran) => self.ran(ran),
             Input::Interrupted { session } => self.interrupt(session),
             Input::Left { request, writes } => self.left(request, writes),
-            Input::Captured { database, capture } => {
-                self.captured(database, capture, None);
+            Input::Captured { captures } => {
+                for (database, capture) in captures {
+                    self.captured(database, capture, None);
+                }
             }
             Input::RolledBack {
                 database,
@@ -237,7 +244,7 @@ impl Replica {
                 id,
                 database,
                 index_min,
-            } => {
+            } if self.digests.len() < DIGESTS_WAITING_MAX => {
                 self.digests.push(WaitingDigest {
                     request: id,
                     database,
@@ -245,6 +252,10 @@ impl Replica {
                     deadline: self.now + self.config.write_wait_ticks,
                 });
                 self.answer_digests();
+            }
+            Input::DigestAsked { id, .. } => {
+                let what = "as many digests as may be wait for what they ask for to be applied";
+                self.refuse(id, Error::Busy { what });
             }
         }
     }

@@ -100,6 +100,12 @@ impl Progress {
         self.in_flight_bytes = 0;
     }
 
+    /// The peer's log was damaged: it may hold nothing above `index`.
+    pub(crate) fn forget_match_above(&mut self, index: LogIndex) {
+        self.match_index = self.match_index.min(index);
+        self.told_commit = self.told_commit.min(index);
+    }
+
     /// The peer was lost and may come back with less than it had: with another disk, or with a log
     /// that it had to cut. What it held counts no longer.
     pub(crate) fn lost(&mut self) {

@@ -129,6 +129,7 @@ impl ShardImage {
             vote: image.hard_state.vote,
             log_epoch: image.log_epoch,
             durable_mark: image.durable_mark,
+            debt: None,
             cluster: self.identity.cluster,
             incarnation: self.identity.incarnation,
         };
@@ -155,7 +156,7 @@ impl ShardImage {
         manifest::encode(&stamp, &manifest)
     }
 
-    /// What a restart finds in the files.
+    /// What a restart finds in the files, on a node that nobody can repair.
     ///
     /// # Errors
     /// They are damaged so that the node must not start.
@@ -165,7 +166,9 @@ impl ShardImage {
                 path: self.hard_state_path(),
             })?;
         let (stamp, manifest) = manifest::load(&self.directory)?;
-        let found = Recovered::read(&self.log_directory(), &self.identity, record, manifest)?;
+        let mut found = Recovered::read(&self.log_directory(), &self.identity, record, manifest)?;
+        found.refuse_damage(&self.directory)?;
+        found.remove_unused()?;
         let mut committed = Vec::new();
         found.for_each_committed(|entry| committed.push(entry))?;
         let first = found.manifest.log.base.index.next().0;

@@ -137,6 +137,8 @@ impl Disk {
     /// # Errors
     /// The node must not start, and why.
     pub(crate) fn recover(&mut self) -> Result<Restart, String> {
+        // A damaged log could be repaired from the others, but only with a snapshot where these have
+        // cut theirs, which is not simulated yet: so that a damaged node stays down.
         let found = self.image.recover().map_err(|error| error.to_string())?;
         let base = found.manifest.base.index;
         let entries = found.committed.iter().chain(&found.log.tail);

@@ -139,7 +139,7 @@ pub enum StorageError {
         /// The file of the segment.
         path: PathBuf,
         /// What is wrong, and how that is known.
-        fault: Fault,
+        fault: Box<Fault>,
         /// The data directory.
         data: PathBuf,
     },

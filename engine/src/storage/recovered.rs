@@ -113,7 +113,7 @@ impl Recovered {
         if let Some(fault) = self.log.fault {
             return Err(StorageError::LogCorrupt {
                 path: segment::path_in(&self.directory, fault.segment),
-                fault,
+                fault: Box::new(fault),
                 data: data.to_owned(),
             });
         }

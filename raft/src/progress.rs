@@ -22,14 +22,14 @@ pub enum Mode {
 const READS_FAILED_MAX: u32 = 20;
 
 /// An append on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Sent {
     last: LogIndex,
     bytes: usize,
 }
 
 /// The leader's view of one peer. Always `match_index < next`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Progress {
     pub(crate) role: MemberRole,
     pub(crate) mode: Mode,

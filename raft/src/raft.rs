@@ -11,6 +11,8 @@ mod invariants;
 mod leader;
 mod lease;
 mod membership;
+#[cfg(test)]
+mod model;
 mod replication;
 mod snapshots;
 mod transfer;

@@ -166,7 +166,7 @@ pub enum StorageError {
         /// Its directory.
         path: PathBuf,
         /// What is wrong, and where.
-        source: RecoveryError,
+        source: Box<RecoveryError>,
     },
     /// A write was cut short.
     #[error(

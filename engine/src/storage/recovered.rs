@@ -47,7 +47,7 @@ impl Recovered {
     ) -> Result<Self, StorageError> {
         let failed = |source| StorageError::Log {
             path: directory.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let mut segments = Vec::new();
         let mut scans = Vec::new();

@@ -37,6 +37,8 @@ pub(crate) enum Purpose {
     Link = 1,
     /// To learn at its first start who else starts for the first time.
     Formation = 2,
+    /// To send a snapshot.
+    Snapshot = 3,
 }
 
 /// What the other node thinks of it.

@@ -373,8 +373,11 @@ impl Replica {
         }
         self.backfills.base = self.backfills.base.max(base);
         let base = self.backfills.base;
-        self.effects
-            .push_back(Effect::SaveManifest { base, databases });
+        self.effects.push_back(Effect::SaveManifest {
+            base,
+            owed: LogIndex::ZERO,
+            databases,
+        });
     }
 }
 

@@ -223,6 +223,9 @@ pub enum Effect {
     SaveManifest {
         /// The log begins behind this entry, as far as the databases need it.
         base: LogIndex,
+        /// Targets up to here came with a snapshot, and this node's log may end before them; 0 for
+        /// none.
+        owed: LogIndex,
         /// All databases.
         databases: Vec<DatabaseFile>,
     },

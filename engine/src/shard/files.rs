@@ -110,10 +110,16 @@ impl Shard {
         .detach();
     }
 
-    pub(super) fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
+    pub(super) fn save_manifest(
+        self: &Rc<Self>,
+        (base, owed): (LogIndex, LogIndex),
+        databases: &[DatabaseFile],
+    ) {
         let log = self.log.start_behind(base);
         let manifest = Manifest {
             log: log.unwrap_or(self.log_start.get()),
+            owed,
+            installs: false,
             databases: databases.iter().map(ManifestDatabase::from).collect(),
         };
         let Some(mut file) = self.manifest.borrow_mut().take() else {

@@ -11,7 +11,7 @@ use super::hard_state::{self, COPY_BYTES, HardStateRecord};
 use super::identity::{Identity, Member};
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StorageError};
+use super::{SHARD, StagingArea, StorageError, segment};
 use crate::replica::NodeAddress;
 
 /// A locked data directory, its identity known.
@@ -137,7 +137,14 @@ impl DataDirectory {
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
         self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
-        let (_, manifest) = self.manifest()?;
+        let (stamp, mut manifest) = self.manifest()?;
+        segment::settle(&self.log(), manifest.log.segment)?;
+        if manifest.installs {
+            StagingArea::of(self).install(&manifest)?;
+            manifest.installs = false;
+            manifest::replace(&self.shard(), &stamp, &manifest)?;
+        }
+        StagingArea::of(self).clear_stale()?;
         Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)
     }
 

@@ -17,7 +17,7 @@ use super::durable::DurableFile;
 use super::{DataDirectory, StorageError, twin};
 
 const MAGIC: [u8; 8] = *b"RNGLMANI";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Files are written in whole blocks.
 const BLOCK_BYTES: usize = 4096;
 
@@ -70,6 +70,12 @@ impl From<&DatabaseFile> for ManifestDatabase {
 pub(crate) struct Manifest {
     /// Where the log begins.
     pub(crate) log: LogStart,
+    /// Targets up to here are of an installed snapshot: the files came from another node, so that
+    /// they are no evidence of what this node's log has held. 0 once the log holds it durably.
+    pub(crate) owed: LogIndex,
+    /// The files of a snapshot have become the databases, and may still lie under other names; see
+    /// [`Staging`](super::Staging).
+    pub(crate) installs: bool,
     /// All databases, in the order in which they were given.
     pub(crate) databases: Vec<ManifestDatabase>,
 }
@@ -85,7 +91,12 @@ pub(super) struct Stamp {
 
 /// The bytes of one copy, in whole blocks.
 pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
-    let Manifest { log, databases } = manifest;
+    let Manifest {
+        log,
+        owed,
+        installs,
+        databases,
+    } = manifest;
     let mut out = Vec::with_capacity(BLOCK_BYTES);
     out.put_slice(&MAGIC);
     out.put_u32_le(VERSION);
@@ -97,6 +108,8 @@ pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
     out.put_u64_le(log.base.term.0);
     out.put_u64_le(log.segment);
     out.put_u32_le(databases.len() as u32);
+    out.put_u64_le(owed.0);
+    out.put_u8(u8::from(*installs));
     out.put_bytes(0, HEADER_BYTES - out.len());
     for database in databases {
         let name = database.name.as_bytes();
@@ -142,13 +155,21 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
     };
     let segment = header.get_u64_le();
     let count = header.get_u32_le();
+    let owed = LogIndex(header.get_u64_le());
+    let installs = header.get_u8();
     let mut databases = Vec::new();
     for _ in 0..count {
         databases.push(decode_database(&mut rest)?);
     }
     let log = LogStart { base, segment };
-    let is_all = rest.is_empty() && header.iter().all(|&byte| byte == 0);
-    is_all.then_some((stamp, Manifest { log, databases }))
+    let is_all = rest.is_empty() && installs <= 1 && header.iter().all(|&byte| byte == 0);
+    let manifest = Manifest {
+        log,
+        owed,
+        installs: installs == 1,
+        databases,
+    };
+    is_all.then_some((stamp, manifest))
 }
 
 fn decode_database(rest: &mut &[u8]) -> Option<ManifestDatabase> {
@@ -205,6 +226,17 @@ pub(super) fn load(shard: &Path) -> Result<(Stamp, Manifest), StorageError> {
         rewrite(shard, copy, &encode(&stamp, &manifest))?;
     }
     Ok((stamp, manifest))
+}
+
+/// Replaces both copies, `old` being the stamp of what they are.
+pub(super) fn replace(shard: &Path, old: &Stamp, manifest: &Manifest) -> Result<(), StorageError> {
+    let stamp = Stamp {
+        sequence: old.sequence + 1,
+        ..*old
+    };
+    let bytes = encode(&stamp, manifest);
+    rewrite(shard, 0, &bytes)?;
+    rewrite(shard, 1, &bytes)
 }
 
 /// Writes one copy; the other one is made durable before, so that there always is a good one.

@@ -16,7 +16,7 @@ use ringlite_vfs::PageSize;
 use super::StorageError;
 use super::hard_state::HardStateRecord;
 use super::log::Place;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, ManifestDatabase};
 use super::segment;
 use crate::replica::{DatabaseFile, DatabaseId};
 
@@ -64,8 +64,10 @@ impl Recovered {
             epoch: hard_state.log_epoch,
         };
         let mut log = ringlite_raft::recover(scans, mark, manifest.log.base).map_err(failed)?;
-        // What a database's file may hold was committed, and was durable in this log.
-        for database in &manifest.databases {
+        // What a database's file may hold was committed, and was durable in this log, unless it came
+        // with a snapshot.
+        let own = |database: &&ManifestDatabase| database.target > manifest.owed;
+        for database in manifest.databases.iter().filter(own) {
             if database.target > log.last {
                 return Err(StorageError::LogShort {
                     path: directory.to_owned(),

@@ -1,6 +1,7 @@
 //! The writer and recovery together: lives of a node's disk, one after the other.
 
 mod cutting;
+mod replacing;
 
 use std::cell::RefCell;
 use std::path::Path;

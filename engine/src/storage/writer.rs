@@ -12,14 +12,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use bytes::Bytes;
+use glommio::channels::local_channel::{self, LocalSender};
 use ringlite_raft::{
-    Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
+    Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, RecordPlace,
+    encode_record, record_bytes,
 };
 
 use super::durable::DurableFile;
 use super::hard_state::{COPY_BYTES, HardStateRecord};
 use super::log::{Log, Place};
-use super::segment::{FreshSegment, SegmentReserve};
+use super::manifest::{LogStart, Manifest, ManifestFile};
+use super::segment::{self, FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
 
@@ -50,6 +54,16 @@ enum Job {
         commit: LogIndex,
     },
     SaveMark,
+    Replace(Box<Replacement>),
+}
+
+/// What takes the place of the whole log.
+struct Replacement {
+    base: LogBase,
+    file: ManifestFile,
+    /// Says what the databases are; where the log begins is filled in.
+    manifest: Manifest,
+    done: LocalSender<(ManifestFile, Manifest)>,
 }
 
 type Listener = Box<dyn Fn(WriteDone)>;
@@ -95,6 +109,32 @@ impl LogWriter {
     /// Queues a save of term and vote for the next flush.
     pub(crate) fn save(&self, io: IoId, hard_state: HardState) {
         self.push(Job::SaveHardState { io, hard_state });
+    }
+
+    /// Replaces the log by an empty one that begins behind `base`, and the manifest by one that says
+    /// so: everything of the old log, and of the old manifest, counts up to the moment when
+    /// `manifest` is saved, and nothing afterwards. Returns both, with the beginning of the log
+    /// filled in, when that has happened; never, if it fails, which the listener is told.
+    ///
+    /// Comes behind all writes that were queued before; nothing may be queued until it has returned.
+    pub(crate) async fn replace_log(
+        &self,
+        base: LogBase,
+        file: ManifestFile,
+        manifest: Manifest,
+    ) -> (ManifestFile, Manifest) {
+        let (done, replaced) = local_channel::new_bounded(1);
+        self.push(Job::Replace(Box::new(Replacement {
+            base,
+            file,
+            manifest,
+            done,
+        })));
+        self.flush();
+        match replaced.recv().await {
+            Some(replaced) => replaced,
+            None => std::future::pending().await,
+        }
     }
 
     fn push(&self, job: Job) {
@@ -215,6 +255,7 @@ impl Task {
                     entries,
                     commit,
                 }) => self.append(io, truncate_from, entries, commit).await,
+                Some(Job::Replace(replacement)) => self.replace(*replacement).await.map(|()| None),
             };
             match done {
                 Ok(Some(io)) => self.tell(WriteDone::Persisted(io)),
@@ -372,6 +413,54 @@ impl Task {
             // no evidence against the new one; the next save sets it right.
             marked.set(LogIndex(0));
         }
+        Ok(())
+    }
+
+    /// The new log begins with a record that stands for its base, in a segment that nobody takes
+    /// for a part of the old log: recovery demands that record, as it does the one at any other
+    /// base, and it voids the old epochs.
+    async fn replace(&mut self, replacement: Replacement) -> Result<(), StorageError> {
+        let Replacement {
+            base,
+            mut file,
+            mut manifest,
+            done,
+        } = replacement;
+        self.segment = self.reserve.take().await?;
+        let number = self.segment.number;
+        segment::stage(self.log.directory(), number).await?;
+        self.epoch += 1;
+        self.epoch_first = base.index;
+        self.offset = 0;
+        self.previous_header_crc = 0;
+        let mark = Entry {
+            term: base.term,
+            index: base.index,
+            kind: EntryKind::Noop,
+            payload: Bytes::new(),
+        };
+        let mut buffer = self.segment.file.buffer(bytes_of(&mark));
+        let place = RecordPlace {
+            durable_upto: base.index.prev(),
+            ..self.next_place(base.index)
+        };
+        self.previous_header_crc = encode_record(&place, &mark, buffer.as_bytes_mut());
+        self.segment.file.write(buffer, 0).await?;
+        self.offset = bytes_of(&mark) as u64;
+        manifest.log = LogStart {
+            base,
+            segment: number,
+        };
+        file.save(&manifest).await?;
+        segment::unstage(self.log.directory(), number).await?;
+        self.log.replace(manifest.log);
+        self.last = base.index;
+        self.durable_epoch = self.epoch;
+        self.shared.durable.set(base.index);
+        // The mark on disk is of an older epoch, so that it is no evidence against this one.
+        self.shared.marked.set(LogIndex(0));
+        // Whoever has waited may have gone away.
+        let _ = done.send((file, manifest)).await;
         Ok(())
     }
 

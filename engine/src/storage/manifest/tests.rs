@@ -29,6 +29,8 @@ fn manifest() -> Manifest {
             base,
             segment: 0x0401,
         },
+        owed: LogIndex(0x0205),
+        installs: true,
         databases: vec![
             database(0x0501, "main", 4096, 0x0210, 0x0220),
             database(0x0502, "köln", 65536, 0x0230, 0x0230),
@@ -111,11 +113,12 @@ fn what_no_manifest_says_is_refused_also_behind_a_right_checksum() {
     };
     const FIRST: usize = HEADER_BYTES;
     assert!(check(|_| ()).is_some());
-    assert_eq!(check(|bytes| bytes[8] = 2), None, "version");
+    assert_eq!(check(|bytes| bytes[8] = 1), None, "version");
     assert_eq!(check(|bytes| bytes[72] = 1), None, "fewer than there are");
     assert_eq!(check(|bytes| bytes[72] = 3), None, "more than there are");
     assert_eq!(check(|bytes| bytes[75] = 0xff), None, "a great many");
-    assert_eq!(check(|bytes| bytes[76] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[84] = 2), None, "neither yes nor no");
+    assert_eq!(check(|bytes| bytes[85] = 1), None, "zeros");
     assert_eq!(check(|bytes| bytes[FIRST + 16] = 0), None, "target");
     assert_eq!(check(|bytes| bytes[FIRST + 28] = 0xff), None, "name length");
     assert_eq!(check(|bytes| bytes[FIRST + 30] = 1), None, "zeros");
@@ -185,13 +188,16 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         },
     );
     let databases = prop::collection::vec(database, 0..40);
-    (any::<(u64, u64, u64)>(), databases).prop_map(|((index, term, segment), databases)| {
+    (any::<(u64, u64, u64, u64, bool)>(), databases).prop_map(|(fixed, databases)| {
+        let (index, term, segment, owed, installs) = fixed;
         let base = LogBase {
             index: LogIndex(index),
             term: Term(term),
         };
         Manifest {
             log: LogStart { base, segment },
+            owed: LogIndex(owed),
+            installs,
             databases,
         }
     })

@@ -533,8 +533,9 @@ impl Shard {
             Effect::SaveManifest {
                 base,
                 owed,
+                configuration,
                 databases,
-            } => self.save_manifest((base, owed), &databases),
+            } => self.save_manifest((base, owed), configuration, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_raft::{Configuration, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -226,6 +226,8 @@ pub enum Effect {
         /// Targets up to here came with a snapshot, and this node's log may end before them; 0 for
         /// none.
         owed: LogIndex,
+        /// The members as of the base.
+        configuration: Configuration,
         /// All databases.
         databases: Vec<DatabaseFile>,
     },

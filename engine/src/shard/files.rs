@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringlite_raft::LogIndex;
+use ringlite_raft::{Configuration, LogIndex};
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
@@ -113,6 +113,7 @@ impl Shard {
     pub(super) fn save_manifest(
         self: &Rc<Self>,
         (base, owed): (LogIndex, LogIndex),
+        configuration: Configuration,
         databases: &[DatabaseFile],
     ) {
         let log = self.log.start_behind(base);
@@ -120,6 +121,7 @@ impl Shard {
             log: log.unwrap_or(self.log_start.get()),
             owed,
             installs: false,
+            configuration,
             databases: databases.iter().map(ManifestDatabase::from).collect(),
         };
         let Some(mut file) = self.manifest.borrow_mut().take() else {

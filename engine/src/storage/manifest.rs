@@ -8,8 +8,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf as _, BufMut as _};
-use ringlite_raft::{LogBase, LogIndex, Term};
+use bytes::{Buf as _, BufMut as _, Bytes};
+use ringlite_raft::{Configuration, LogBase, LogIndex, Term};
 
 use crate::replica::DatabaseFile;
 
@@ -21,7 +21,7 @@ const VERSION: u32 = 2;
 /// Files are written in whole blocks.
 const BLOCK_BYTES: usize = 4096;
 
-const HEADER_BYTES: usize = 88;
+const HEADER_BYTES: usize = 96;
 const DATABASE_BYTES: usize = 32;
 const CRC_BYTES: usize = 4;
 
@@ -76,6 +76,9 @@ pub(crate) struct Manifest {
     /// The files of a snapshot have become the databases, and may still lie under other names; see
     /// [`Staging`](super::Staging).
     pub(crate) installs: bool,
+    /// The members as of the base of the log; none while the log has never been cut and nobody has
+    /// told them.
+    pub(crate) configuration: Configuration,
     /// All databases, in the order in which they were given.
     pub(crate) databases: Vec<ManifestDatabase>,
 }
@@ -95,8 +98,10 @@ pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
         log,
         owed,
         installs,
+        configuration,
         databases,
     } = manifest;
+    let configuration = configuration.encode();
     let mut out = Vec::with_capacity(BLOCK_BYTES);
     out.put_slice(&MAGIC);
     out.put_u32_le(VERSION);
@@ -108,9 +113,11 @@ pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
     out.put_u64_le(log.base.term.0);
     out.put_u64_le(log.segment);
     out.put_u32_le(databases.len() as u32);
+    out.put_u32_le(configuration.len() as u32);
     out.put_u64_le(owed.0);
     out.put_u8(u8::from(*installs));
     out.put_bytes(0, HEADER_BYTES - out.len());
+    out.put_slice(&configuration);
     for database in databases {
         let name = database.name.as_bytes();
         assert!(
@@ -155,6 +162,9 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
     };
     let segment = header.get_u64_le();
     let count = header.get_u32_le();
+    let (configuration, behind) = rest.split_at_checked(header.get_u32_le() as usize)?;
+    let configuration = Configuration::decode(Bytes::copy_from_slice(configuration)).ok()?;
+    rest = behind;
     let owed = LogIndex(header.get_u64_le());
     let installs = header.get_u8();
     let mut databases = Vec::new();
@@ -167,6 +177,7 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
         log,
         owed,
         installs: installs == 1,
+        configuration,
         databases,
     };
     is_all.then_some((stamp, manifest))

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use ringlite_raft::NodeId;
 
 fn stamp(sequence: u64) -> Stamp {
     Stamp {
@@ -31,6 +32,7 @@ fn manifest() -> Manifest {
         },
         owed: LogIndex(0x0205),
         installs: true,
+        configuration: Configuration::of_voters([0x0601, 0x0602].map(NodeId)).expect("two voters"),
         databases: vec![
             database(0x0501, "main", 4096, 0x0210, 0x0220),
             database(0x0502, "köln", 65536, 0x0230, 0x0230),
@@ -117,8 +119,8 @@ fn what_no_manifest_says_is_refused_also_behind_a_right_checksum() {
     assert_eq!(check(|bytes| bytes[72] = 1), None, "fewer than there are");
     assert_eq!(check(|bytes| bytes[72] = 3), None, "more than there are");
     assert_eq!(check(|bytes| bytes[75] = 0xff), None, "a great many");
-    assert_eq!(check(|bytes| bytes[84] = 2), None, "neither yes nor no");
-    assert_eq!(check(|bytes| bytes[85] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[88] = 2), None, "neither yes nor no");
+    assert_eq!(check(|bytes| bytes[89] = 1), None, "zeros");
     assert_eq!(check(|bytes| bytes[FIRST + 16] = 0), None, "target");
     assert_eq!(check(|bytes| bytes[FIRST + 28] = 0xff), None, "name length");
     assert_eq!(check(|bytes| bytes[FIRST + 30] = 1), None, "zeros");
@@ -188,7 +190,8 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         },
     );
     let databases = prop::collection::vec(database, 0..40);
-    (any::<(u64, u64, u64, u64, bool)>(), databases).prop_map(|(fixed, databases)| {
+    let fixed = any::<(u64, u64, u64, u64, bool)>();
+    (fixed, 0..8u64, databases).prop_map(|(fixed, voters, databases)| {
         let (index, term, segment, owed, installs) = fixed;
         let base = LogBase {
             index: LogIndex(index),
@@ -198,6 +201,7 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
             log: LogStart { base, segment },
             owed: LogIndex(owed),
             installs,
+            configuration: Configuration::of_voters((0..voters).map(NodeId)).expect("voters"),
             databases,
         }
     })

@@ -352,6 +352,11 @@ impl Readers {
         lock(&self.databases).retain(|_, database| database.id != id);
     }
 
+    /// No database is any more what it was.
+    pub(crate) fn forget_all(&self) {
+        lock(&self.databases).clear();
+    }
+
     fn not_leader(&self) -> Error {
         Error::NotLeader {
             leader: lock(&self.leader).clone(),

@@ -223,7 +223,11 @@ fn a_snapshot_survives_kills_of_either_end() {
     // The member is killed, twice, and goes on where it was.
     for times in 1..=2 {
         await_arrival(&cluster, behind, times * (18 << 20));
-        assert_eq!(said(&cluster, behind, ANEW), 1, "only the first one began anew");
+        assert_eq!(
+            said(&cluster, behind, ANEW),
+            1,
+            "only the first one began anew"
+        );
         cluster.kill(behind);
         assert_eq!(said(&cluster, behind, INSTALLED), 0);
         cluster.start_node(behind).unwrap();
@@ -265,7 +269,11 @@ fn databases_that_are_dropped_and_made_meanwhile_are_right_afterwards() {
     for name in ["replaced", "made"] {
         fill(&mut cluster, name, 2);
     }
-    assert_eq!(said(&cluster, behind, INSTALLED), 0, "too late for this test");
+    assert_eq!(
+        said(&cluster, behind, INSTALLED),
+        0,
+        "too late for this test"
+    );
     await_installation(&mut cluster, behind, 1);
     for name in [DATABASE, "replaced", "made"] {
         scene::assert_identical(&mut cluster, name);

@@ -134,6 +134,7 @@ impl Hello {
         let purpose = match u16_at(AT_PURPOSE) {
             1 => Purpose::Link,
             2 => Purpose::Formation,
+            3 => Purpose::Snapshot,
             _ => return Err(HelloError::Unknown("purpose")),
         };
         let verdict = match u16_at(AT_VERDICT) {

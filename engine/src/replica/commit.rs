@@ -16,7 +16,7 @@ impl Replica {
         if self.serving {
             self.commit_own(up_to);
         } else {
-            let waits = self.is_any_parked() || self.is_flushing();
+            let waits = self.is_any_parked() || self.is_flushing() || self.snapshots.is_switching();
             while self.applied < up_to && !waits && self.apply_next() {}
             if self.leading && self.raft.status().serving && self.applied >= up_to {
                 self.start_serving();
@@ -141,6 +141,9 @@ impl Replica {
     }
 
     pub(super) fn answer_digests(&mut self) {
+        if self.snapshots.is_switching() {
+            return;
+        }
         let applied = self.applied;
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.digests)
             .into_iter()
@@ -148,7 +151,12 @@ impl Replica {
         self.digests = waiting;
         for digest in ready {
             let id = self.catalogue.find(&digest.database);
-            let found = id.and_then(|id| Some((id, self.catalogue.get(id)?.committed?)));
+            let state = id.and_then(|id| Some((id, self.catalogue.get(id)?)));
+            if state.is_some_and(|(_, state)| !self.is_whole(state)) {
+                self.digests.push(digest);
+                continue;
+            }
+            let found = state.and_then(|(id, state)| Some((id, state.committed?)));
             let effect = match found {
                 Some((database, at)) => Effect::Digest {
                     request: digest.request,

@@ -34,7 +34,11 @@ impl LogWindow {
     /// An entry has joined the log.
     pub(super) fn appended(&mut self, entry: &Entry) {
         // Void entries count on, which at the worst makes the window shorter by what they were.
-        while self.marks.pop_back_if(|(index, _)| *index >= entry.index).is_some() {}
+        while self
+            .marks
+            .pop_back_if(|(index, _)| *index >= entry.index)
+            .is_some()
+        {}
         self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
         let newest = self.marks.back().map_or(0, |(_, total)| *total);
         if self.total_bytes - newest >= self.window_bytes / MARKS {

@@ -19,11 +19,13 @@ mod file;
 mod gate;
 mod interface;
 mod invariants;
+mod log_window;
 mod long_runs;
 pub mod payload;
 pub mod request;
 mod serving;
 mod session;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod write_queue;
@@ -39,18 +41,20 @@ use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
-pub(crate) use config::WAL_BYTES_DEFAULT;
 pub use config::{Config, NodeAddress};
+pub(crate) use config::{LOG_WINDOW_BYTES_DEFAULT, WAL_BYTES_DEFAULT};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
-use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
+use log_window::LogWindow;
 use long_runs::Ahead;
 use payload::DatabaseChange;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
+use snapshot::Snapshots;
+pub use snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
 use write_queue::WriteQueue;
 
 use crate::error::Error;
@@ -106,6 +110,8 @@ pub struct Replica {
     parts_first: Option<LogIndex>,
     backfills: Backfills,
     restores: Restores,
+    snapshots: Snapshots,
+    log_window: LogWindow,
     effects: VecDeque<Effect>,
 }
 
@@ -125,6 +131,7 @@ impl Replica {
         let base = log.base.index;
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
         let mut replica = Self {
+            log_window: LogWindow::new(config.log_window_bytes),
             config,
             raft,
             now: 0,
@@ -148,27 +155,17 @@ impl Replica {
             parts_first: None,
             backfills: Backfills::new(base),
             restores: Restores::default(),
+            snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
-        for database in databases {
-            let file = FileState::new(database.applied, database.target);
-            if replica
-                .catalogue
-                .insert(database.id, &database.name, database.id.0, file)
-            {
-                replica.effects.push_back(Effect::OpenDatabase {
-                    id: database.id,
-                    name: database.name.clone(),
-                    page_size: database.page_size,
-                });
-            }
-        }
+        replica.open_databases(databases);
         Ok(replica)
     }
 
     /// Applies a committed entry that storage recovered; in order, from the log's first.
     pub fn replay(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.applied.next(), "replay is in order");
+        self.log_window.appended(entry);
         self.apply_entry(entry.index, entry.kind, &entry.payload);
         self.applied = entry.index;
         self.raft.applied(entry.index);
@@ -233,6 +230,13 @@ impl Replica {
                 end,
                 commit_point,
             } => self.wal_restarted(database, end, commit_point),
+            Input::SnapshotSent {
+                to,
+                id,
+                is_installed,
+            } => self.snapshot_sent(to, id, is_installed),
+            Input::SnapshotArrived { head } => self.snapshot_arrived(head),
+            Input::SnapshotInstalled => self.snapshot_installed(),
             Input::DigestAsked {
                 id,
                 database,
@@ -259,6 +263,7 @@ impl Replica {
     pub fn end_turn(&mut self) -> bool {
         // Not before the effects that apply what was committed have been performed.
         self.answer_digests();
+        self.begin_snapshots();
         self.propose_batch();
         if self.is_any_parked() {
             self.drive_backfill();
@@ -269,6 +274,8 @@ impl Replica {
         for effect in effects {
             self.raft_effect(effect, &mut commits);
         }
+        // Behind everything that the core wanted written before.
+        self.drive_installation();
         !self.effects.is_empty()
     }
 
@@ -305,7 +312,9 @@ impl Replica {
         name: &str,
     ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
         let id = self.catalogue.find(name)?;
-        Some((id, self.committed_position(id)?))
+        let state = self.catalogue.get(id)?;
+        self.is_whole(state)
+            .then_some((id, state.committed?.position))
     }
 
     /// How far a database is committed.
@@ -343,6 +352,7 @@ impl Replica {
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
         self.require_files();
+        self.release_holds();
         self.drive_backfill();
     }
 
@@ -438,12 +448,17 @@ impl Replica {
                 io,
                 truncate_from,
                 entries,
-            } => self.effects.push_back(Effect::Append {
-                io,
-                truncate_from,
-                entries,
-                commit: commits.pop().unwrap_or(LogIndex::ZERO),
-            }),
+            } => {
+                for entry in &entries {
+                    self.log_window.appended(entry);
+                }
+                self.effects.push_back(Effect::Append {
+                    io,
+                    truncate_from,
+                    entries,
+                    commit: commits.pop().unwrap_or(LogIndex::ZERO),
+                });
+            }
             Raft::Send { to, message, after } => {
                 self.effects.push_back(Effect::Send { to, message, after });
             }
@@ -466,11 +481,7 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
-            // The log is cut at most where all members hold it, so that nobody needs one.
-            Raft::SendSnapshot { peer } => self.raft.step(ringlite_raft::Input::SnapshotSent {
-                peer,
-                result: ringlite_raft::SnapshotResult::Failed,
-            }),
+            Raft::SendSnapshot { peer } => self.snapshot_wanted(peer),
             // Nothing here changes members or hands leadership over.
             Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
         }

@@ -415,6 +415,10 @@ impl Replica {
     }
 
     pub(super) fn start_serving(&mut self) {
+        assert!(
+            self.catalogue.iter().all(|(_, state)| self.is_whole(state)),
+            "a leader has all that was committed"
+        );
         self.serving = true;
         self.effects.push_back(Effect::SetWritable(true));
     }
@@ -437,6 +441,7 @@ impl Replica {
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
         self.restores.forget_uploads();
+        self.snapshots.stop_sending();
         // Their connections have ended with the proposal; whatever those left goes too.
         changed.extend(self.catalogue.abandon_pending());
         for (id, state) in self.catalogue.iter_mut() {

@@ -73,10 +73,7 @@ struct Sending {
 #[derive(Debug)]
 enum Arrived {
     /// It waits until nothing else is under way.
-    Waiting {
-        head: SnapshotHead,
-        deadline: u64,
-    },
+    Waiting { head: SnapshotHead, deadline: u64 },
     /// The runtime puts it in the place of what is here.
     Installing { head: SnapshotHead },
 }
@@ -102,6 +99,11 @@ impl Snapshots {
     /// The log is needed behind this index.
     pub(super) fn hold(&self) -> Option<LogIndex> {
         self.sending.values().map(|sending| sending.hold).min()
+    }
+
+    /// Whether everything here is being replaced.
+    pub(super) fn is_switching(&self) -> bool {
+        matches!(self.arrived, Some(Arrived::Installing { .. }))
     }
 
     /// Whether everything here is being replaced, or is about to be.
@@ -202,9 +204,7 @@ impl Replica {
                 sending.hold = matched;
                 *since = now;
             }
-            peers.contains_key(to)
-                && sending.hold < window
-                && *since + CATCH_UP_IDLE_TICKS > now
+            peers.contains_key(to) && sending.hold < window && *since + CATCH_UP_IDLE_TICKS > now
         });
     }
 

@@ -110,7 +110,10 @@ impl Shard {
             manifest.installs = false;
             match file.save(&manifest).await {
                 Ok(()) => {
-                    tracing::info!("a snapshot of everything up to {} was installed", base.index);
+                    tracing::info!(
+                        "a snapshot of everything up to {} was installed",
+                        base.index
+                    );
                     shard.manifest.replace(Some(file));
                     shard.push(Input::SnapshotInstalled);
                 }

@@ -418,6 +418,23 @@ impl Sql {
         }
     }
 
+    /// Closes all databases, on which there are no sessions, and removes their files.
+    pub fn remove_databases(&mut self) -> Result<(), VfsError> {
+        let databases = std::mem::take(&mut self.databases);
+        databases
+            .values()
+            .try_for_each(|database| self.vfs.remove(database.name()))
+    }
+
+    /// Opens the file of a database for reading its bytes as they are; `None` if it does not exist
+    /// (any more).
+    pub(crate) fn open_file(&self, id: DatabaseId) -> std::io::Result<Option<File>> {
+        let database = self.databases.get(&id);
+        database
+            .map(|database| File::open(self.directory.join(database.name())))
+            .transpose()
+    }
+
     /// Makes room for a file that will become a database.
     pub fn begin_restore(&mut self, restore: RestoreId) -> Result<(), VfsError> {
         let file = RestoreFile::create(&self.temporary_directory, restore)?;

@@ -97,10 +97,11 @@ fn advance(cluster: &mut Cluster, copying: &mut Copying) -> bool {
         let leader = cluster.nodes[from].running();
         return outcome == SnapshotOutcome::Refused || tell(leader, true);
     }
-    if cluster.nodes[to].is_installing() {
-        return true;
-    }
-    if !cluster.nodes[to].running().replica.wants_snapshot(&copying.head) {
+    if !cluster.nodes[to]
+        .running()
+        .replica
+        .wants_snapshot(&copying.head)
+    {
         return tell(cluster.nodes[from].running(), true);
     }
     let Some(database) = copying.head.databases.get(copying.files.len()) else {

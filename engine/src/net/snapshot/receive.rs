@@ -175,7 +175,9 @@ impl Arrival {
         act: impl FnOnce(&mut Staging) -> std::result::Result<T, StorageError> + Send + 'static,
     ) -> Result<T> {
         let Some(mut staging) = self.staging.take() else {
-            return Err(Error::other("the snapshot's files are in use: this is a bug"));
+            return Err(Error::other(
+                "the snapshot's files are in use: this is a bug",
+            ));
         };
         let blocking = glommio::executor().spawn_blocking(move || {
             let done = act(&mut staging);
@@ -203,11 +205,20 @@ impl Arrival {
             let superseded = async { Err(place.superseded().await) };
             let frame = futures_lite::future::or(Frame::read(stream), superseded).await?;
             let at = self.position();
-            let due = self.head.databases.get(at.file as usize).map(|file| file.id.0.0);
+            let due = self
+                .head
+                .databases
+                .get(at.file as usize)
+                .map(|file| file.id.0.0);
             match (frame, due) {
-                (Frame::Chunk { file, offset, bytes }, Some(database))
-                    if (file, offset) == (at.file, at.offset) =>
-                {
+                (
+                    Frame::Chunk {
+                        file,
+                        offset,
+                        bytes,
+                    },
+                    Some(database),
+                ) if (file, offset) == (at.file, at.offset) => {
                     self.received_bytes += bytes.len() as u64;
                     self.blocking(move |staging| staging.write(database, &bytes))
                         .await?;

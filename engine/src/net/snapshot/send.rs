@@ -49,7 +49,10 @@ pub(crate) async fn send(
         next_slice_at: Instant::now(),
         progressed_at: Instant::now(),
     };
-    tracing::info!("{to} gets a snapshot of everything up to {}", stream.head.base.index);
+    tracing::info!(
+        "{to} gets a snapshot of everything up to {}",
+        stream.head.base.index
+    );
     let is_installed = loop {
         match stream.attempt(&identity, &to).await {
             Ok(()) => break true,
@@ -60,7 +63,9 @@ pub(crate) async fn send(
             return;
         }
         if stream.progressed_at.elapsed() > IDLE_TIME_MAX {
-            tracing::warn!("the snapshot for {to} is given up: it has not taken any of it for {IDLE_TIME_MAX:?}");
+            tracing::warn!(
+                "the snapshot for {to} is given up: it has not taken any of it for {IDLE_TIME_MAX:?}"
+            );
             break false;
         }
         glommio::timer::sleep(REDIAL_AFTER).await;
@@ -158,7 +163,9 @@ impl Stream {
             let read = Arc::clone(&file);
             let slice = glommio::executor()
                 .spawn_blocking(move || {
-                    frame::encode_chunk(at.file, at.offset, |into| read_slice(&read, at.offset, into))
+                    frame::encode_chunk(at.file, at.offset, |into| {
+                        read_slice(&read, at.offset, into)
+                    })
                 })
                 .await;
             let (slice, bytes) = slice?;

@@ -185,15 +185,15 @@ fn a_member_that_was_away_for_too_long_gets_a_snapshot_while_commits_go_on() {
     let took = began.elapsed();
     println!(
         "{} MiB arrived in {took:?} beside {} commits; quiet p50 {:?} p99 {:?}, meanwhile p50 {:?} \
-         p99 {:?}; memory grew by {} MiB on the leader and {} MiB on the member",
+         p99 {:?}; memory grew by {} KiB on the leader and {} KiB on the member",
         megabytes() + 25,
         busy.len(),
         percentile(&quiet, 500),
         percentile(&quiet, 990),
         percentile(&busy, 500),
         percentile(&busy, 990),
-        growth[0] >> 20,
-        growth[1] >> 20,
+        growth[0] >> 10,
+        growth[1] >> 10,
     );
     for bytes in growth {
         assert!(bytes < GROWTH_BYTES_MAX, "{bytes} bytes");

@@ -26,9 +26,21 @@ impl Database {
     /// Authorisation and limits are the caller's. In particular a URI in `ATTACH` can name another
     /// VFS, which nothing here can refuse.
     pub fn connect(&self) -> Result<Connection, VfsError> {
+        self.connect_as(OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Opens a new SQLite connection that only reads, and sees nothing but what is committed for
+    /// good: commits up to the last one that [`Database::show_committed`] or [`Database::apply`] has
+    /// shown. What it was told it may tell without waiting for anything. For the rest it is as a
+    /// connection by [`Database::connect`]; a roll-back ends it as well.
+    pub fn connect_committed(&self) -> Result<Connection, VfsError> {
+        self.connect_as(OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    fn connect_as(&self, access: OpenFlags) -> Result<Connection, VfsError> {
         self.inner.require_present()?;
         let vfs_name = &*self.inner.vfs.registered_name;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags_and_vfs(self.name(), flags, vfs_name)
             .map_err(|source| self.connect_error("open a connection", source))?;
         let mode = self
@@ -95,6 +107,12 @@ pub fn read_position(connection: &Connection, schema: &str) -> Option<WalPositio
 /// it has none. While it has, no backfill goes beyond it and the WAL is not restarted.
 pub fn held_snapshot(connection: &Connection, schema: &str) -> Option<WalPosition> {
     with_handle(connection, schema, MainHandle::held_snapshot).flatten()
+}
+
+/// Whether a roll-back or the removal of the database has ended what a connection can read of one of
+/// its schemas. It can only be closed then.
+pub fn is_ended(connection: &Connection, schema: &str) -> bool {
+    with_handle(connection, schema, |handle| handle.epoch.is_dead()).unwrap_or(false)
 }
 
 /// Whether the last write transaction of a connection on one of its schemas got `SQLITE_FULL`

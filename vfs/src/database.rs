@@ -151,7 +151,7 @@ impl DatabaseInner {
         epoch: &Epoch,
         point: &CommitPoint,
     ) -> Result<(), VfsError> {
-        let backfilled = epoch.index.backfill_attempted();
+        let backfilled = epoch.live.index.backfill_attempted();
         match point.position.frame < backfilled {
             true => Err(VfsError::SnapshotTooOld {
                 name: self.name.clone(),

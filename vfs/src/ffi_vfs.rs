@@ -15,6 +15,7 @@ use crate::ffi_temporary::{TEMPORARY_METHODS, TemporaryHandle};
 use crate::main_handle::MainHandle;
 use crate::registration::VfsInner;
 use crate::temporary::TemporaryContent;
+use crate::view::ViewKind;
 
 /// The longest path that SQLite may hand to us, in bytes.
 const PATH_BYTES_MAX: c_int = 1024;
@@ -102,8 +103,12 @@ unsafe extern "C" fn open(
             let Some(database) = text.and_then(|name| inner.find(name)) else {
                 return ffi::SQLITE_CANTOPEN;
             };
+            let kind = match flags & ffi::SQLITE_OPEN_READONLY {
+                0 => ViewKind::Live,
+                _ => ViewKind::Committed,
+            };
             // SAFETY: the methods are those of the handle.
-            unsafe { fill_slot(file, &MAIN_METHODS, MainHandle::new(database)) };
+            unsafe { fill_slot(file, &MAIN_METHODS, MainHandle::new(database, kind)) };
         } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
             // SAFETY: SQLite's documents promise the open main file for the name of a WAL file.
             // It was opened by `open` above, because SQLite opens both with one VFS.

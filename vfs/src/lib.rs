@@ -5,7 +5,8 @@
 //! replica ([`Database::apply`]), and cut off again when it turns out never to have been committed
 //! ([`Database::roll_back`]). What is committed for good moves into the database file
 //! ([`Database::begin_backfill`]), and when all of it has, the WAL is emptied
-//! ([`Database::restart`]).
+//! ([`Database::restart`]). Connections that only read ([`Database::connect_committed`]) see what is
+//! known to be committed ([`Database::show_committed`]), and nothing of what the others run ahead.
 //!
 //! ```
 //! use ringlite_vfs::{PageSize, Vfs, VfsOptions, create_database_file, first_page};
@@ -31,6 +32,7 @@
 //!   makes a commit survive, until [`Backfill::sync`] has returned for a later one.
 //! - After a backfill the file is the database as of the end of one entry, page for page.
 //! - A captured page image is never changed afterwards.
+//! - A read-only connection never sees a commit that was not said to be committed for good.
 //! - No panic leaves a callback that SQLite calls.
 //!
 //! # Words
@@ -67,11 +69,14 @@ mod restart;
 mod snapshot;
 mod sync;
 mod temporary;
+mod view;
 mod wal_index;
 
 pub use backfill::Backfill;
 pub use capture::Capture;
-pub use connection::{held_snapshot, holds_write_lock, read_position, transaction_is_too_large};
+pub use connection::{
+    held_snapshot, holds_write_lock, is_ended, read_position, transaction_is_too_large,
+};
 pub use creation::{create_database_file, first_page, validate_database_name};
 pub use database::{Database, PastState};
 pub use error::VfsError;

@@ -11,6 +11,7 @@ use crate::epoch::Epoch;
 use crate::header::WalPosition;
 use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::view::{View, ViewKind};
 use crate::wal_index::REGION_BYTES;
 
 /// Regions that an index may have: as many as 2^32 frames need.
@@ -21,6 +22,7 @@ const REGIONS_MAX: usize = 1 << 20;
 pub(crate) struct MainHandle {
     pub(crate) database: Arc<DatabaseInner>,
     pub(crate) epoch: Arc<Epoch>,
+    kind: ViewKind,
     /// The slots that this handle has a share of, and those that it holds alone; one bit each.
     shared: Cell<u8>,
     exclusive: Cell<u8>,
@@ -31,16 +33,21 @@ pub(crate) struct MainHandle {
 
 impl MainHandle {
     /// A handle in the epoch that lives now.
-    pub(crate) fn new(database: Arc<DatabaseInner>) -> MainHandle {
+    pub(crate) fn new(database: Arc<DatabaseInner>, kind: ViewKind) -> MainHandle {
         let epoch = database.epoch();
         MainHandle {
             database,
             epoch,
+            kind,
             shared: Cell::new(0),
             exclusive: Cell::new(0),
             snapshot: Cell::new(None),
             transaction_is_too_large: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    fn view(&self) -> &View {
+        self.epoch.view(self.kind)
     }
 
     /// The snapshot that was granted last, if any was.
@@ -91,7 +98,7 @@ impl MainHandle {
         if self.epoch.is_dead() || region >= REGIONS_MAX || bytes != REGION_BYTES as c_int {
             return Err(ffi::SQLITE_IOERR_SHMMAP);
         }
-        Ok(self.epoch.index.region_address(region, extend))
+        Ok(self.view().index.region_address(region, extend))
     }
 
     /// `xShmLock`. Giving back always works, also in a dead epoch.
@@ -128,7 +135,7 @@ impl MainHandle {
                 // it leave READ(0); nobody may wait for anything while it holds WRITE.)
                 self.database.wait_while_parked();
             }
-            if !self.epoch.locks.take_shared(slot) {
+            if !self.view().locks.take_shared(slot) {
                 return ffi::SQLITE_BUSY;
             }
             self.shared.set(self.shared.get() | bit);
@@ -140,7 +147,7 @@ impl MainHandle {
             // slot.
             self.snapshot.set(Some(WalPosition {
                 generation: self.epoch.generation(),
-                frame: self.epoch.index.live_max_frame(),
+                frame: self.view().index.live_max_frame(),
             }));
         }
         ffi::SQLITE_OK
@@ -166,10 +173,12 @@ impl MainHandle {
                     0 => WritePurpose::Header,
                     _ => WritePurpose::Transaction,
                 };
-                let writable = &self.database.writable;
-                self.epoch.locks.take_write_for_sql(writable, purpose)
+                let may_write = || {
+                    self.kind == ViewKind::Live && self.database.writable.load(Ordering::Acquire)
+                };
+                self.view().locks.take_write_for_sql(may_write, purpose)
             }
-            _ => self.epoch.locks.take_exclusive(first),
+            _ => self.view().locks.take_exclusive(first),
         };
         if !taken {
             return ffi::SQLITE_BUSY;
@@ -186,7 +195,7 @@ impl MainHandle {
         let held = self.shared.get() & mask;
         self.shared.set(self.shared.get() & !held);
         for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
-            self.epoch.locks.release_shared(slot);
+            self.view().locks.release_shared(slot);
         }
     }
 
@@ -197,7 +206,7 @@ impl MainHandle {
             self.database.note_write_released(&self.epoch);
         }
         for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
-            self.epoch.locks.release_exclusive(slot);
+            self.view().locks.release_exclusive(slot);
         }
     }
 

@@ -75,14 +75,18 @@ impl DatabaseState {
         self.in_flight.push_back((index, end));
     }
 
-    /// The commit index has reached `up_to`: the newest entry at or below it is the new base.
-    pub(super) fn commit(&mut self, up_to: LogIndex, now: u64) {
+    /// The commit index has reached `up_to`: the newest entry at or below it is the new base. Returns
+    /// where it leaves the database, if there is one.
+    pub(super) fn commit(&mut self, up_to: LogIndex, now: u64) -> Option<CommitPoint> {
+        let mut newest = None;
         while let Some((index, end)) = self.in_flight.front().copied()
             && index <= up_to
         {
             self.in_flight.pop_front();
             self.entry_committed(index, end, now);
+            newest = Some(end);
         }
+        newest
     }
 
     /// The entry `index` is committed, and leaves the database at `end`.

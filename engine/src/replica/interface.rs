@@ -238,6 +238,14 @@ pub enum Effect {
         /// The pages.
         change: DatabaseChange,
     },
+    /// What a database's WAL holds up to here is committed: readers on other threads may see it.
+    /// Performed before the answers that tell of it.
+    ShowCommitted {
+        /// Which database.
+        database: DatabaseId,
+        /// Its state at the commit index.
+        to: CommitPoint,
+    },
     /// Save the manifest durably; answered by [`Input::ManifestSaved`].
     SaveManifest {
         /// The log begins behind this entry, as far as the databases need it.

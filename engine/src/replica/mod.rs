@@ -306,20 +306,11 @@ impl Replica {
         self.raft.status().leader
     }
 
-    /// The database of this name, and how far it is committed.
-    pub(crate) fn find_database(
-        &self,
-        name: &str,
-    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
+    /// The database of this name, as committed, if it may be shown.
+    pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
         let id = self.catalogue.find(name)?;
         let state = self.catalogue.get(id)?;
-        self.is_whole(state)
-            .then_some((id, state.committed?.position))
-    }
-
-    /// How far a database is committed.
-    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
-        Some(self.catalogue.get(id)?.committed?.position)
+        self.is_whole(state).then_some(id)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.

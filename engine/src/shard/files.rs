@@ -58,9 +58,10 @@ impl Shard {
                     commit_point,
                 })
             }),
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).map(|()| None)
+            }
             Effect::RestartWal { database, ends } => {
-                // The readers have to hear of the new life of the WAL.
-                self.published.set(None);
                 sql.restart_wal(database, &ends).map(|(end, commit_point)| {
                     Some(Input::WalRestarted {
                         database,

@@ -129,7 +129,7 @@ impl Shard {
         manifest: &Manifest,
     ) -> std::result::Result<(), Box<dyn std::error::Error>> {
         let mut sql = self.sql.borrow_mut();
-        self.readers.forget_all();
+        self.readers.replace_all();
         sql.remove_databases()?;
         self.snapshots.arrivals.area().install(manifest)?;
         Ok(())

@@ -532,6 +532,15 @@ impl Sql {
             .transpose()
     }
 
+    /// Lets readers on other threads see what is committed, up to `to`.
+    pub fn show_committed(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
+        match self.databases.get(&id) {
+            Some(database) => database.show_committed(to),
+            // Its end is committed too.
+            None => Ok(()),
+        }
+    }
+
     /// Undoes what came after `to`; returns the same state in the new life of the in-memory WAL, or
     /// `None` if the database does not exist (any more).
     ///

@@ -98,7 +98,7 @@ impl Session {
         Self::connect_as(id, database, options, look_steps, vacuum_directory, false)
     }
 
-    /// A session in which nothing can be written.
+    /// A session in which nothing can be written, and nothing is seen that is not committed.
     pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
         let look_steps = RunLimits::default().look_steps;
         Self::connect_as(
@@ -123,7 +123,11 @@ impl Session {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
-        let mut connection = database.connect().map_err(|error| failed(&error))?;
+        let connected = match only_reads {
+            true => database.connect_committed(),
+            false => database.connect(),
+        };
+        let mut connection = connected.map_err(|error| failed(&error))?;
         connection
             .pragma_update(None, "query_only", only_reads)
             .map_err(|error| failed(&error))?;
@@ -201,6 +205,11 @@ impl Session {
         // SAFETY: as in `standing`.
         let state = unsafe { ffi::sqlite3_txn_state(self.connection.handle(), c"main".as_ptr()) };
         state == ffi::SQLITE_TXN_WRITE
+    }
+
+    /// Whether a roll-back, or the end of the database, has made its connection useless.
+    pub(super) fn is_ended(&self) -> bool {
+        ringlite_vfs::is_ended(&self.connection, "main")
     }
 
     /// Where the connection stands.

@@ -507,6 +507,10 @@ impl Node {
                     commit_point,
                 })
             }
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).expect("a known commit");
+                None
+            }
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
                 self.wal_restarts += u64::from(commit_point.is_some());

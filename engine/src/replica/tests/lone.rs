@@ -189,6 +189,10 @@ impl Lone {
                 });
                 Some(Input::Backfilled { database, end })
             }
+            Effect::ShowCommitted { database, to } => {
+                self.sql.show_committed(database, &to).unwrap();
+                None
+            }
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = self.sql.restart_wal(database, &ends).unwrap();
                 Some(Input::WalRestarted {

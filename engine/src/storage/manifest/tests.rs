@@ -113,15 +113,22 @@ fn what_no_manifest_says_is_refused_also_behind_a_right_checksum() {
         bytes.extend(crc.to_le_bytes());
         decode(&bytes)
     };
-    // Behind a configuration of two voters without contexts.
+    // Behind a configuration of two voters.
     const FIRST: usize = HEADER_BYTES + 32;
     assert!(check(|_| ()).is_some());
     assert_eq!(check(|bytes| bytes[8] = 1), None, "version");
     assert_eq!(check(|bytes| bytes[72] = 1), None, "fewer than there are");
     assert_eq!(check(|bytes| bytes[72] = 3), None, "more than there are");
     assert_eq!(check(|bytes| bytes[75] = 0xff), None, "a great many");
+    assert_eq!(check(|bytes| bytes[76] = 1), None, "configuration length");
+    assert_eq!(
+        check(|bytes| bytes[79] = 0xff),
+        None,
+        "configuration length"
+    );
     assert_eq!(check(|bytes| bytes[88] = 2), None, "neither yes nor no");
     assert_eq!(check(|bytes| bytes[89] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[FIRST - 4] = 9), None, "role");
     assert_eq!(check(|bytes| bytes[FIRST + 16] = 0), None, "target");
     assert_eq!(check(|bytes| bytes[FIRST + 28] = 0xff), None, "name length");
     assert_eq!(check(|bytes| bytes[FIRST + 30] = 1), None, "zeros");

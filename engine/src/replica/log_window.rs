@@ -34,11 +34,8 @@ impl LogWindow {
     /// An entry has joined the log.
     pub(super) fn appended(&mut self, entry: &Entry) {
         // Void entries count on, which at the worst makes the window shorter by what they were.
-        while self
-            .marks
-            .pop_back_if(|(index, _)| *index >= entry.index)
-            .is_some()
-        {}
+        let kept = self.marks.partition_point(|(index, _)| *index < entry.index);
+        self.marks.truncate(kept);
         self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
         let newest = self.marks.back().map_or(0, |(_, total)| *total);
         if self.total_bytes - newest >= self.window_bytes / MARKS {

@@ -292,7 +292,7 @@ impl Replica {
     pub(crate) fn awaits_entries_of(&self, name: &str) -> bool {
         let id = self.catalogue.find(name);
         let state = id.and_then(|id| self.catalogue.get(id));
-        state.is_some_and(|state| !self.is_whole(state))
+        state.is_some_and(|state| self.snapshots.is_switching() || !self.is_whole(state))
     }
 
     /// Whether a database may be shown: its file may hold pages of entries up to its target, which a

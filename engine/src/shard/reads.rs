@@ -56,7 +56,7 @@ impl Shard {
             .and_then(|id| Some((id, sql.database(id).ok()?)));
         if found.is_none() && replica.awaits_entries_of(name) {
             return Err(Error::Busy {
-                what: "the database has come with a snapshot, and not yet what belongs to its end",
+                what: "a snapshot takes the place of this node's databases, and has not come to its end",
             });
         }
         let Some((id, handle)) = found else {

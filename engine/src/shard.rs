@@ -26,7 +26,7 @@ use crate::replica::request::{
 use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
-use crate::sql::{Sql, Started};
+use crate::sql::{Paused, Sql, Started};
 use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
@@ -435,9 +435,8 @@ impl Shard {
             }
         }
         let captures = self.sql.borrow().take_captures();
-        for (database, capture) in captures {
-            let input = Input::Captured { database, capture };
-            self.replica.borrow_mut().step(input);
+        if !captures.is_empty() {
+            self.replica.borrow_mut().step(Input::Captured { captures });
             self.perform_effects();
         }
         while self.replica.borrow_mut().end_turn() {
@@ -463,6 +462,21 @@ impl Shard {
                         self.perform_effects();
                     }
                 }
+                Some(Back::WantsCore(paused)) => {
+                    let visited = self.sql.borrow_mut().visit(paused);
+                    let input = match visited {
+                        Some(Started::Ran(ran)) => Input::Ran(ran),
+                        Some(Started::Left {
+                            paused, captures, ..
+                        }) => {
+                            self.hand_over(paused);
+                            Input::Captured { captures }
+                        }
+                        None => continue,
+                    };
+                    self.replica.borrow_mut().step(input);
+                    self.perform_effects();
+                }
                 Some(Back::Panicked) => {
                     self.halt("a statement panicked on a worker thread: this is a bug".into());
                     return;
@@ -481,17 +495,27 @@ impl Shard {
                 }
                 Input::Ran(ran)
             }
-            Started::Left { paused, writes } => {
+            Started::Left {
+                paused,
+                writes,
+                captures,
+            } => {
                 self.tell_slow(request);
-                match &*self.workers.borrow() {
-                    Some(workers) => workers.take_over(paused),
-                    // It ends here.
-                    None => drop(paused),
-                }
-                Input::Left { request, writes }
+                self.hand_over(paused);
+                let mut replica = self.replica.borrow_mut();
+                replica.step(Input::Left { request, writes });
+                Input::Captured { captures }
             }
         };
         self.replica.borrow_mut().step(input);
+    }
+
+    fn hand_over(&self, paused: Paused) {
+        match &*self.workers.borrow() {
+            Some(workers) => workers.take_over(paused),
+            // It ends here.
+            None => drop(paused),
+        }
     }
 
     /// Whoever waits for the answer to `request` may look after its client meanwhile.

@@ -154,7 +154,7 @@ fn every_node_reads_what_it_has_applied() {
             follower.database("other"),
             Err(Error::NotLeader { .. })
         ));
-        for sql in ["BEGIN", "ATTACH ':memory:' AS m", "PRAGMA cache_size = 5"] {
+        for sql in ["BEGIN", "ATTACH 'app' AS m", "PRAGMA cache_size = 5"] {
             assert!(
                 local.query_with(ReadLevel::LOCAL, sql, ()).is_err(),
                 "{sql}"

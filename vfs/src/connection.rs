@@ -127,6 +127,14 @@ pub fn holds_write_lock(connection: &Connection, schema: &str) -> bool {
     with_handle(connection, schema, MainHandle::holds_write_lock).unwrap_or(false)
 }
 
+/// The database that a connection has as one of its schemas; None if there is no such schema of a
+/// [`Database`].
+pub fn schema_database(connection: &Connection, schema: &str) -> Option<Database> {
+    with_handle(connection, schema, |handle| Database {
+        inner: Arc::clone(&handle.database),
+    })
+}
+
 /// Asks the handle of a schema, if it is one of ours.
 fn with_handle<T>(
     connection: &Connection,

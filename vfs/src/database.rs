@@ -49,6 +49,10 @@ pub(crate) struct DatabaseInner {
     pub(crate) parked_until: Mutex<Option<Instant>>,
     /// Whether there is something to read in `parked_until`; a hint that is read without a lock.
     pub(crate) parked: AtomicBool,
+    /// Whether a connection is committing here and in other databases: no read transaction begins.
+    pub(crate) jointly_committed: AtomicBool,
+    /// What its user calls it: see [`Database::label`].
+    pub(crate) label: AtomicU64,
     /// Held through an apply, a roll-back, a restart, and the begin and the end of a backfill. Lock
     /// tables are per epoch, so their slots alone would not keep two of them apart. It is taken
     /// before WRITE, that before `history`, that before `current`, that before any lock inside an
@@ -108,6 +112,8 @@ impl DatabaseInner {
             removed: AtomicBool::new(false),
             parked_until: Mutex::new(None),
             parked: AtomicBool::new(false),
+            jointly_committed: AtomicBool::new(false),
+            label: AtomicU64::new(0),
             acts: Mutex::new(()),
             history: Mutex::new(History::new(header)),
             current: RwLock::new(Arc::new(Epoch::first(page_size, &header))),
@@ -189,6 +195,23 @@ impl Database {
     /// a header in the middle of a change would get too). A transaction that has the lock keeps it.
     pub fn set_writable(&self, writable: bool) {
         self.inner.writable.store(writable, Ordering::Release);
+    }
+
+    /// Another open database of the same [`crate::Vfs`], by its name.
+    pub fn sibling(&self, name: &str) -> Option<Database> {
+        let inner = self.inner.vfs.find(name)?;
+        Some(Database { inner })
+    }
+
+    /// A number of the user's own, by which it knows the database that it finds behind a connection
+    /// ([`crate::schema_database`]); 0 at first.
+    pub fn label(&self) -> u64 {
+        self.inner.label.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number that [`Database::label`] gives, for all handles.
+    pub fn set_label(&self, label: u64) {
+        self.inner.label.store(label, Ordering::Relaxed);
     }
 
     /// The last commit, of SQL or applied, whether captured or not.

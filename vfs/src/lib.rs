@@ -58,6 +58,7 @@ mod ffi_vfs;
 mod frames;
 mod header;
 mod history;
+mod joint_commit;
 mod locks;
 mod main_file;
 mod main_handle;
@@ -75,12 +76,14 @@ mod wal_index;
 pub use backfill::Backfill;
 pub use capture::Capture;
 pub use connection::{
-    held_snapshot, holds_write_lock, is_ended, read_position, transaction_is_too_large,
+    held_snapshot, holds_write_lock, is_ended, read_position, schema_database,
+    transaction_is_too_large,
 };
 pub use creation::{create_database_file, first_page, validate_database_name};
 pub use database::{Database, PastState};
 pub use error::VfsError;
 pub use header::{CommitPoint, WalPosition};
+pub use joint_commit::JointCommit;
 pub use page::{Page, PageNumber, PageSize};
 pub use registration::{Vfs, VfsOptions};
 pub use restart::Parking;

@@ -134,6 +134,11 @@ impl MainHandle {
                 // A read transaction begins. (A writer comes here too, when its first frame makes
                 // it leave READ(0); nobody may wait for anything while it holds WRITE.)
                 self.database.wait_while_parked();
+                let is_live = self.kind == ViewKind::Live;
+                if is_live && self.database.jointly_committed.load(Ordering::SeqCst) {
+                    // SQLite reads the header and tries again after a moment.
+                    return ffi::SQLITE_BUSY;
+                }
             }
             if !self.view().locks.take_shared(slot) {
                 return ffi::SQLITE_BUSY;

@@ -71,10 +71,8 @@ pub enum Input {
     },
     /// SQL that goes on on another thread has committed something.
     Captured {
-        /// In which database.
-        database: DatabaseId,
-        /// What.
-        capture: Capture,
+        /// What, in each database. What one transaction committed is here as a whole.
+        captures: Vec<(DatabaseId, Capture)>,
     },
     /// A database was opened by [`Effect::OpenDatabase`], [`Effect::CreateDatabase`] or
     /// [`Effect::FinishRestore`].

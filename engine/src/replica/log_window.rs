@@ -34,7 +34,9 @@ impl LogWindow {
     /// An entry has joined the log.
     pub(super) fn appended(&mut self, entry: &Entry) {
         // Void entries count on, which at the worst makes the window shorter by what they were.
-        let kept = self.marks.partition_point(|(index, _)| *index < entry.index);
+        let kept = self
+            .marks
+            .partition_point(|(index, _)| *index < entry.index);
         self.marks.truncate(kept);
         self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
         let newest = self.marks.back().map_or(0, |(_, total)| *total);

@@ -22,6 +22,7 @@ mod invariants;
 mod log_window;
 mod long_runs;
 pub mod payload;
+mod positions;
 pub mod request;
 mod serving;
 mod session;
@@ -51,11 +52,12 @@ pub use interface::{Effect, Input, Status};
 use log_window::LogWindow;
 use long_runs::Ahead;
 use payload::DatabaseChange;
+pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
 use snapshot::Snapshots;
 pub use snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
-use write_queue::WriteQueue;
+use write_queue::WriteQueues;
 
 use crate::error::Error;
 
@@ -91,7 +93,7 @@ pub struct Replica {
     last_words: BTreeMap<SessionId, Error>,
     /// Sessions that wait for the creation of a database, by its name.
     opening: BTreeMap<String, Vec<(RequestId, SessionOptions)>>,
-    queues: BTreeMap<DatabaseId, WriteQueue>,
+    queues: WriteQueues,
     batch: Batch,
     /// Batches in the log until they are committed.
     uncommitted: VecDeque<Uncommitted>,
@@ -99,7 +101,7 @@ pub struct Replica {
     uncommitted_bytes: usize,
     gate: Gate,
     /// Replies that have seen a commit which was not captured yet.
-    ahead: BTreeMap<DatabaseId, Vec<Ahead>>,
+    ahead: Vec<Ahead>,
     /// Replies of this turn that need a ReadIndex round, with the entry that they also need.
     unconfirmed: Vec<(LogIndex, Held)>,
     last_read: ReadId,
@@ -142,12 +144,12 @@ impl Replica {
             sessions: BTreeMap::new(),
             last_words: BTreeMap::new(),
             opening: BTreeMap::new(),
-            queues: BTreeMap::new(),
+            queues: WriteQueues::default(),
             batch: Batch::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             gate: Gate::default(),
-            ahead: BTreeMap::new(),
+            ahead: Vec::new(),
             unconfirmed: Vec::new(),
             last_read: ReadId(0),
             digests: Vec::new(),
@@ -191,8 +193,10 @@ impl Replica {
             Input::Ran(ran) => self.ran(ran),
             Input::Interrupted { session } => self.interrupt(session),
             Input::Left { request, writes } => self.left(request, writes),
-            Input::Captured { database, capture } => {
-                self.captured(database, capture, None);
+            Input::Captured { captures } => {
+                for (database, capture) in captures {
+                    self.captured(database, capture, None);
+                }
             }
             Input::RolledBack {
                 database,

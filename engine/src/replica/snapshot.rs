@@ -16,6 +16,7 @@ use ringlite_raft::{Configuration, InstallError, LogBase, LogIndex, NodeId, Snap
 
 use super::catalogue::{Catalogue, DatabaseId, DatabaseState};
 use super::file::{DatabaseFile, FileState};
+use super::write_queue::WriteQueues;
 use super::{Effect, Replica};
 
 /// Which snapshot: the term of the leader that sends it, and a number of that leader's own.
@@ -260,7 +261,7 @@ impl Replica {
         self.parts.clear();
         self.parts_first = None;
         self.catalogue = Catalogue::default();
-        self.queues.clear();
+        self.queues = WriteQueues::default();
         self.backfills.installed(base);
         self.log_window.replaced();
         self.open_databases(&head.databases);

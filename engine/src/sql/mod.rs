@@ -6,6 +6,7 @@
 
 mod authorizer;
 mod functions;
+mod joint;
 mod limits;
 mod pragmas;
 pub(crate) mod reader;
@@ -36,6 +37,7 @@ use crate::replica::request::{
     Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, StopReason, Work,
 };
 use crate::replica::{DatabaseId, Input};
+use joint::SessionDatabase;
 use restore::RestoreFile;
 use run::{Finished, Progress, Stacks};
 pub use run::{Paused, Resumed, Returned};
@@ -57,12 +59,14 @@ pub enum Started {
         paused: Paused,
         /// Whether it writes.
         writes: bool,
+        /// What has been committed in its databases until now.
+        captures: Vec<(DatabaseId, Capture)>,
     },
 }
 
 /// A session whose run goes on on another thread.
 struct Away {
-    database: DatabaseId,
+    databases: Arc<[SessionDatabase]>,
     run: u64,
     writes: bool,
     stopper: Arc<Stopper>,
@@ -141,8 +145,9 @@ impl Sql {
     pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
         match self.prepare_run(request, work, may_write) {
             Ok((session, work)) => {
+                let databases = session.databases();
                 let finished = run::run_to_end(session, work);
-                self.finish(request, finished)
+                self.finish(request, finished, &databases)
             }
             Err(ran) => *ran,
         }
@@ -155,8 +160,11 @@ impl Sql {
             Err(ran) => return Started::Ran(*ran),
         };
         self.runs += 1;
+        let databases = session.databases();
         match run::begin(&mut self.stacks, session, work, request, self.runs) {
-            Progress::Finished(finished) => Started::Ran(self.finish(request, finished)),
+            Progress::Finished(finished) => {
+                Started::Ran(self.finish(request, finished, &databases))
+            }
             Progress::Paused(paused) if self.away.len() >= AWAY_MAX => {
                 paused.stop(StopReason::TooManyLong);
                 Started::Ran(self.end_here(paused))
@@ -177,8 +185,8 @@ impl Sql {
                 request,
                 outcome,
                 standing: Standing::default(),
-                capture: None,
-                is_ahead: false,
+                captures: Vec::new(),
+                ahead: Vec::new(),
             })
         };
         if let Work::Connect { database, options } = work {
@@ -221,24 +229,46 @@ impl Sql {
     /// Takes note of a run that leaves the core.
     fn leave(&mut self, paused: Paused) -> Started {
         let writes = paused.stopper.watch.leave();
+        let captures = capture(paused.databases.iter());
         let away = Away {
-            database: paused.database,
+            databases: Arc::clone(&paused.databases),
             run: paused.run,
             writes,
             stopper: Arc::clone(&paused.stopper),
         };
         self.away.insert(paused.request.session, away);
-        Started::Left { paused, writes }
+        Started::Left {
+            paused,
+            writes,
+            captures,
+        }
+    }
+
+    /// A run that is away goes on here for the moment that it needs to ([`Resumed::WantsCore`]), and
+    /// then away again, unless it has ended. None if its session has ended meanwhile, and nobody
+    /// waits.
+    pub fn visit(&mut self, paused: Paused) -> Option<Started> {
+        let away = self.away.get(&paused.request.session);
+        if away.is_none_or(|away| away.run != paused.run) {
+            // Dropped, it is stopped and rolls back.
+            return None;
+        }
+        paused.stopper.watch.set_away(false);
+        match paused.resume(Duration::ZERO) {
+            Resumed::Returned(returned) => self.take_back(returned).map(Started::Ran),
+            Resumed::Paused(paused) | Resumed::WantsCore(paused) => Some(self.leave(paused)),
+        }
     }
 
     /// Runs a stopped run to its end where it is.
     fn end_here(&mut self, mut paused: Paused) -> Ran {
+        let databases = Arc::clone(&paused.databases);
         loop {
             match paused.resume(std::time::Duration::MAX) {
-                run::Resumed::Paused(again) => paused = again,
-                run::Resumed::Returned(returned) => {
+                Resumed::Paused(again) | Resumed::WantsCore(again) => paused = again,
+                Resumed::Returned(returned) => {
                     self.stacks.put_back(returned.stack);
-                    return self.finish(returned.request, returned.finished);
+                    return self.finish(returned.request, returned.finished, &databases);
                 }
             }
         }
@@ -252,11 +282,17 @@ impl Sql {
         if self.away.get(&session)?.run != returned.run {
             return None;
         }
-        self.away.remove(&session);
-        Some(self.finish(returned.request, returned.finished))
+        let away = self.away.remove(&session)?;
+        Some(self.finish(returned.request, returned.finished, &away.databases))
     }
 
-    fn finish(&mut self, request: RequestId, finished: Finished) -> Ran {
+    /// A run has ended, of a session that had `databases` when it began.
+    fn finish(
+        &mut self,
+        request: RequestId,
+        finished: Finished,
+        databases: &[SessionDatabase],
+    ) -> Ran {
         let Finished {
             session,
             outcome,
@@ -264,9 +300,19 @@ impl Sql {
         } = finished;
         // After the run, so that it holds everything that the run can have seen, whoever committed
         // it, but for what another thread is committing at this moment.
-        let capture = session.database.take_capture();
-        let committed = session.database.commit_point().position;
-        let is_ahead = !self.away.is_empty() && standing.snapshot.is_some_and(|at| at > committed);
+        let now = session.databases();
+        let attached = now
+            .iter()
+            .filter(|at| databases.iter().all(|had| had.id != at.id));
+        let captures = capture(databases.iter().chain(attached));
+        let mut ahead = Vec::new();
+        if !self.away.is_empty() {
+            let is_ahead = |at: &&SessionDatabase| {
+                let seen = standing.snapshots.get(at.id);
+                seen.is_some_and(|seen| seen > at.database.commit_point().position)
+            };
+            ahead.extend(now.iter().filter(is_ahead).map(|at| at.id));
+        }
         if let Some(place) = self.sessions.get_mut(&request.session) {
             *place = Some(session);
         }
@@ -274,20 +320,15 @@ impl Sql {
             request,
             outcome,
             standing,
-            capture,
-            is_ahead,
+            captures,
+            ahead,
         }
     }
 
     /// What runs that are away have committed since the last look.
     pub fn take_captures(&self) -> Vec<(DatabaseId, Capture)> {
         let writers = self.away.values().filter(|away| away.writes);
-        writers
-            .filter_map(|away| {
-                let capture = self.databases.get(&away.database)?.take_capture()?;
-                Some((away.database, capture))
-            })
-            .collect()
+        capture(writers.flat_map(|away| away.databases.iter()))
     }
 
     /// Stops what a session runs away from the core. What runs on it has ended by now.
@@ -354,6 +395,7 @@ impl Sql {
     }
 
     fn opened(&mut self, id: DatabaseId, database: Database) -> Input {
+        database.set_label(id.0.0);
         database.set_writable(self.writable);
         let opened = Input::Opened {
             database: id,
@@ -577,6 +619,12 @@ impl Sql {
             applied,
         })
     }
+}
+
+/// What has been committed in each of these databases and not captured yet.
+fn capture<'a>(databases: impl Iterator<Item = &'a SessionDatabase>) -> Vec<(DatabaseId, Capture)> {
+    let captures = databases.filter_map(|at| Some((at.id, at.database.take_capture()?)));
+    captures.collect()
 }
 
 /// The pages of a database as of one commit.

@@ -1,23 +1,26 @@
 //! One session's SQLite connection: its statements, its running query, its open transaction.
 
 use std::collections::VecDeque;
+use std::ffi::{CStr, c_int};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ringlite_raft::LogIndex;
 use ringlite_vfs::Database;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::{self, Permissions};
-use super::statement::{Statement, Step};
+use super::authorizer::{self, Call, Permissions};
+use super::joint::{JointCommits, SessionDatabase};
+use super::statement::{Special, Statement, Step, schemas};
 use super::watch::{RunLimits, Stopper, Watch};
 use super::{functions, limits};
 use crate::error::Error;
-use crate::replica::DatabaseId;
 use crate::replica::request::{
     Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
 };
+use crate::replica::{DatabaseId, Positions};
 use crate::rows::{Column, RowBatch, Value};
 
 /// Compiled statements kept for texts that come again.
@@ -82,7 +85,7 @@ pub(super) struct Session {
     texts: VecDeque<(Box<str>, Statement)>,
     stopper: Arc<Stopper>,
     connection: Rc<Connection>,
-    pub(super) id: DatabaseId,
+    joint: Arc<JointCommits>,
     pub(super) database: Database,
     options: SessionOptions,
 }
@@ -134,12 +137,23 @@ impl Session {
         let permissions = Permissions {
             page_bytes: database.page_size().bytes(),
             vacuum_directory,
+            may_attach: !only_reads,
         };
         configure(&mut connection, permissions).map_err(|error| failed(&error))?;
         let watch = Watch::new();
         let looks_at = Arc::clone(&watch);
         connection
             .progress_handler(look_steps, Some(move || looks_at.must_stop()))
+            .map_err(|error| failed(&error))?;
+        let own = SessionDatabase {
+            schema: c"main".into(),
+            id,
+            database: database.clone(),
+        };
+        let joint = Arc::new(JointCommits::new(Arc::clone(&watch), own));
+        let begins = Arc::clone(&joint);
+        connection
+            .commit_hook(Some(move || !begins.begin()))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             cursor: None,
@@ -150,7 +164,7 @@ impl Session {
                 interrupt: connection.get_interrupt_handle(),
             }),
             connection: Rc::new(connection),
-            id,
+            joint,
             database: database.clone(),
             options,
         })
@@ -168,9 +182,9 @@ impl Session {
         }
         let outcome = self.run_work(work);
         match outcome {
-            // SQLite says only that it was interrupted.
+            // SQLite says only that it was interrupted, or that its commit was vetoed.
             Outcome::Failed(Error::Sqlite {
-                code: ffi::SQLITE_INTERRUPT,
+                code: ffi::SQLITE_INTERRUPT | ffi::SQLITE_CONSTRAINT_COMMITHOOK,
                 ..
             }) => match self.stopper.watch.stop_error() {
                 Some(error) => Outcome::Failed(error),
@@ -200,11 +214,26 @@ impl Session {
         }
     }
 
-    /// Whether the database's write lock is held.
+    /// Its databases, its own one first.
+    pub(super) fn databases(&self) -> Arc<[SessionDatabase]> {
+        self.joint.databases()
+    }
+
+    fn transaction_state(&self, schema: &CStr) -> c_int {
+        // SAFETY: the connection is open, and the schema name is a NUL-terminated text.
+        unsafe { ffi::sqlite3_txn_state(self.connection.handle(), schema.as_ptr()) }
+    }
+
+    /// Whether the write lock of any of its databases is held.
     pub(super) fn has_write_lock(&self) -> bool {
-        // SAFETY: as in `standing`.
-        let state = unsafe { ffi::sqlite3_txn_state(self.connection.handle(), c"main".as_ptr()) };
-        state == ffi::SQLITE_TXN_WRITE
+        self.databases()
+            .iter()
+            .any(|at| self.transaction_state(&at.schema) == ffi::SQLITE_TXN_WRITE)
+    }
+
+    fn in_transaction(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.connection.handle()) == 0 }
     }
 
     /// Whether a roll-back, or the end of the database, has made its connection useless.
@@ -214,20 +243,137 @@ impl Session {
 
     /// Where the connection stands.
     pub(super) fn standing(&self) -> Standing {
-        // SAFETY: the connection is open, and the schema name is a NUL-terminated text.
-        let (autocommit, state) = unsafe {
-            let handle = self.connection.handle();
-            (
-                ffi::sqlite3_get_autocommit(handle) != 0,
-                ffi::sqlite3_txn_state(handle, c"main".as_ptr()),
-            )
-        };
+        let databases = self.databases();
+        let mut snapshots = Positions::default();
+        let mut state = ffi::SQLITE_TXN_NONE;
+        for at in databases.iter() {
+            state = state.max(self.transaction_state(&at.schema));
+            let schema = at.schema.to_str().unwrap_or_default();
+            if let Some(position) = ringlite_vfs::read_position(&self.connection, schema) {
+                snapshots.raise(at.id, position);
+            }
+        }
         Standing {
-            in_transaction: !autocommit,
+            in_transaction: self.in_transaction(),
             has_snapshot: state != ffi::SQLITE_TXN_NONE,
             has_write_lock: state == ffi::SQLITE_TXN_WRITE,
-            snapshot: ringlite_vfs::read_position(&self.connection, "main"),
+            snapshots,
+            attached: databases[1..].iter().map(|at| at.id).collect(),
         }
+    }
+
+    /// Runs a statement to its next row or its end.
+    fn step(&self, statement: &mut Statement) -> Result<Step, Error> {
+        let stepped = statement.step();
+        self.joint.settle(stepped.is_err());
+        stepped
+    }
+
+    /// Ends a statement, which commits if it is one that writes, has not come to its end, and is a
+    /// transaction of its own.
+    fn reset(&self, statement: &mut Statement) {
+        let has_failed = statement.reset().is_err();
+        self.joint.settle(has_failed);
+    }
+
+    /// Attaches or detaches a database.
+    fn step_special(&self, statement: &mut Statement) -> Result<Step, Error> {
+        let (what, name) = match statement.special() {
+            Some(Special::Attach(name)) => ("ATTACH", Some(name.clone())),
+            _ => ("DETACH", None),
+        };
+        if self.in_transaction() {
+            return Err(Error::misuse(
+                ffi::SQLITE_ERROR,
+                format!("cannot {what} a database within a transaction"),
+            ));
+        }
+        if !self.stopper.watch.go_to_core() {
+            return Err(Error::interrupted());
+        }
+        if let Some(name) = name {
+            self.require_attachable(&name)?;
+        }
+        let step = self.step(statement)?;
+        self.find_databases()?;
+        // The locks that it may take are those of the databases that it had.
+        self.stopper.watch.forbid_writing();
+        Ok(step)
+    }
+
+    fn require_attachable(&self, name: &str) -> Result<(), Error> {
+        let databases = self.databases();
+        let same = databases.iter().find(|at| at.database.name() == name);
+        if let Some(same) = same {
+            let schema = same.schema.to_string_lossy();
+            return Err(Error::misuse(
+                ffi::SQLITE_ERROR,
+                format!("cannot ATTACH {name:?}: it is open in this session already, as {schema}"),
+            ));
+        }
+        if self.database.sibling(name).is_none() {
+            return Err(Error::misuse(
+                ffi::SQLITE_CANTOPEN,
+                format!(
+                    "cannot ATTACH {name:?}: there is no database of this name; it is created when \
+                     a client opens it"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Finds what is attached now.
+    fn find_databases(&self) -> Result<(), Error> {
+        let before = self.databases();
+        let mut databases = Vec::with_capacity(before.len() + 1);
+        for schema in schemas(&self.connection) {
+            let text = schema.to_str().unwrap_or_default();
+            // There is none behind the schema of temporary tables.
+            let Some(database) = ringlite_vfs::schema_database(&self.connection, text) else {
+                continue;
+            };
+            if !before.iter().any(|at| at.schema == schema) {
+                let quoted = text.replace('"', "\"\"");
+                self.run_own(&format!("PRAGMA \"{quoted}\".synchronous=OFF"))?;
+            }
+            databases.push(SessionDatabase {
+                id: DatabaseId(LogIndex(database.label())),
+                schema,
+                database,
+            });
+        }
+        self.joint.set_databases(databases.into());
+        Ok(())
+    }
+
+    /// Runs a statement of the node's own.
+    fn run_own(&self, sql: &str) -> Result<(), Error> {
+        let (statement, _) = Statement::prepare_as(Call::Own, &self.connection, sql)?;
+        statement.ok_or_else(empty_statement)?.step()?;
+        Ok(())
+    }
+
+    /// In a transaction that has no snapshot yet, takes one of each database, all of one moment: no
+    /// other transaction is seen in one of them and not in another.
+    fn take_snapshots(&self) -> Result<(), Error> {
+        if !self.joint.has_attached() || !self.in_transaction() {
+            return Ok(());
+        }
+        let databases = self.databases();
+        let has_snapshot =
+            |at: &SessionDatabase| self.transaction_state(&at.schema) != ffi::SQLITE_TXN_NONE;
+        if databases.iter().any(has_snapshot) {
+            return Ok(());
+        }
+        if !self.stopper.watch.go_to_core() {
+            return Err(Error::interrupted());
+        }
+        for at in databases.iter() {
+            let quoted = at.schema.to_string_lossy().replace('"', "\"\"");
+            self.run_own(&format!("PRAGMA \"{quoted}\".user_version"))?;
+        }
+        Ok(())
     }
 
     fn prepare(&mut self, sql: &str, allow_tail: bool) -> Result<Reply, Error> {
@@ -271,10 +417,9 @@ impl Session {
 
     fn abort(&mut self) -> Result<Reply, Error> {
         self.end_query();
-        let in_transaction = self.standing().in_transaction;
-        if in_transaction {
+        if self.in_transaction() {
             let (statement, _) = Statement::prepare(&self.connection, "ROLLBACK")?;
-            statement.ok_or_else(empty_statement)?.step()?;
+            self.step(&mut statement.ok_or_else(empty_statement)?)?;
         }
         Ok(Reply::Done)
     }
@@ -362,7 +507,11 @@ impl Session {
             self.stopper.watch.note_write();
         }
         statement.bind(parameters)?;
-        statement.step().map_err(|error| match error {
+        if statement.special().is_some() {
+            return Ok(self.step_special(statement)?);
+        }
+        self.take_snapshots()?;
+        self.step(statement).map_err(|error| match error {
             // The write lock is with another session of this node: wait for it.
             Error::Sqlite {
                 code: ffi::SQLITE_BUSY,
@@ -430,6 +579,7 @@ impl Session {
             return Err(Error::misuse(ffi::SQLITE_MISUSE, "no query is running"));
         };
         let step = cursor.statement.step();
+        self.joint.settle(step.is_err());
         let step = step.inspect_err(|_| self.end_query())?;
         self.fetch_from(step)
     }
@@ -471,7 +621,9 @@ impl Session {
                 }
                 _ => {}
             }
-            match cursor.statement.step() {
+            let next = cursor.statement.step();
+            self.joint.settle(next.is_err());
+            match next {
                 Ok(next) => step = next,
                 Err(error) => {
                     failed = Some(error);
@@ -547,7 +699,7 @@ impl Session {
     }
 
     fn put_back(&mut self, mut statement: Statement, home: Home) {
-        statement.reset();
+        self.reset(&mut statement);
         match home {
             Home::Text(text) if text.len() <= TEXT_CACHE_TEXT_BYTES_MAX => {
                 self.texts.push_front((text, statement));

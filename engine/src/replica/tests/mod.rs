@@ -1,5 +1,6 @@
 //! Single moments that went wrong once, or would with a likely mistake.
 
+mod attach;
 mod databases;
 mod lone;
 mod long_runs;

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::NodeId;
-use ringlite_vfs::PageSize;
+use ringlite_vfs::{Extension, PageSize, VfsOptions};
 
 use crate::backup::Backup;
 use crate::commands::{self, BackupPiece, Command, Commands, Incoming};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::extensions::Extensions;
 use crate::net::peer::PeerLink;
 use crate::net::{Gateway, formation};
 use crate::readers::Readers;
@@ -107,6 +108,7 @@ pub struct NodeBuilder {
     log_window_bytes: u64,
     snapshot_bytes_per_second: u64,
     vacuum_directory: Option<PathBuf>,
+    extensions: Vec<Extension>,
     limits: RunLimits,
     snapshot_time: Duration,
 }
@@ -197,6 +199,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Loads an extension of SQLite into every session, behind those that were named before. All
+    /// nodes of a cluster need the same list: equal file names, entry points and contents, in the
+    /// same order. Nodes whose lists differ do not talk to each other. SQL cannot load any.
+    ///
+    /// Without `entry_point` SQLite derives the name of the function that sets it up.
+    #[must_use]
+    pub fn extension(mut self, path: impl AsRef<Path>, entry_point: Option<&str>) -> Self {
+        self.extensions.push(Extension {
+            path: path.as_ref().to_owned(),
+            entry_point: entry_point.map(str::to_owned),
+        });
+        self
+    }
+
     /// How long a statement may run, 30 s unless told; zero for no limit.
     #[must_use]
     pub fn statement_time(mut self, limit: Duration) -> Self {
@@ -236,6 +252,8 @@ impl NodeBuilder {
         }
         self.check_members()?;
         let vacuum_directory = self.vacuum_directory()?;
+        let extensions = Extensions::read(std::mem::take(&mut self.extensions))
+            .map_err(|what| NodeError::Settings { what })?;
         let own_address = self.own_address(id)?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
         if self.members.is_empty() {
@@ -244,7 +262,8 @@ impl NodeBuilder {
                 address: own_address,
             }];
         }
-        let directory = DataDirectory::open(&self.data, id, &self.members, self.segment_bytes)?;
+        let mut directory = DataDirectory::open(&self.data, id, &self.members, self.segment_bytes)?;
+        directory.set_extensions(extensions.digest);
         let core = match self.core {
             Some(core) => core,
             None => default_core(id),
@@ -263,6 +282,7 @@ impl NodeBuilder {
             snapshot_bytes_per_second: self.snapshot_bytes_per_second,
             limits: self.limits,
             vacuum_directory,
+            extensions: extensions.list,
             snapshot_time: self.snapshot_time,
             worker_cores,
             readers: Arc::clone(&readers),
@@ -408,6 +428,7 @@ impl Node {
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
+            extensions: Vec::new(),
             transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
             wal_bytes: replica::WAL_BYTES_DEFAULT,
             log_window_bytes: replica::LOG_WINDOW_BYTES_DEFAULT,
@@ -574,6 +595,7 @@ struct ShardSetup {
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
+    extensions: Vec<Extension>,
     snapshot_time: Duration,
     worker_cores: WorkerCores,
     readers: Arc<Readers>,
@@ -714,12 +736,10 @@ async fn start_shard(
     .map_err(|error| NodeError::Settings {
         what: format!("the data directory does not fit: {error}"),
     })?;
-    let mut sql = Sql::bounded(
-        directory.databases(),
-        directory.temporary(),
-        setup.transaction_bytes,
-    )
-    .map_err(|error| NodeError::Settings {
+    let mut options = VfsOptions::new(directory.databases(), directory.temporary());
+    options.transaction_bytes_max = setup.transaction_bytes;
+    options.extensions.clone_from(&setup.extensions);
+    let mut sql = Sql::with_options(options).map_err(|error| NodeError::Settings {
         what: format!("SQLite cannot be set up: {error}"),
     })?;
     if let Some(directory) = &setup.vacuum_directory {

@@ -130,6 +130,8 @@ pub(crate) struct Shard {
     waiters: RefCell<HashMap<RequestId, Waiter>>,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
+    /// Digests that were begun and are not answered.
+    digests_running: Cell<usize>,
     /// Whether the timer is set to fire once in several ticks.
     is_quiet: Cell<bool>,
     /// Ends that.
@@ -178,6 +180,7 @@ impl Shard {
             waiters: RefCell::default(),
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
+            digests_running: Cell::new(0),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
             snapshots,

@@ -43,10 +43,10 @@ fn a_dropped_database_ends_its_sessions_and_leaves_no_file() {
     app.execute("CREATE TABLE t (x)", ()).unwrap();
     let open = app.transaction().unwrap();
     open.execute("INSERT INTO t VALUES (1)", ()).unwrap();
-    assert_eq!(files(data.path()), ["app", "kept"]);
+    assert_eq!(files(data.path()), ["app", "app.sum", "kept", "kept.sum"]);
 
     node.drop_database("app").unwrap();
-    assert_eq!(files(data.path()), ["kept"]);
+    assert_eq!(files(data.path()), ["kept", "kept.sum"]);
     assert_eq!(names(&node), ["kept"]);
     for error in [
         app.query("SELECT x FROM t", ()).unwrap_err(),

@@ -144,8 +144,7 @@ impl Backfill {
         }
         let more = slice < newest.len();
         if !more {
-            let page_size = self.database.page_size;
-            self.database.file.resize(page_count, page_size)?;
+            self.database.file.resize(page_count)?;
             self.stage = Stage::Written;
         } else if let Stage::Writing { written, .. } = &mut self.stage {
             *written = slice;

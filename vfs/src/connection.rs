@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::database::Database;
 use crate::error::VfsError;
+use crate::extensions;
 use crate::ffi_file::{MAIN_METHODS, handle_of};
 use crate::header::WalPosition;
 use crate::main_handle::MainHandle;
@@ -17,7 +18,8 @@ impl Database {
     ///
     /// It is in WAL mode (which is verified), with `synchronous=OFF` because the log is the
     /// durability, without automatic checkpoints or one on close, with foreign keys enforced,
-    /// temporary tables in temporary files, extension loading off, and no busy handler, so that a
+    /// temporary tables in temporary files, the extensions of the [`crate::VfsOptions`] loaded and
+    /// loading of others off, and no busy handler, so that a
     /// held lock is reported at once. SQLite does not serialise its use (`SQLITE_OPEN_NOMUTEX`):
     /// it may move between threads but not be shared, as Rust sees to. Other open databases of the
     /// same [`crate::Vfs`] can be attached by name. Fails if the database is rolled back meanwhile;
@@ -46,6 +48,7 @@ impl Database {
         let mode = self
             .set_up(&connection)
             .map_err(|source| self.connect_error("set up a connection", source))?;
+        extensions::load(&connection, &self.inner.vfs.options.extensions)?;
         match mode.as_str() {
             // The name may be another database's by now.
             "wal" if !self.owns(&connection) => Err(VfsError::Removed {

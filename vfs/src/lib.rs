@@ -30,6 +30,8 @@
 //!   [`Backfill`] alone writes the file.
 //! - Durability is not here: the WAL is memory and `xSync` does nothing. The replicated log is what
 //!   makes a commit survive, until [`Backfill::sync`] has returned for a later one.
+//! - No page of a file is given out that is not what was last written there: see
+//!   [`VfsError::DamagedPage`].
 //! - After a backfill the file is the database as of the end of one entry, page for page.
 //! - A captured page image is never changed afterwards.
 //! - A read-only connection never sees a commit that was not said to be committed for good.
@@ -50,8 +52,10 @@ mod capture;
 mod connection;
 mod creation;
 mod database;
+mod disk_wait;
 mod epoch;
 mod error;
+mod extensions;
 mod ffi_file;
 mod ffi_temporary;
 mod ffi_vfs;
@@ -63,6 +67,7 @@ mod locks;
 mod main_file;
 mod main_handle;
 mod page;
+mod page_sums;
 mod registration;
 mod removal;
 mod replay;
@@ -79,12 +84,17 @@ pub use connection::{
     held_snapshot, holds_write_lock, is_ended, read_position, schema_database,
     transaction_is_too_large,
 };
-pub use creation::{create_database_file, first_page, validate_database_name};
+pub use creation::{
+    create_database_file, create_marked_database_file, first_page, validate_database_name,
+};
 pub use database::{Database, PastState};
+pub use disk_wait::{DiskWait, with_disk_wait};
 pub use error::VfsError;
+pub use extensions::Extension;
 pub use header::{CommitPoint, WalPosition};
 pub use joint_commit::JointCommit;
 pub use page::{Page, PageNumber, PageSize};
+pub use page_sums::{DATABASE_FILE_SUFFIXES, PageSumsBuilder};
 pub use registration::{Vfs, VfsOptions};
 pub use restart::Parking;
 pub use snapshot::Pin;

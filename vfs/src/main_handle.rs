@@ -8,8 +8,10 @@ use rusqlite::ffi;
 
 use crate::database::DatabaseInner;
 use crate::epoch::Epoch;
+use crate::error::VfsError;
 use crate::header::WalPosition;
 use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
+use crate::page::{Page, PageNumber};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::view::{View, ViewKind};
 use crate::wal_index::REGION_BYTES;
@@ -75,7 +77,7 @@ impl MainHandle {
 
     /// `xRead`.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> c_int {
-        let found = self.database.file.read(offset, into);
+        let found = self.read_file(offset, into);
         // After the read: whatever ends an epoch may from then on change the file too.
         if self.epoch.is_dead() {
             return ffi::SQLITE_IOERR_READ;
@@ -83,8 +85,50 @@ impl MainHandle {
         match found {
             Ok(count) if count == into.len() => ffi::SQLITE_OK,
             Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
+            Err(VfsError::DamagedPage { .. }) => ffi::SQLITE_IOERR_DATA,
             Err(_) => ffi::SQLITE_IOERR_READ,
         }
+    }
+
+    /// Reads from the file and checks it, by whole pages. Returns how many bytes the file had.
+    fn read_file(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        let database = &*self.database;
+        let page_bytes = database.page_size.as_usize();
+        let within = offset % page_bytes as u64;
+        let number = u32::try_from(offset / page_bytes as u64 + 1).unwrap_or(u32::MAX);
+        if within == 0 && into.len() == page_bytes {
+            return database.read_file_page(PageNumber(number), into);
+        }
+        // SQLite reads a part of a page only when it opens the file: the header.
+        let mut page = vec![0; page_bytes];
+        let found = match database.file.read_page(PageNumber(number), &mut page) {
+            // That asks the file even if the WAL has a newer page 1, as after a power loss that has
+            // torn it in the file.
+            Err(error @ VfsError::DamagedPage { .. }) => {
+                let newest = (number == 1).then(|| self.newest_page_one()).flatten();
+                let Some(newest) = newest else {
+                    database.note_damage(&error);
+                    return Err(error);
+                };
+                page.copy_from_slice(&newest);
+                page_bytes
+            }
+            read => read?,
+        };
+        let within = within as usize;
+        let count = into.len().min(page_bytes - within);
+        into[..count].copy_from_slice(&page[within..within + count]);
+        into[count..].fill(0);
+        Ok(found.saturating_sub(within).min(count))
+    }
+
+    /// Page 1 as of the last commit, if it is in the WAL.
+    fn newest_page_one(&self) -> Option<Page> {
+        let frames = &self.epoch.frames;
+        let newest = frames.newest(1, self.view().index.live_max_frame()).ok()?;
+        let first = newest.first().filter(|entry| entry.number.0 == 1)?;
+        let pages = frames.pages(std::slice::from_ref(first)).ok()?;
+        pages.into_iter().next().map(|(_, page)| page)
     }
 
     /// `xShmMap`. An existing region is returned whether or not SQLite asks to extend.

@@ -160,7 +160,7 @@ impl Database {
             return Ok(page);
         }
         let mut bytes = vec![0; self.page_size().as_usize()];
-        self.inner.file.read_page(PageNumber(1), &mut bytes)?;
+        self.inner.read_file_page(PageNumber(1), &mut bytes)?;
         Ok(Page::from(&bytes[..]))
     }
 }

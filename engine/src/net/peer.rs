@@ -81,7 +81,7 @@ impl PeerLink {
                 Ok((_, answer)) => {
                     if last_refusal != Some(answer.verdict) {
                         last_refusal = Some(answer.verdict);
-                        tracing::warn!("{} refuses this node: {:?}", self.peer, answer.verdict);
+                        tracing::warn!("{} refuses this node: {}", self.peer, answer.verdict);
                     }
                 }
                 Err(error) => tracing::debug!("{} cannot be reached: {error}", self.peer),
@@ -119,6 +119,7 @@ pub(crate) fn hello(
         target,
         target_incarnation: identity.incarnation_of(target),
         features: 0,
+        extensions: identity.extensions,
     }
 }
 
@@ -161,6 +162,8 @@ pub(crate) fn judge(identity: &Identity, asks: &Hello) -> Verdict {
         Verdict::OtherIncarnation
     } else if asks.purpose != Purpose::Formation && asks.cluster == 0 {
         Verdict::NotFormed
+    } else if asks.extensions != identity.extensions {
+        Verdict::OtherExtensions
     } else {
         Verdict::Welcome
     }

@@ -61,6 +61,9 @@ use write_queue::WriteQueues;
 
 use crate::error::Error;
 
+/// Digests that may wait at once for an index to be applied.
+const DIGESTS_WAITING_MAX: usize = 64;
+
 #[derive(Debug)]
 struct WaitingDigest {
     request: RequestId,
@@ -245,7 +248,7 @@ impl Replica {
                 id,
                 database,
                 index_min,
-            } => {
+            } if self.digests.len() < DIGESTS_WAITING_MAX => {
                 self.digests.push(WaitingDigest {
                     request: id,
                     database,
@@ -253,6 +256,10 @@ impl Replica {
                     deadline: self.now + self.config.write_wait_ticks,
                 });
                 self.answer_digests();
+            }
+            Input::DigestAsked { id, .. } => {
+                let what = "as many digests as may be wait for what they ask for to be applied";
+                self.refuse(id, Error::Busy { what });
             }
         }
     }

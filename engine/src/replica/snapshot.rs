@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringlite_raft::{Configuration, InstallError, LogBase, LogIndex, NodeId, SnapshotResult, Term};
 
+use ringlite_vfs::DATABASE_FILE_SUFFIXES;
+
 use super::catalogue::{Catalogue, DatabaseId, DatabaseState};
 use super::file::{DatabaseFile, FileState};
 use super::write_queue::WriteQueues;
@@ -40,6 +42,17 @@ pub struct SnapshotHead {
     /// The databases, by their ids. As long as their files are being copied, the targets are those
     /// of the beginning.
     pub databases: Vec<DatabaseFile>,
+}
+
+impl SnapshotHead {
+    /// The file at a place in the list of all files: its database, and what its name has behind that
+    /// of the database. `None` behind the last one.
+    pub fn file(&self, place: u32) -> Option<(&DatabaseFile, &'static str)> {
+        let place = place as usize;
+        let suffix = DATABASE_FILE_SUFFIXES[place % DATABASE_FILE_SUFFIXES.len()];
+        let database = self.databases.get(place / DATABASE_FILE_SUFFIXES.len())?;
+        Some((database, suffix))
+    }
 }
 
 /// What became of a snapshot that has arrived.

@@ -68,10 +68,14 @@ impl Shard {
         .detach();
     }
 
-    /// Opens the file of a database for reading its bytes as they are; `None` if there is no such
+    /// Opens a file of a database for reading its bytes as they are; `None` if there is no such
     /// database any more.
-    pub(crate) fn open_database_file(&self, id: DatabaseId) -> std::io::Result<Option<File>> {
-        self.sql.borrow().open_file(id)
+    pub(crate) fn open_database_file(
+        &self,
+        id: DatabaseId,
+        suffix: &str,
+    ) -> std::io::Result<Option<File>> {
+        self.sql.borrow().open_file(id, suffix)
     }
 
     /// Has a snapshot installed that has arrived as a whole.

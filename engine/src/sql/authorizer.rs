@@ -1,14 +1,13 @@
 //! What SQL may not do here, because it would leave the replicated database or break the node.
 //!
 //! SQLite asks the authorizer about each action of a statement while it compiles it, and says no
-//! more than "not authorized" when one is refused. So the reason is left in a cell of the thread,
-//! where whoever called SQLite finds it ([`observe`]): SQLite asks on the thread that called it,
-//! and before that call returns.
+//! more than "not authorized" when one is refused. So the reason is left with the connection, where
+//! whoever called SQLite finds it ([`observe`]). Not with the thread: a call of SQLite may come back
+//! on another one than it was made on.
 
-use std::cell::RefCell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
@@ -57,26 +56,49 @@ struct Conversation {
     observed: Observed,
 }
 
-thread_local! {
-    static CONVERSATION: RefCell<Conversation> = const {
-        RefCell::new(Conversation {
-            call: Call::Prepare,
-            observed: Observed { refusal: None, special: None },
-        })
-    };
+/// Shared by the authorizer of a connection and, as client data of the connection, by its callers.
+type Shared = Arc<Mutex<Conversation>>;
+
+/// The name of the client data.
+const CLIENT_DATA: &CStr = c"ringlite conversation";
+
+fn lock(conversation: &Mutex<Conversation>) -> MutexGuard<'_, Conversation> {
+    conversation.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The conversation of a connection with an authorizer of ours.
+fn conversation_of(connection: &Connection) -> Option<&Mutex<Conversation>> {
+    // SAFETY: the connection is open. The client data of this name is a share of the conversation
+    // that `install` leaves there until the connection is closed.
+    unsafe {
+        let data = ffi::sqlite3_get_clientdata(connection.handle(), CLIENT_DATA.as_ptr());
+        data.cast::<Mutex<Conversation>>().as_ref()
+    }
+}
+
+/// Gives back the share that a connection has of its conversation.
+unsafe extern "C" fn drop_shared(data: *mut c_void) {
+    // SAFETY: SQLite calls this once for what `install` has made of a share.
+    drop(unsafe { Shared::from_raw(data.cast()) });
 }
 
 /// Calls SQLite, and also returns what the authorizer has seen.
-pub(super) fn observe<T>(call: Call, sqlite: impl FnOnce() -> T) -> (T, Observed) {
-    CONVERSATION.with_borrow_mut(|conversation| {
-        *conversation = Conversation {
+pub(super) fn observe<T>(
+    connection: &Connection,
+    call: Call,
+    sqlite: impl FnOnce() -> T,
+) -> (T, Observed) {
+    let conversation = conversation_of(connection);
+    if let Some(conversation) = conversation {
+        *lock(conversation) = Conversation {
             call,
             observed: Observed::default(),
         };
-    });
+    }
     let result = sqlite();
-    let observed =
-        CONVERSATION.with_borrow_mut(|conversation| std::mem::take(&mut conversation.observed));
+    let observed = conversation
+        .map(|conversation| std::mem::take(&mut lock(conversation).observed))
+        .unwrap_or_default();
     (result, observed)
 }
 
@@ -96,29 +118,46 @@ pub(super) fn install(
     connection: &mut Connection,
     permissions: Permissions,
 ) -> rusqlite::Result<()> {
+    let conversation = Shared::new(Mutex::new(Conversation {
+        call: Call::Prepare,
+        observed: Observed::default(),
+    }));
+    let share = Shared::into_raw(Shared::clone(&conversation));
+    // SAFETY: the connection is open; the share is given back by the destructor, which SQLite also
+    // calls if it fails.
+    let code = unsafe {
+        ffi::sqlite3_set_clientdata(
+            connection.handle(),
+            CLIENT_DATA.as_ptr(),
+            share.cast_mut().cast(),
+            Some(drop_shared),
+        )
+    };
+    if code != ffi::SQLITE_OK {
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+    }
     connection.authorizer(Some(move |context: AuthContext<'_>| {
-        CONVERSATION.with_borrow_mut(|conversation| {
-            let special = match context.action {
-                AuthAction::Attach { filename } => Some(Special::Attach(filename.into())),
-                // A name that is no literal is not told, so that the action is unknown.
-                AuthAction::Detach { .. }
-                | AuthAction::Unknown {
-                    code: ffi::SQLITE_DETACH,
-                    ..
-                } => Some(Special::Detach),
-                _ => None,
-            };
-            if special.is_some() {
-                conversation.observed.special = special;
+        let mut conversation = lock(&conversation);
+        let special = match context.action {
+            AuthAction::Attach { filename } => Some(Special::Attach(filename.into())),
+            // A name that is no literal is not told, so that the action is unknown.
+            AuthAction::Detach { .. }
+            | AuthAction::Unknown {
+                code: ffi::SQLITE_DETACH,
+                ..
+            } => Some(Special::Detach),
+            _ => None,
+        };
+        if special.is_some() {
+            conversation.observed.special = special;
+        }
+        match permissions.decide(conversation.call, &context) {
+            Ok(authorization) => authorization,
+            Err(refusal) => {
+                conversation.observed.refusal = Some(refusal);
+                Authorization::Deny
             }
-            match permissions.decide(conversation.call, &context) {
-                Ok(authorization) => authorization,
-                Err(refusal) => {
-                    conversation.observed.refusal = Some(refusal);
-                    Authorization::Deny
-                }
-            }
-        })
+        }
     }))
 }
 
@@ -160,7 +199,8 @@ impl Permissions {
                 if function_name.eq_ignore_ascii_case("load_extension") =>
             {
                 because(
-                    "load_extension() is refused here: foreign code would run inside the node"
+                    "load_extension() is refused here: foreign code would run inside the node, which \
+                     only its operator allows, with --extension"
                         .into(),
                 )
             }

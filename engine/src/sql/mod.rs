@@ -8,6 +8,7 @@ mod authorizer;
 mod functions;
 mod joint;
 mod limits;
+mod mark;
 mod pragmas;
 pub(crate) mod reader;
 mod restore;
@@ -100,19 +101,14 @@ impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`. A
     /// transaction may be [`TRANSACTION_BYTES_DEFAULT`] long.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
-        Self::bounded(directory, temporary_directory, TRANSACTION_BYTES_DEFAULT)
+        Self::with_options(VfsOptions::new(directory, temporary_directory))
     }
 
-    /// As [`Sql::new`], but the pages that one transaction writes may be `transaction_bytes_max`
-    /// bytes in all, those that it writes again counted again.
-    pub fn bounded(
-        directory: PathBuf,
-        temporary_directory: PathBuf,
-        transaction_bytes_max: u64,
-    ) -> Result<Self, VfsError> {
+    /// As [`Sql::new`], with everything that can be chosen.
+    pub fn with_options(options: VfsOptions) -> Result<Self, VfsError> {
         limits::bound_heap();
-        let mut options = VfsOptions::new(directory.clone(), temporary_directory.clone());
-        options.transaction_bytes_max = transaction_bytes_max;
+        let directory = options.directory.clone();
+        let temporary_directory = options.temporary_directory.clone();
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
         Ok(Self {
@@ -371,19 +367,32 @@ impl Sql {
         // A file of that name is of an earlier life, and the log has all that became of it.
         self.vfs.remove(name)?;
         let page_one = ringlite_vfs::first_page(page_size);
-        ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
+        ringlite_vfs::create_marked_database_file(&self.directory, name, &page_one, |file| {
+            mark::set(file, id)
+        })?;
         let database = self.vfs.open(name)?;
         Ok(self.opened(id, database))
     }
 
     /// Opens a database of an earlier life. Its file may lack what the log still has, up to being
-    /// no database; `None` if there is none, because an entry of the log has removed it.
+    /// no database; `None` if there is none, because an entry of the log has removed it, or if it is
+    /// already that of a later database of the same name.
     pub fn open_database(
         &mut self,
         id: DatabaseId,
         name: &str,
         page_size: PageSize,
     ) -> Result<Option<Input>, VfsError> {
+        let path = self.directory.join(name);
+        let is_of_another = mark::is_of_another(&path, id).map_err(|source| VfsError::Io {
+            operation: "examine",
+            path,
+            source,
+        })?;
+        if is_of_another {
+            tracing::warn!("the file of database {name:?} is already that of its successor");
+            return Ok(None);
+        }
         match self.vfs.reopen(name, page_size) {
             Ok(database) => Ok(Some(self.opened(id, database))),
             Err(VfsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -468,13 +477,14 @@ impl Sql {
             .try_for_each(|database| self.vfs.remove(database.name()))
     }
 
-    /// Opens the file of a database for reading its bytes as they are; `None` if it does not exist
-    /// (any more).
-    pub(crate) fn open_file(&self, id: DatabaseId) -> std::io::Result<Option<File>> {
-        let database = self.databases.get(&id);
-        database
-            .map(|database| File::open(self.directory.join(database.name())))
-            .transpose()
+    /// Opens the file of a database whose name has `suffix` behind that of the database, for reading
+    /// its bytes as they are; `None` if the database does not exist (any more).
+    pub fn open_file(&self, id: DatabaseId, suffix: &str) -> std::io::Result<Option<File>> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        let name = format!("{}{suffix}", database.name());
+        File::open(self.directory.join(name)).map(Some)
     }
 
     /// Makes room for a file that will become a database.
@@ -491,6 +501,11 @@ impl Sql {
         }
     }
 
+    /// Whether pieces of files that are being restored are on the way to the disk.
+    pub fn has_queued_pieces(&self) -> bool {
+        self.restores.values().any(RestoreFile::has_queued)
+    }
+
     /// Makes the file of a restore the file of a new database, durably, and opens it; `None` if
     /// there is no such restore.
     pub fn finish_restore(
@@ -502,7 +517,7 @@ impl Sql {
         let Some(file) = self.restores.remove(&restore) else {
             return Ok(None);
         };
-        file.finish(&self.directory.join(name))?;
+        file.finish(&self.directory, name, id)?;
         let database = self.vfs.open(name)?;
         Ok(Some(self.opened(id, database)))
     }
@@ -695,3 +710,6 @@ fn sync_directory(path: &Path) -> Result<(), VfsError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use ringlite_vfs::with_disk_wait;
 
 use super::joint::SessionDatabase;
 use super::session::Session;
@@ -74,11 +75,12 @@ pub struct Paused {
 //   held where a hook is called, and SQLite's global mutexes are held only within calls of its
 //   allocator, its page cache and its VFS, none of which call a hook;
 // - it pauses only in `Watch::must_stop`, which is called from the progress handler and from the
-//   loops of `Session` over rows and statements, and in `Watch::go_to_core`, which is called from the
-//   commit hook and between two statements. The frames below it are those of this module,
-//   `Session`, `Statement`, rusqlite's wrappers of the two hooks, and SQLite's virtual machine,
-//   parser and code generator: none has the address of a thread-local at hand, and no panic is under
-//   way;
+//   loops of `Session` over rows and statements, in `Watch::go_to_core`, which is called from the
+//   commit hook and between two statements, and in `Watch::before_wait`, which is called where the
+//   VFS reads a database file. The frames below it are those of this module, `Session`,
+//   `Statement`, rusqlite's wrappers of the two hooks, the VFS's read, and SQLite's virtual machine,
+//   parser, code generator and pager (which holds none of its own mutexes while it reads a file):
+//   none has the address of a thread-local at hand, and no panic is under way;
 // - the file handles of the VFS are tied to one connection, not to a thread.
 unsafe impl Send for Paused {}
 
@@ -143,7 +145,8 @@ pub struct Returned {
 // that its owner alone uses.
 unsafe impl Send for Returned {}
 
-/// Begins a run. It comes back at its end, or when its time on the core is over.
+/// Begins a run. It comes back at its end, when its time on the core is over, or when it has to wait
+/// for the disk.
 pub(super) fn begin(
     stacks: &mut Stacks,
     session: Box<Session>,
@@ -153,6 +156,8 @@ pub(super) fn begin(
 ) -> Progress {
     let stopper = Arc::clone(session.stopper());
     let databases = session.databases();
+    // What ends statements is over in a moment, and does not go on elsewhere.
+    let may_leave = !matches!(work, Work::Abort | Work::Finalize(_) | Work::Interrupt);
     let stack = match stacks.take() {
         Ok(stack) => stack,
         Err(error) => {
@@ -170,7 +175,12 @@ pub(super) fn begin(
         stopper.watch.set_pauser(std::ptr::null_mut());
         finished
     });
-    match body.resume(()) {
+    let told = Arc::clone(&stopper.watch);
+    let resumed = match may_leave {
+        true => with_disk_wait(told, || body.resume(())),
+        false => body.resume(()),
+    };
+    match resumed {
         CoroutineResult::Return(finished) => {
             stacks.put_back(body.into_stack());
             Progress::Finished(finished)

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlite_raft::LogIndex;
-use ringlite_vfs::Database;
+use ringlite_vfs::{Database, VfsError};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
@@ -33,6 +33,8 @@ const PAUSE_ROWS: usize = 64;
 const PAUSE_BYTES: usize = 64 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
+/// And the memory that they may take together, as SQLite tells it when they are prepared.
+const PREPARED_BYTES_MAX: usize = 16 << 20;
 
 /// A running query.
 struct Cursor {
@@ -46,13 +48,20 @@ struct Cursor {
 /// The place of a prepared statement; its number is the statement's id.
 enum Slot {
     Free,
-    Kept(Statement),
+    Kept(Prepared),
     Running,
+}
+
+/// A statement that a client has prepared.
+struct Prepared {
+    statement: Statement,
+    /// The memory that it took then, in bytes.
+    bytes: usize,
 }
 
 /// Where a statement is kept while it does not run.
 enum Home {
-    Prepared(StatementId),
+    Prepared { id: StatementId, bytes: usize },
     Text(Box<str>),
 }
 
@@ -81,6 +90,8 @@ pub(super) struct Session {
     // Statements hold shares of the connection; it closes when the last one is gone.
     cursor: Option<Cursor>,
     prepared: Vec<Slot>,
+    /// Of all that are prepared.
+    prepared_bytes: usize,
     /// By text, the most recently used first.
     texts: VecDeque<(Box<str>, Statement)>,
     stopper: Arc<Stopper>,
@@ -130,7 +141,13 @@ impl Session {
             true => database.connect_committed(),
             false => database.connect(),
         };
-        let mut connection = connected.map_err(|error| failed(&error))?;
+        let mut connection = connected.map_err(|error| match &error {
+            VfsError::Connect {
+                source: rusqlite::Error::SqliteFailure(source, _),
+                ..
+            } if source.extended_code == ffi::SQLITE_IOERR_DATA => damaged(database),
+            error => failed(error),
+        })?;
         connection
             .pragma_update(None, "query_only", only_reads)
             .map_err(|error| failed(&error))?;
@@ -158,6 +175,7 @@ impl Session {
         Ok(Self {
             cursor: None,
             prepared: Vec::new(),
+            prepared_bytes: 0,
             texts: VecDeque::new(),
             stopper: Arc::new(Stopper {
                 watch,
@@ -190,6 +208,11 @@ impl Session {
                 Some(error) => Outcome::Failed(error),
                 None => outcome,
             },
+            // SQLite says only "disk I/O error".
+            Outcome::Failed(Error::Sqlite {
+                code: ffi::SQLITE_IOERR_DATA,
+                ..
+            }) => Outcome::Failed(damaged(&self.database)),
             outcome => outcome,
         }
     }
@@ -392,11 +415,19 @@ impl Session {
                 what: "the session holds too many prepared statements: finalize some",
             });
         }
+        let bytes = statement.memory_bytes();
+        if self.prepared_bytes + bytes > PREPARED_BYTES_MAX {
+            return Err(Error::Busy {
+                what: "the prepared statements of the session would take more than 16 MiB: \
+                       finalize some",
+            });
+        }
+        self.prepared_bytes += bytes;
         let parameters = statement.parameters();
         if slot == self.prepared.len() {
             self.prepared.push(Slot::Free);
         }
-        self.prepared[slot] = Slot::Kept(statement);
+        self.prepared[slot] = Slot::Kept(Prepared { statement, bytes });
         Ok(Reply::Prepared {
             statement: StatementId(u32::try_from(slot).unwrap_or(u32::MAX)),
             parameters,
@@ -407,11 +438,15 @@ impl Session {
     fn finalize(&mut self, id: StatementId) -> Result<Reply, Error> {
         self.end_query();
         match self.prepared.get_mut(id.0 as usize) {
-            Some(slot) if !matches!(slot, Slot::Free) => {
-                *slot = Slot::Free;
-                Ok(Reply::Done)
-            }
-            _ => Err(no_statement(id)),
+            Some(slot) => match std::mem::replace(slot, Slot::Free) {
+                Slot::Kept(prepared) => {
+                    self.prepared_bytes -= prepared.bytes;
+                    Ok(Reply::Done)
+                }
+                Slot::Running => unreachable!("the query was ended"),
+                Slot::Free => Err(no_statement(id)),
+            },
+            None => Err(no_statement(id)),
         }
     }
 
@@ -652,9 +687,9 @@ impl Session {
         let slot = self.prepared.get_mut(id.0 as usize);
         let slot = slot.ok_or_else(|| no_statement(id))?;
         match std::mem::replace(slot, Slot::Running) {
-            Slot::Kept(statement) => Ok(Ready {
+            Slot::Kept(Prepared { statement, bytes }) => Ok(Ready {
                 statement,
-                home: Home::Prepared(id),
+                home: Home::Prepared { id, bytes },
                 end: 0,
             }),
             other => {
@@ -706,9 +741,9 @@ impl Session {
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
             Home::Text(_) => {}
-            Home::Prepared(id) => {
+            Home::Prepared { id, bytes } => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
-                    *slot = Slot::Kept(statement);
+                    *slot = Slot::Kept(Prepared { statement, bytes });
                 }
             }
         }
@@ -750,6 +785,22 @@ fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite:
 fn is_plain_begin(sql: &str) -> bool {
     sql.trim_matches(|c: char| c.is_ascii_whitespace() || c == ';')
         .eq_ignore_ascii_case("begin")
+}
+
+/// What to tell of a page that was not given out.
+fn damaged(database: &Database) -> Error {
+    let page = database.damage();
+    Error::Sqlite {
+        code: ffi::SQLITE_IOERR_DATA,
+        message: format!(
+            "the file of database {:?} is damaged on this node, at page {} at least: what was asked \
+             for is not what was written there, and is not given out. The other nodes have their \
+             own copies; on this one, restore the database from a backup or replace the data of \
+             the node",
+            database.name(),
+            page.map_or_else(|| "?".to_owned(), |page| page.to_string()),
+        ),
+    }
 }
 
 /// The peer reports an empty statement with code 0, which its clients know.

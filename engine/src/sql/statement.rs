@@ -65,7 +65,7 @@ impl Statement {
         let mut tail: *const c_char = std::ptr::null();
         // SAFETY: the connection is open while `connection` lives; the text is valid for `length`
         // bytes, and SQLite writes both out-pointers before it returns.
-        let (code, observed) = authorizer::observe(call, || unsafe {
+        let (code, observed) = authorizer::observe(connection, call, || unsafe {
             ffi::sqlite3_prepare_v3(
                 connection.handle(),
                 sql.as_ptr().cast(),
@@ -102,6 +102,14 @@ impl Statement {
             special: observed.special,
         };
         Ok((Some(statement), consumed))
+    }
+
+    /// The memory that it takes now, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        // SAFETY: the statement is live.
+        let bytes =
+            unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_MEMUSED, 0) };
+        usize::try_from(bytes).unwrap_or(0)
     }
 
     /// How many parameters it takes.
@@ -176,7 +184,9 @@ impl Statement {
 
     fn step_as(&mut self, call: Call) -> (Result<Step, Error>, Option<Refusal>) {
         // SAFETY: the statement is live.
-        let (code, observed) = authorizer::observe(call, || unsafe { ffi::sqlite3_step(self.raw) });
+        let (code, observed) = authorizer::observe(&self.connection, call, || unsafe {
+            ffi::sqlite3_step(self.raw)
+        });
         let stepped = match code {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),
@@ -234,7 +244,11 @@ impl Statement {
     /// The last step's, again, or that of the commit.
     pub(super) fn reset(&mut self) -> Result<(), Error> {
         // SAFETY: the statement is live.
-        match unsafe { ffi::sqlite3_reset(self.raw) } {
+        let code = unsafe { ffi::sqlite3_reset(self.raw) };
+        // SAFETY: the statement is live. The values that were bound, which can be large, would stay
+        // until others are.
+        unsafe { ffi::sqlite3_clear_bindings(self.raw) };
+        match code {
             ffi::SQLITE_OK => Ok(()),
             code => Err(last_error(&self.connection, code)),
         }

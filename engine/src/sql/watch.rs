@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corosensei::Yielder;
+use ringlite_vfs::DiskWait;
 use rusqlite::{InterruptHandle, ffi};
 
 use crate::error::Error;
@@ -230,6 +231,14 @@ impl Watch {
         self.may_write.store(may_write, Ordering::Relaxed);
         self.set_away(true);
         writes
+    }
+}
+
+/// A run on the core leaves it rather than wait for the disk there; the thread that goes on with it
+/// waits.
+impl DiskWait for Watch {
+    fn before_wait(&self) {
+        self.pause();
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Identity {
     #[serde(with = "hexadecimal")]
     pub(crate) cluster: Option<u128>,
     pub(crate) members: Vec<Member>,
+    /// The digest of the extensions that this life of the node loads; it is not kept.
+    #[serde(skip)]
+    pub(crate) extensions: u64,
 }
 
 mod hexadecimal {
@@ -67,6 +70,7 @@ impl Identity {
             incarnation,
             cluster: None,
             members,
+            extensions: 0,
         }
     }
 

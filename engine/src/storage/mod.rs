@@ -35,7 +35,7 @@ pub(crate) use log::Log;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
-pub(crate) use staging::{Position, Staging, StagingArea};
+pub(crate) use staging::{Position, StagedFile, Staging, StagingArea};
 pub(crate) use writer::{LogWriter, WriteDone, start};
 
 /// Why a data directory cannot be used, or not any more.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! shard-N/snapshot/state    which snapshot it is, and what of it is on stable storage
-//! shard-N/snapshot/ID.db    the file of a database, ID being 16 hexadecimal digits
+//! shard-N/snapshot/ID.db*   the files of a database, ID being 16 hexadecimal digits
 //! ```
 //!
 //! Files come one after the other, each from its beginning. What has arrived is synced every few
@@ -14,6 +14,8 @@
 //! databases and says that it installs them. From then on they are the shard's, and every start
 //! renames whatever still lies here; before it, nothing of this directory counts.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use ringlite_vfs::DATABASE_FILE_SUFFIXES;
 
 use super::manifest::Manifest;
 use super::{DataDirectory, StorageError};
@@ -39,6 +42,20 @@ const CRC_BYTES: usize = 4;
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 /// How old what an earlier life has left may be. Leaders give a member up much sooner.
 const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// A file of a database, by the database's id and what the file's name has behind that of the
+/// database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StagedFile {
+    pub(crate) database: u64,
+    pub(crate) suffix: &'static str,
+}
+
+impl StagedFile {
+    fn name(self) -> String {
+        format!("{:016x}.db{}", self.database, self.suffix)
+    }
+}
 
 /// How much of a snapshot has arrived: all files before the one at place `file` of its list, and
 /// that one up to `offset`.
@@ -147,9 +164,21 @@ impl StagingArea {
         let databases = self.shard.join("databases");
         let failed =
             |operation, path: &Path, source| Err(StorageError::io(operation, path, source));
-        for database in &manifest.databases {
-            let from = self.directory().join(file_name(database.id));
-            let to = databases.join(&database.name);
+        let mut names = BTreeSet::new();
+        let files = manifest.databases.iter().flat_map(|database| {
+            // A database gets its name when its checksums have theirs.
+            let suffixes = DATABASE_FILE_SUFFIXES.into_iter().rev();
+            suffixes.map(move |suffix| (database, suffix))
+        });
+        for (database, suffix) in files {
+            let file = StagedFile {
+                database: database.id,
+                suffix,
+            };
+            let name = format!("{}{suffix}", database.name);
+            let from = self.directory().join(file.name());
+            let to = databases.join(&name);
+            names.insert(OsString::from(name));
             match std::fs::rename(&from, &to) {
                 Err(error) if error.kind() == ErrorKind::NotFound && to.exists() => {}
                 Err(error) => return failed("install", &from, error),
@@ -159,8 +188,7 @@ impl StagingArea {
         let list = |source| StorageError::io("list", &databases, source);
         for file in std::fs::read_dir(&databases).map_err(list)? {
             let file = file.map_err(list)?;
-            let mut names = manifest.databases.iter().map(|database| &database.name);
-            if !names.any(|name| file.file_name() == name.as_str())
+            if !names.contains(&file.file_name())
                 && let Err(error) = std::fs::remove_file(file.path())
             {
                 return failed("remove", &file.path(), error);
@@ -184,9 +212,9 @@ impl Staging {
         self.position
     }
 
-    /// Appends to the file of a database, which is the one at the position.
-    pub(crate) fn write(&mut self, database: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        let path = self.directory.join(file_name(database));
+    /// Appends to the file at the position.
+    pub(crate) fn write(&mut self, file: StagedFile, bytes: &[u8]) -> Result<(), StorageError> {
+        let path = self.directory.join(file.name());
         let offset = self.position.offset;
         let failed = |source| StorageError::io("write", &path, source);
         let file = match self.file.take() {
@@ -204,10 +232,10 @@ impl Staging {
     }
 
     /// The file at the position is whole.
-    pub(crate) fn end_file(&mut self, database: u64) -> Result<(), StorageError> {
+    pub(crate) fn end_file(&mut self, file: StagedFile) -> Result<(), StorageError> {
         if self.file.is_none() {
             // Also an empty one has to be there.
-            self.write(database, &[])?;
+            self.write(file, &[])?;
         }
         self.sync_file()?;
         self.next_file();
@@ -215,8 +243,8 @@ impl Staging {
     }
 
     /// There will be no file at the position: its database was dropped while it was copied.
-    pub(crate) fn skip_file(&mut self, database: u64) -> Result<(), StorageError> {
-        let path = self.directory.join(file_name(database));
+    pub(crate) fn skip_file(&mut self, file: StagedFile) -> Result<(), StorageError> {
+        let path = self.directory.join(file.name());
         self.next_file();
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -226,9 +254,12 @@ impl Staging {
         }
     }
 
-    /// Whether anything of the file of a database is here.
+    /// Whether all files of a database are here.
     pub(crate) fn has(&self, database: u64) -> bool {
-        self.directory.join(file_name(database)).exists()
+        let mut files = DATABASE_FILE_SUFFIXES
+            .map(|suffix| StagedFile { database, suffix })
+            .into_iter();
+        files.all(|file| self.directory.join(file.name()).exists())
     }
 
     fn next_file(&mut self) {
@@ -280,10 +311,6 @@ fn open(path: &Path, offset: u64) -> std::io::Result<File> {
     Ok(file)
 }
 
-fn file_name(database: u64) -> String {
-    format!("{database:016x}.db")
-}
-
 fn encode(position: Position, head: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(STATE_BYTES + head.len() + CRC_BYTES);
     out.put_slice(&MAGIC);
@@ -332,6 +359,16 @@ mod tests {
         Bytes::from_static(b"which one it is")
     }
 
+    fn pages(database: u64) -> StagedFile {
+        let suffix = "";
+        StagedFile { database, suffix }
+    }
+
+    fn sums(database: u64) -> StagedFile {
+        let suffix = ".sum";
+        StagedFile { database, suffix }
+    }
+
     fn at(file: u32, offset: u64) -> Position {
         Position { file, offset }
     }
@@ -365,29 +402,47 @@ mod tests {
         found
     }
 
+    /// The files of a database, as they come from a leader.
+    fn put(staging: &mut Staging, database: u64, bytes: &[u8]) {
+        staging.write(pages(database), bytes).unwrap();
+        staging.end_file(pages(database)).unwrap();
+        staging.write(sums(database), b"sums").unwrap();
+        staging.end_file(sums(database)).unwrap();
+    }
+
+    /// What is installed of databases with these names and contents.
+    fn wanted(databases: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+        let files = databases.iter().flat_map(|(name, content)| {
+            [
+                ((*name).to_owned(), content.as_bytes().to_vec()),
+                (format!("{name}.sum"), b"sums".to_vec()),
+            ]
+        });
+        files.collect()
+    }
+
     #[test]
     fn it_goes_on_where_it_was_saved_and_what_came_later_is_written_again() {
         let (shard, area) = area();
         assert!(area.resume().unwrap().is_none());
         let mut staging = area.begin(head()).unwrap();
         assert!(area.resume().unwrap().is_none(), "nothing is durable yet");
-        staging.write(7, b"seven").unwrap();
-        staging.end_file(7).unwrap();
-        staging.write(8, b"ei").unwrap();
+        put(&mut staging, 7, b"seven");
+        staging.write(pages(8), b"ei").unwrap();
         staging.save().unwrap();
-        staging.write(8, b"XXXXXXXX").unwrap();
+        staging.write(pages(8), b"XXXXXXXX").unwrap();
         drop(staging);
         let mut staging = area.resume().unwrap().unwrap();
-        assert_eq!((staging.head(), staging.position()), (&head(), at(1, 2)));
-        staging.write(8, b"ght").unwrap();
-        staging.end_file(8).unwrap();
-        staging.skip_file(9).unwrap();
-        staging.end_file(10).unwrap();
-        assert_eq!(staging.position(), at(4, 0));
-        let named = manifest(&[(7, "a"), (8, "b"), (10, "c")]);
-        area.install(&named).unwrap();
-        let wanted = [("a", "seven"), ("b", "eight"), ("c", "")];
-        let wanted = wanted.map(|(name, bytes)| (name.to_owned(), bytes.as_bytes().to_vec()));
+        assert_eq!((staging.head(), staging.position()), (&head(), at(2, 2)));
+        put(&mut staging, 8, b"ght");
+        staging.end_file(pages(9)).unwrap();
+        assert!(staging.has(8) && !staging.has(9));
+        staging.skip_file(sums(9)).unwrap();
+        put(&mut staging, 10, b"");
+        assert_eq!(staging.position(), at(8, 0));
+        area.install(&manifest(&[(7, "a"), (8, "b"), (10, "c")]))
+            .unwrap();
+        let wanted = wanted(&[("a", "seven"), ("b", "eight"), ("c", "")]);
         assert_eq!(installed(shard.path()), wanted);
         assert!(area.resume().unwrap().is_none());
     }
@@ -397,7 +452,7 @@ mod tests {
         let (shard, area) = area();
         area.clear_stale().unwrap();
         let mut staging = area.begin(head()).unwrap();
-        staging.write(7, b"seven").unwrap();
+        staging.write(pages(7), b"seven").unwrap();
         staging.save().unwrap();
         area.clear_stale().unwrap();
         assert!(area.resume().unwrap().is_some());
@@ -415,34 +470,38 @@ mod tests {
     fn a_file_that_is_skipped_leaves_nothing_behind() {
         let (shard, area) = area();
         let mut staging = area.begin(head()).unwrap();
-        staging.write(7, b"seven").unwrap();
-        staging.skip_file(7).unwrap();
-        assert!(!shard.path().join("snapshot").join(file_name(7)).exists());
+        staging.write(pages(7), b"seven").unwrap();
+        staging.skip_file(pages(7)).unwrap();
+        assert!(!shard.path().join("snapshot").join(pages(7).name()).exists());
     }
 
     /// The switch has been made; the process then dies behind each single rename.
     #[test]
     fn an_installation_is_finished_wherever_it_was_interrupted() {
         let named = manifest(&[(7, "a"), (8, "b")]);
-        for renamed in 0..=2 {
+        for renamed in 0..=4 {
             let (shard, area) = area();
             let databases = shard.path().join("databases");
-            for name in ["a", "old", "b"] {
+            for name in ["a", "old", "old.sum", "b"] {
                 std::fs::write(databases.join(name), "of before").unwrap();
             }
             let mut staging = area.begin(head()).unwrap();
-            for (id, bytes) in [(7, b"seven"), (8, b"eight")] {
-                staging.write(id, bytes).unwrap();
-                staging.end_file(id).unwrap();
-            }
-            for (id, name) in [(7, "a"), (8, "b")].into_iter().take(renamed) {
-                let from = shard.path().join("snapshot").join(file_name(id));
+            put(&mut staging, 7, b"seven");
+            put(&mut staging, 8, b"eight");
+            let all = [
+                (sums(7), "a"),
+                (pages(7), "a"),
+                (sums(8), "b"),
+                (pages(8), "b"),
+            ];
+            for (file, name) in all.into_iter().take(renamed) {
+                let from = shard.path().join("snapshot").join(file.name());
+                let name = format!("{name}{}", file.suffix);
                 std::fs::rename(from, databases.join(name)).unwrap();
             }
             area.install(&named).unwrap();
             area.install(&named).unwrap();
-            let wanted = [("a", b"seven"), ("b", b"eight")];
-            let wanted = wanted.map(|(name, bytes)| (name.to_owned(), bytes.to_vec()));
+            let wanted = wanted(&[("a", "seven"), ("b", "eight")]);
             assert_eq!(installed(shard.path()), wanted);
         }
     }

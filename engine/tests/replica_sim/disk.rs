@@ -139,7 +139,10 @@ impl Disk {
 
     /// One save of the manifest puts a snapshot in the place of log and databases.
     pub(crate) fn replace(&mut self, head: SnapshotHead, files: Vec<Vec<u8>>) {
-        let names = head.databases.iter().map(|file| file.name.clone());
+        let names = (0..).map_while(|place| {
+            let (database, suffix) = head.file(place)?;
+            Some(format!("{}{suffix}", database.name))
+        });
         self.installs = Some(names.zip(files).collect());
         let targets = head.databases.iter().map(|file| file.target);
         self.base = head.base;

@@ -1,11 +1,12 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io::Read as _;
 use std::time::Duration;
 
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{
-    Config, DatabaseFile, DatabaseId, Effect, Input, Replica, SnapshotHead, SnapshotOutcome,
+    Config, DatabaseId, Effect, Input, Replica, SnapshotHead, SnapshotOutcome,
 };
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
 use ringlite_raft::{IoId, LogIndex, Message, NodeId};
@@ -185,11 +186,13 @@ impl Node {
         self.running().inbox.push_back(arrived);
     }
 
-    /// The content of a database's file, if there is such a database.
-    pub(crate) fn file_of(&mut self, database: &DatabaseFile) -> Option<Vec<u8>> {
-        self.running().sql.page_size(database.id)?;
-        let path = self.data.path().join(&database.name);
-        Some(std::fs::read(path).expect("the file of a database"))
+    /// The content of a file of a database, if there is such a database.
+    pub(crate) fn file_of(&mut self, database: DatabaseId, suffix: &str) -> Option<Vec<u8>> {
+        let file = self.running().sql.open_file(database, suffix);
+        let mut content = Vec::new();
+        let mut file = file.expect("the file of a database")?;
+        file.read_to_end(&mut content).expect("a readable file");
+        Some(content)
     }
 
     /// The manifest is saved, and then the files change their names: a crash may come between.

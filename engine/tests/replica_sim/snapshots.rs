@@ -104,19 +104,25 @@ fn advance(cluster: &mut Cluster, copying: &mut Copying) -> bool {
     {
         return tell(cluster.nodes[from].running(), true);
     }
-    let Some(database) = copying.head.databases.get(copying.files.len()) else {
+    let place = u32::try_from(copying.files.len()).expect("a place");
+    let Some((database, suffix)) = copying.head.file(place) else {
         let mut head = copying.head.clone();
         for (file, target) in head.databases.iter_mut().zip(targets) {
             file.target = file.target.max(target);
         }
-        let mut present = copying.files.iter().map(Option::is_some);
+        // The files of a database come one after the other.
+        let files_each = copying.files.len() / head.databases.len().max(1);
+        let is_whole = |files: &[Option<Vec<u8>>]| files.iter().all(Option::is_some);
+        let mut present = copying.files.chunks(files_each.max(1)).map(is_whole);
         head.databases.retain(|_| present.next() == Some(true));
-        let files = copying.files.iter().flatten().cloned().collect();
+        let whole = copying.files.chunks(files_each.max(1));
+        let files = whole.filter(|files| is_whole(files)).flatten();
+        let files = files.flatten().cloned().collect();
         cluster.nodes[to].snapshot_arrived(head, files);
         copying.is_installing = true;
         return true;
     };
-    match cluster.nodes[from].file_of(database) {
+    match cluster.nodes[from].file_of(database.id, suffix) {
         None => {
             cluster.copies.gone += 1;
             copying.piece.clear();

@@ -13,7 +13,7 @@ use ringlite_raft::LogIndex;
 use super::frame::{self, Frame};
 use crate::replica::{SnapshotHead, SnapshotOutcome};
 use crate::shard::Shard;
-use crate::storage::{Position, Staging, StagingArea, StorageError};
+use crate::storage::{Position, StagedFile, Staging, StagingArea, StorageError};
 
 /// For the next frame. The leader sends one now and then, whatever its rate.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -207,9 +207,11 @@ impl Arrival {
             let at = self.position();
             let due = self
                 .head
-                .databases
-                .get(at.file as usize)
-                .map(|file| file.id.0.0);
+                .file(at.file)
+                .map(|(database, suffix)| StagedFile {
+                    database: database.id.0.0,
+                    suffix,
+                });
             match (frame, due) {
                 (
                     Frame::Chunk {
@@ -217,23 +219,21 @@ impl Arrival {
                         offset,
                         bytes,
                     },
-                    Some(database),
+                    Some(due),
                 ) if (file, offset) == (at.file, at.offset) => {
                     self.received_bytes += bytes.len() as u64;
-                    self.blocking(move |staging| staging.write(database, &bytes))
+                    self.blocking(move |staging| staging.write(due, &bytes))
                         .await?;
                     let bytes = self.received_bytes;
                     send(stream, &Frame::Received { bytes }).await?;
                 }
-                (Frame::FileEnd { file, bytes }, Some(database))
+                (Frame::FileEnd { file, bytes }, Some(due))
                     if (file, bytes) == (at.file, at.offset) =>
                 {
-                    self.blocking(move |staging| staging.end_file(database))
-                        .await?;
+                    self.blocking(move |staging| staging.end_file(due)).await?;
                 }
-                (Frame::FileGone { file }, Some(database)) if file == at.file => {
-                    self.blocking(move |staging| staging.skip_file(database))
-                        .await?;
+                (Frame::FileGone { file }, Some(due)) if file == at.file => {
+                    self.blocking(move |staging| staging.skip_file(due)).await?;
                 }
                 (Frame::End { targets }, None) if targets.len() == self.head.databases.len() => {
                     return Ok(targets);

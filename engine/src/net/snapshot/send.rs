@@ -121,8 +121,8 @@ impl Stream {
             Frame::Resume(position) => position,
             other => return ended(other),
         };
-        while let Some(database) = self.head.databases.get(at.file as usize) {
-            let end = match self.shard.open_database_file(database.id)? {
+        while let Some((database, suffix)) = self.head.file(at.file) {
+            let end = match self.shard.open_database_file(database.id, suffix)? {
                 Some(file) => self.send_file(&mut connection, file, at).await?,
                 None => Frame::FileGone { file: at.file },
             };

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringlite::replica::{DatabaseFile, SnapshotHead};
+use ringlite::replica::{DatabaseFile, DatabaseId, SnapshotHead};
 use ringlite_raft::{
     Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun,
 };
@@ -126,6 +126,12 @@ impl Disk {
 
     pub(crate) fn databases(&self) -> &[DatabaseFile] {
         &self.manifest.databases
+    }
+
+    /// How far the file of a database may have been written, by the manifest.
+    pub(crate) fn target_of(&self, id: DatabaseId) -> Option<LogIndex> {
+        let mut files = self.manifest.databases.iter();
+        files.find(|file| file.id == id).map(|file| file.target)
     }
 
     pub(crate) fn save_manifest(&mut self, manifest: Manifest) {

@@ -1,6 +1,6 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub(crate) struct Process {
     filing: Option<Filing>,
     /// A snapshot that takes the place of everything, and when its next step is done.
     installing: Option<(u64, SnapshotHead)>,
+    /// How far the file of each database was written in this life.
+    pub(crate) written: BTreeMap<DatabaseId, LogIndex>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
 }
@@ -150,6 +152,7 @@ impl Node {
             saving: None,
             filing: None,
             installing: None,
+            written: BTreeMap::new(),
             pending: BTreeSet::new(),
         });
         self.perform_effects(now);
@@ -257,6 +260,9 @@ impl Node {
                     Ok(true) => filing.backfill = Some(backfill),
                     Ok(false) => {
                         backfill.publish();
+                        process
+                            .written
+                            .extend(filing.end.map(|end| (filing.database, end)));
                         self.backfills += 1;
                         filing.due = now + self.disk_delay;
                     }
@@ -536,6 +542,7 @@ impl Node {
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
                 self.wal_restarts += u64::from(commit_point.is_some());
+                process.written.extend(end.map(|end| (database, end)));
                 Some(Input::WalRestarted {
                     database,
                     end,
@@ -556,6 +563,11 @@ impl Node {
                 at,
                 applied,
             } => {
+                let target = self.disk.target_of(database);
+                assert!(
+                    target <= Some(applied),
+                    "a file that is ahead of its log is shown"
+                );
                 let pages = sql.begin_digest(database, &at, applied);
                 let digest = pages.and_then(|pages| pages.digest()).map(Reply::Digest);
                 assert!(process.pending.remove(&request));

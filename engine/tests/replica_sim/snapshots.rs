@@ -109,6 +109,11 @@ fn advance(cluster: &mut Cluster, copying: &mut Copying) -> bool {
         let mut head = copying.head.clone();
         for (file, target) in head.databases.iter_mut().zip(targets) {
             file.target = file.target.max(target);
+            let written = cluster.nodes[from].running().written.get(&file.id);
+            assert!(
+                written <= Some(&file.target),
+                "the copy is ahead of its target"
+            );
         }
         // The files of a database come one after the other.
         let files_each = copying.files.len() / head.databases.len().max(1);

@@ -716,7 +716,7 @@ async fn start_shard(
     }
     let identity = Rc::new(directory.identity().clone());
     let node = NodeId(identity.node);
-    let recovered = directory.recover()?;
+    let recovered = directory.recover(members.len() == 1)?;
     let voters = members.iter().map(|member| member.id).collect();
     let raft =
         ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));

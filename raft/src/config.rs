@@ -1,5 +1,6 @@
 //! What a replica is told at its start: who it is, its patience, and what it may hold.
 
+use crate::debt::Debt;
 use crate::entry::{Entry, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{LogIndex, NodeId, Term};
@@ -117,7 +118,7 @@ impl Config {
 /// What must survive a crash besides the log (Raft paper, figure 2).
 ///
 /// It is written as one record and is durable before any message that follows from it leaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The newest term that this node has seen.
     pub term: Term,
@@ -138,8 +139,11 @@ pub struct RestoredLog {
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
-    /// The members as of the base. Empty only for a log that was never cut: then
-    /// [`Config::bootstrap`] counts.
+    /// What this node may have acknowledged beyond what was found, if its log was damaged.
+    pub debt: Option<Debt>,
+    /// The members as of the base. None for a log that was never cut, where
+    /// [`Config::bootstrap`] counts; and none on a node that joined and cut its log before the first
+    /// configuration came, so that it is still nobody's member.
     pub configuration: Configuration,
     /// Every entry of kind [`Configuration`](crate::EntryKind::Configuration) in the log, in order of
     /// index; those in the tail may be left out.
@@ -234,12 +238,6 @@ pub enum ConfigError {
         index: LogIndex,
         /// The restored commit index.
         commit: LogIndex,
-    },
-    /// The log was cut, but nobody knows who the members were there.
-    #[error("the log begins behind {base}, but no members as of that entry are known")]
-    NoConfiguration {
-        /// The index of the base.
-        base: LogIndex,
     },
     /// An entry with a configuration cannot be read, or is not where the log says.
     #[error("the configuration at {index} cannot be restored: {source}")]

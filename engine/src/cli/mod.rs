@@ -3,8 +3,10 @@
 mod backup;
 mod cluster;
 mod demo;
+mod inspect;
 mod output;
 mod progress;
+mod recover;
 mod serve;
 mod shell;
 
@@ -31,6 +33,8 @@ enum Command {
     Cluster(cluster::ClusterArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
+    Inspect(inspect::InspectArgs),
+    Recover(recover::RecoverArgs),
     /// Start three nodes here, write, kill the leader, and check that nothing is lost
     Demo(demo::DemoArgs),
 }
@@ -53,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => cluster::run(args).map_err(Into::into),
         Command::Backup(args) => backup::run_backup(&args).map_err(Into::into),
         Command::Restore(args) => backup::run_restore(&args).map_err(Into::into),
+        Command::Inspect(args) => inspect::run(&args).map_err(Into::into),
+        Command::Recover(args) => recover::run(&args).map_err(Into::into),
         Command::Demo(args) => demo::run(args).map_err(Into::into),
     };
     finish(result)

@@ -145,22 +145,16 @@ impl Replica {
     }
 
     pub(super) fn answer_digests(&mut self) {
-        if self.snapshots.is_switching() {
-            return;
-        }
         let applied = self.applied;
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.digests)
             .into_iter()
-            .partition(|digest| digest.index_min <= applied);
+            .partition(|digest| {
+                digest.index_min <= applied && self.check_whole(&digest.database).is_ok()
+            });
         self.digests = waiting;
         for digest in ready {
             let id = self.catalogue.find(&digest.database);
-            let state = id.and_then(|id| Some((id, self.catalogue.get(id)?)));
-            if state.is_some_and(|(_, state)| !self.is_whole(state)) {
-                self.digests.push(digest);
-                continue;
-            }
-            let found = state.and_then(|(id, state)| Some((id, state.committed?)));
+            let found = id.and_then(|id| Some((id, self.catalogue.get(id)?.committed?)));
             let effect = match found {
                 Some((database, at)) => Effect::Digest {
                     request: digest.request,

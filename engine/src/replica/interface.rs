@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use ringlite_raft::{Configuration, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_raft::{Configuration, Debt, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -395,6 +395,9 @@ pub struct Status {
     pub last: LogIndex,
     /// The last index of its log that is on stable storage.
     pub durable: LogIndex,
+    /// What it may have acknowledged and does not hold, because its log was damaged: it is being
+    /// repaired from the leader, and until then it does not campaign and votes for no shorter log.
+    pub debt: Option<Debt>,
     /// The databases, by name.
     pub databases: Vec<String>,
     /// Sessions with an open database.

@@ -302,6 +302,7 @@ impl Replica {
             applied: self.applied,
             last: raft.last,
             durable: raft.durable,
+            debt: raft.debt,
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
@@ -315,6 +316,23 @@ impl Replica {
     /// Who leads in this term, as far as this node knows.
     pub(crate) fn leader_id(&self) -> Option<ringlite_raft::NodeId> {
         self.raft.status().leader
+    }
+
+    /// Whether a database may be read at the applied index.
+    ///
+    /// # Errors
+    /// Its file may hold something of entries that are not applied yet: it came with a snapshot, or the
+    /// log was damaged below them; they come from the leader.
+    pub(crate) fn check_whole(&self, name: &str) -> Result<(), Error> {
+        let found = self.catalogue.find(name);
+        match found.and_then(|id| self.catalogue.get(id)) {
+            Some(state) if !self.is_whole(state) || self.snapshots.is_switching() => {
+                Err(Error::Busy {
+                    what: "this node has not got all that belongs to the file of the database yet",
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The database of this name, as committed, if it may be shown.

@@ -470,10 +470,6 @@ impl Replica {
     }
 
     pub(super) fn start_serving(&mut self) {
-        assert!(
-            self.catalogue.iter().all(|(_, state)| self.is_whole(state)),
-            "a leader has all that was committed"
-        );
         self.serving = true;
         self.effects.push_back(Effect::SetWritable(true));
     }

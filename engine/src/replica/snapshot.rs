@@ -302,13 +302,6 @@ impl Replica {
         }
     }
 
-    /// Whether there is a database of this name that may not be shown yet.
-    pub(crate) fn awaits_entries_of(&self, name: &str) -> bool {
-        let id = self.catalogue.find(name);
-        let state = id.and_then(|id| self.catalogue.get(id));
-        state.is_some_and(|state| self.snapshots.is_switching() || !self.is_whole(state))
-    }
-
     /// Whether a database may be shown: its file may hold pages of entries up to its target, which a
     /// snapshot can have brought before the entries.
     pub(super) fn is_whole(&self, state: &DatabaseState) -> bool {

@@ -50,15 +50,11 @@ impl Shard {
             return Ok(known);
         }
         let replica = self.replica.borrow();
+        replica.check_whole(name)?;
         let sql = self.sql.borrow();
         let found = replica
             .find_database(name)
             .and_then(|id| Some((id, sql.database(id).ok()?)));
-        if found.is_none() && replica.awaits_entries_of(name) {
-            return Err(Error::Busy {
-                what: "a snapshot takes the place of this node's databases, and has not come to its end",
-            });
-        }
         let Some((id, handle)) = found else {
             return Err(Error::misuse(
                 rusqlite::ffi::SQLITE_NOTFOUND,

@@ -11,7 +11,7 @@ use super::hard_state::{self, COPY_BYTES, HardStateRecord};
 use super::identity::{Identity, Member};
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StagingArea, StorageError, segment};
+use super::{SHARD, StorageError, staging};
 use crate::replica::NodeAddress;
 
 /// A locked data directory, its identity known.
@@ -80,6 +80,7 @@ impl DataDirectory {
             durable_mark: LogIndex(0),
             cluster: formed.cluster.unwrap_or(0),
             incarnation: formed.incarnation,
+            debt: None,
         };
         let mut bytes = vec![0; 2 * COPY_BYTES];
         record.encode(&mut bytes[..COPY_BYTES]);
@@ -136,21 +137,30 @@ impl DataDirectory {
         })
     }
 
-    /// Reads what an earlier life has left.
-    pub(crate) fn recover(&self) -> Result<Recovered, StorageError> {
+    /// Reads what an earlier life has left. A log that is damaged ends before the damage then, if there
+    /// are other voters to repair it from: what the node owes them is durable on return.
+    ///
+    /// # Errors
+    /// If the directory cannot be used, or if its log is damaged and nobody else can have it: the node was
+    /// started `alone`, and its log knows no other voter.
+    pub(crate) fn recover(&self, alone: bool) -> Result<Recovered, StorageError> {
         let path = self.hard_state_path();
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
         self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
-        let (stamp, mut manifest) = self.manifest()?;
-        segment::settle(&self.log(), manifest.log.segment)?;
-        if manifest.installs {
-            StagingArea::of(self).install(&manifest)?;
-            manifest.installs = false;
-            manifest::replace(&self.shard(), &stamp, &manifest)?;
+        let (stamp, manifest) = self.manifest()?;
+        let (_, manifest) = staging::settle(&self.shard(), stamp, manifest)?;
+        let mut recovered =
+            Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
+        let node = NodeId(self.identity.node);
+        let configuration = recovered.configuration()?;
+        if alone && configuration.voters().all(|voter| voter == node) {
+            recovered.refuse_damage(&self.root)?;
+        } else if let Some(debt) = recovered.new_debt() {
+            hard_state::save(&self.shard(), &recovered.owe(debt))?;
         }
-        StagingArea::of(self).clear_stale()?;
-        Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)
+        recovered.remove_unused()?;
+        Ok(recovered)
     }
 
     pub(crate) fn record_identity(&self) -> RecordIdentity {
@@ -166,7 +176,7 @@ impl DataDirectory {
     }
 
     pub(super) fn shard(&self) -> PathBuf {
-        self.root.join(format!("shard-{SHARD}"))
+        shard_of(&self.root)
     }
 
     pub(crate) fn hard_state_path(&self) -> PathBuf {
@@ -184,6 +194,23 @@ impl DataDirectory {
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
+}
+
+/// Takes a directory that exists away from every node, until the file is closed.
+pub(super) fn lock_existing(root: &Path) -> Result<File, StorageError> {
+    match File::open(root.join("identity")) {
+        Err(source) => Err(StorageError::io("read", &root.join("identity"), source)),
+        Ok(_) => lock(root),
+    }
+}
+
+/// Whether a node uses the directory. Nothing is written.
+pub(super) fn is_in_use(root: &Path) -> bool {
+    let Ok(file) = File::open(root.join("lock")) else {
+        return false;
+    };
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    locked == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn lock(root: &Path) -> Result<File, StorageError> {
@@ -224,6 +251,10 @@ fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
         }
         Err(source) => Err(StorageError::io("write to", root, source)),
     }
+}
+
+pub(super) fn shard_of(root: &Path) -> PathBuf {
+    root.join(format!("shard-{SHARD}"))
 }
 
 fn check_identity(

@@ -25,8 +25,8 @@ use std::time::Duration;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use ringlite_vfs::DATABASE_FILE_SUFFIXES;
 
-use super::manifest::Manifest;
-use super::{DataDirectory, StorageError};
+use super::manifest::{self, Manifest, Stamp};
+use super::{DataDirectory, StorageError, segment};
 use crate::whole_file::WholeFile;
 
 const DIRECTORY: &str = "snapshot";
@@ -132,7 +132,7 @@ impl StagingArea {
     }
 
     /// Removes what an earlier life has left and no leader can be going on with any more.
-    pub(crate) fn clear_stale(&self) -> Result<(), StorageError> {
+    fn clear_stale(&self) -> Result<(), StorageError> {
         let state = self.directory().join(STATE);
         let age = std::fs::metadata(state)
             .and_then(|state| state.modified())
@@ -199,6 +199,27 @@ impl StagingArea {
             Ok(()) => self.clear(),
         }
     }
+}
+
+/// Finishes at a start what a crash has interrupted of an installation, on either side of the switch.
+/// Returns the manifest as it is then.
+pub(super) fn settle(
+    shard: &Path,
+    mut stamp: Stamp,
+    mut manifest: Manifest,
+) -> Result<(Stamp, Manifest), StorageError> {
+    let area = StagingArea {
+        shard: shard.to_owned(),
+    };
+    segment::settle(&shard.join("log"), manifest.log.segment)?;
+    if manifest.installs {
+        area.install(&manifest)?;
+        manifest.installs = false;
+        stamp.sequence += 1;
+        manifest::replace(shard, &stamp, &manifest)?;
+    }
+    area.clear_stale()?;
+    Ok((stamp, manifest))
 }
 
 impl Staging {

@@ -1,6 +1,7 @@
 //! The writer and recovery together: lives of a node's disk, one after the other.
 
 mod cutting;
+mod faulty;
 mod replacing;
 
 use std::cell::RefCell;
@@ -38,6 +39,11 @@ impl Life {
     }
 
     async fn begin_with(root: &Path, segment_bytes: u64) -> (Life, DataDirectory) {
+        Life::begin_as(root, segment_bytes, true).await
+    }
+
+    /// `alone`: the sole voter, who must not start with a damaged log.
+    async fn begin_as(root: &Path, segment_bytes: u64, alone: bool) -> (Life, DataDirectory) {
         let members = [NodeAddress {
             id: NodeId(1),
             address: String::new(),
@@ -48,10 +54,10 @@ impl Life {
             formed.cluster = Some(7);
             directory.form(formed).unwrap();
         }
-        let recovered = directory.recover().unwrap();
+        let recovered = directory.recover(alone).unwrap();
         let (writer, log) = super::start(&directory, &recovered).await.unwrap();
         let (manifest_file, manifest) = ManifestFile::open(&directory).await.unwrap();
-        assert_eq!(manifest, recovered.manifest);
+        assert_eq!(manifest.log, log.start());
         assert_eq!(manifest.log.base, recovered.manifest.log.base);
         let done = Rc::new((RefCell::new(IoId(0)), Signal::default()));
         let told = Rc::clone(&done);

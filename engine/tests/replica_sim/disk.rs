@@ -217,6 +217,7 @@ impl Disk {
             last,
             commit,
             tail: tail.to_vec(),
+            debt: None,
             configuration: self.manifest.configuration.clone(),
             configurations: configurations.cloned().collect(),
         };

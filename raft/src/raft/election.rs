@@ -3,6 +3,7 @@
 use super::Raft;
 use super::lease::Lease;
 use crate::config::HardState;
+use crate::debt::Debt;
 use crate::effect::TransferOutcome;
 use crate::entry::EntryKind;
 use crate::message::Message;
@@ -48,7 +49,7 @@ impl Raft {
         if !self.may_stand() {
             self.become_follower(self.hard_state.term, None);
             self.restart_election_timer();
-            if !self.is_voter() {
+            if !self.is_electable() && !self.is_removed() {
                 self.ask_whether_member();
             }
         } else if self.is_sole_voter() && self.role == Role::Candidate {
@@ -59,9 +60,13 @@ impl Raft {
         }
     }
 
-    /// Whether this node could lead if it were elected.
+    /// Whether this node could lead if it were elected. Not with a log that it cannot prove.
     pub(super) fn may_stand(&self) -> bool {
-        self.is_voter() && !self.is_removed() && self.installing.is_none() && !self.stalls_others()
+        self.is_electable()
+            && !self.is_removed()
+            && self.installing.is_none()
+            && !self.stalls_others()
+            && self.debt.is_none()
     }
 
     /// Whether a disk operation has been under way for too long.
@@ -104,6 +109,16 @@ impl Raft {
 
     fn has_leases(&self) -> bool {
         self.config.lease_ticks > 0
+    }
+
+    /// Whether a log that ends there may lead: not below this one (Raft paper, 5.4.1), and not below
+    /// what this one was before it was damaged.
+    fn may_lead(&self, last_term: Term, last_index: LogIndex) -> bool {
+        let end = Debt {
+            term: last_term,
+            index: last_index,
+        };
+        self.log.is_up_to_date(last_term, last_index) && Some(end) >= self.debt
     }
 
     /// The connection with a peer was reset: its process is most likely gone.
@@ -159,7 +174,7 @@ impl Raft {
     /// take the vote and the end of the log; the node would stand again in the same term, and votes
     /// for its longer log would elect the shorter one.
     pub(super) fn campaign(&mut self, by_transfer: bool) {
-        assert!(self.is_voter(), "only a voter stands for election");
+        assert!(self.is_electable(), "this node cannot lead");
         assert!(
             by_transfer || self.is_sole_voter() || !self.has_leases() || !self.is_sticky(),
             "a candidate breaks its promise to its leader"
@@ -250,7 +265,7 @@ impl Raft {
         let granted = !self.is_sticky()
             && !self.stalls_others()
             && term > self.hard_state.term
-            && self.log.is_up_to_date(last_term, last_index);
+            && self.may_lead(last_term, last_index);
         if granted && self.timers.lost_leader > 0 && self.role == Role::Follower {
             // Let the one who asked first go on, instead of standing against it.
             self.restart_election_timer();
@@ -299,7 +314,7 @@ impl Raft {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
         };
-        let granted = term == current && may_vote && self.log.is_up_to_date(last_term, last_index);
+        let granted = term == current && may_vote && self.may_lead(last_term, last_index);
         if granted {
             if self.hard_state.vote.is_none() {
                 self.save_hard_state(HardState {

@@ -6,7 +6,7 @@
 use super::random::Random;
 use bytes::Bytes;
 use ringlite_raft::{
-    Configuration, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
+    Configuration, Debt, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
     RECORD_HEADER_BYTES, RecordIdentity, RecordPlace, RecoveredLog, RestoredLog, encode_record,
     record_bytes, recover, scan_segment,
 };
@@ -56,30 +56,53 @@ struct Writer {
 
 /// Where the log begins: behind the base, whose record is in the segment.
 #[derive(Clone, Default)]
-struct Manifest {
-    base: LogBase,
+pub(super) struct Manifest {
+    pub(super) base: LogBase,
     /// The members as of the base.
     configuration: Configuration,
     segment: u64,
 }
 
+/// What a snapshot brings: the state up to the last of these entries, and the members there.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) configuration: Configuration,
+}
+
+impl Snapshot {
+    pub(crate) fn base(&self) -> LogBase {
+        let last = self.entries.last().expect("a snapshot of something");
+        LogBase {
+            index: last.index,
+            term: last.term,
+        }
+    }
+}
+
 pub(crate) struct Disk {
     identity: RecordIdentity,
     /// By number.
-    segments: BTreeMap<u64, Vec<u8>>,
-    manifest: Manifest,
+    pub(super) segments: BTreeMap<u64, Vec<u8>>,
+    pub(super) manifest: Manifest,
     /// A manifest on its way to the disk, and when it will be there.
     manifest_in_flight: Option<(u64, Manifest)>,
-    hard_state: HardState,
-    mark: DurableMark,
+    pub(super) hard_state: HardState,
+    pub(super) mark: DurableMark,
+    /// Saved with the hard state.
+    pub(crate) debt: Option<Debt>,
+    /// Something has rotted since the last start.
+    pub(super) is_damaged: bool,
     writer: Writer,
     /// The entries of completed writes, less what a truncation that was asked for takes away. Also
     /// those that were cut off, for the checkers to look at.
     pub(crate) durable: Vec<Entry>,
     /// The segment that holds each of them.
-    segment_of: Vec<u64>,
+    pub(super) segment_of: Vec<u64>,
     /// The epoch in which the newest of them was written.
     durable_epoch: u64,
+    /// A snapshot that is about to take the place of everything, and when.
+    installing: Option<(u64, Snapshot)>,
     waiting: VecDeque<Operation>,
     in_flight: Option<InFlight>,
     pub(crate) torn: u64,
@@ -100,6 +123,8 @@ impl Disk {
             manifest_in_flight: None,
             hard_state: HardState::default(),
             mark: DurableMark::default(),
+            debt: None,
+            is_damaged: false,
             writer: Writer {
                 epoch: 1,
                 epoch_first: LogIndex(1),
@@ -110,6 +135,7 @@ impl Disk {
             durable: Vec::new(),
             segment_of: Vec::new(),
             durable_epoch: 0,
+            installing: None,
             waiting: VecDeque::new(),
             in_flight: None,
             torn: 0,
@@ -135,13 +161,13 @@ impl Disk {
         });
     }
 
-    /// Starts the next write if none is in flight.
-    pub(crate) fn start(&mut self, now: u64, commit: LogIndex, delay: u64) {
+    /// Starts the next write if none is in flight; true if it did.
+    pub(crate) fn start(&mut self, now: u64, commit: LogIndex, delay: u64) -> bool {
         if self.in_flight.is_some() {
-            return;
+            return false;
         }
         let (io, write) = match self.waiting.pop_front() {
-            None => return,
+            None => return false,
             Some(Operation::Save { io, hard_state }) => {
                 let index = LogIndex(self.durable.len() as u64);
                 let mark = DurableMark {
@@ -166,6 +192,7 @@ impl Disk {
             done_at: now + delay,
             write,
         });
+        true
     }
 
     fn start_epoch(&mut self, epoch: u64, epoch_first: LogIndex) {
@@ -318,7 +345,7 @@ impl Disk {
     }
 
     pub(crate) fn is_cutting(&self) -> bool {
-        self.manifest_in_flight.is_some()
+        self.manifest_in_flight.is_some() || self.installing.is_some()
     }
 
     /// The manifest is durable if it is due: segments may vanish now. Returns the new base.
@@ -330,6 +357,51 @@ impl Disk {
         self.manifest = manifest;
         self.remove_some_obsolete(random);
         Some(base)
+    }
+
+    pub(crate) fn start_install(&mut self, snapshot: Snapshot, done_at: u64) {
+        self.manifest_in_flight = None;
+        self.installing = Some((done_at, snapshot));
+    }
+
+    /// The switch to the snapshot, if it is due; not before earlier appends are done with.
+    pub(crate) fn complete_install(&mut self, now: u64) -> Option<Snapshot> {
+        let appends = |operation: &Operation| matches!(operation, Operation::Append { .. });
+        if self.in_flight.is_some() || self.waiting.iter().any(appends) {
+            return None;
+        }
+        let (_, snapshot) = self.installing.take_if(|(done_at, _)| *done_at <= now)?;
+        self.install(&snapshot);
+        Some(snapshot)
+    }
+
+    /// A fresh segment, in an epoch of its own, with the record of the base; then the manifest.
+    fn install(&mut self, snapshot: &Snapshot) {
+        let base = snapshot.base();
+        self.durable.clone_from(&snapshot.entries);
+        self.start_epoch(self.writer.epoch + 1, base.index);
+        self.durable.pop();
+        let last = snapshot.entries.last().expect("the base").clone();
+        let (_, write) = self.encode(IoId(0), vec![last.clone()], base.index);
+        let Write::Records {
+            segment,
+            offset,
+            bytes,
+            ..
+        } = write
+        else {
+            unreachable!("a record is no hard state")
+        };
+        self.write(segment, offset, &bytes);
+        self.durable.push(last);
+        self.segment_of = vec![segment; self.durable.len()];
+        self.durable_epoch = self.writer.epoch;
+        self.manifest = Manifest {
+            base,
+            configuration: snapshot.configuration.clone(),
+            segment,
+        };
+        self.segments = self.segments.split_off(&segment);
     }
 
     /// Removes segments that are no part of the log any more, in any order; some stay for later.
@@ -344,6 +416,13 @@ impl Disk {
     /// The power fails: what waits is gone, the write in flight is torn.
     pub(crate) fn crash(&mut self, random: &mut Random) {
         self.waiting.clear();
+        if let Some((_, snapshot)) = self.installing.take() {
+            // One record flips all: the old state is found or the new one.
+            self.in_flight = None;
+            if random.per_mille(500) {
+                self.install(&snapshot);
+            }
+        }
         // Two copies, written one after the other: the old or the new one is found.
         if let Some((_, manifest)) = self.manifest_in_flight.take()
             && random.per_mille(500)
@@ -383,14 +462,21 @@ impl Disk {
         }
     }
 
+    pub(super) fn scans(&self) -> Vec<ringlite_raft::SegmentScan> {
+        let scans = self.segments.iter().map(|(&number, bytes)| {
+            scan_segment(bytes, number, &self.identity).expect("a segment of ours")
+        });
+        scans.collect()
+    }
+
     /// What the node finds when it starts again.
     pub(crate) fn restart(&mut self) -> (HardState, RestoredLog, RecoveredLog) {
         let Manifest { base, segment, .. } = self.manifest;
         self.segments = self.segments.split_off(&segment);
-        let scans = self.segments.iter().map(|(&number, bytes)| {
-            scan_segment(bytes, number, &self.identity).expect("a segment of ours")
-        });
-        let found = recover(scans.collect(), self.mark, base).expect("a crash is not damage");
+        let found = recover(self.scans(), self.mark, base).expect("a log of ours");
+        if let Some(fault) = found.fault {
+            self.repair(fault, found.last);
+        }
         let kept = found.last.0 as usize;
         assert!(kept >= self.durable.len(), "recovery lost what was durable");
         let mut entries = self.durable[..base.index.0 as usize].to_vec();
@@ -412,7 +498,8 @@ impl Disk {
         }
         self.cuts += u64::from(found.cut.is_some());
         self.durable_epoch = found.epoch;
-        self.start_epoch(found.epoch + 1, found.last.next());
+        // The mark may know an epoch of which nothing is left.
+        self.start_epoch(found.epoch.max(self.mark.epoch) + 1, found.last.next());
         assert!(found.highest_segment <= self.newest_segment());
         let tail = entries[found.commit.0 as usize..].to_vec();
         let behind = entries[base.index.0 as usize..].iter();
@@ -430,6 +517,7 @@ impl Disk {
                 last,
                 commit,
                 tail,
+                debt: self.debt,
                 configuration: self.manifest.configuration.clone(),
                 configurations,
             },

@@ -324,7 +324,7 @@ fn what_is_no_whole_snapshot_replaces_nothing() {
         ("a flipped bit in a chunk", vec![offer.clone(), torn]),
         (
             "a file missing",
-            vec![offer.clone(), chunk.clone(), end_of_first, end],
+            vec![offer, chunk, end_of_first, end],
         ),
         ("random bytes", vec![Random::new(3).bytes(5_000)]),
     ] {

@@ -138,8 +138,9 @@ async fn receive_all(shard: &Rc<Shard>, stream: &mut TcpStream, place: &Place<'_
 
 /// Throws away what has arrived.
 async fn clear(area: StagingArea) -> Result<()> {
-    let cleared = glommio::executor().spawn_blocking(move || area.clear());
-    cleared.await.map_err(Error::other)
+    glommio::executor()
+        .spawn_blocking(move || area.clear().map_err(Error::other))
+        .await
 }
 
 /// A snapshot on its way in.
@@ -156,14 +157,14 @@ impl Arrival {
         let mut bytes = Vec::new();
         frame::put_head(&mut bytes, &head);
         let (area, bytes) = (area.clone(), Bytes::from(bytes));
-        let begin = move || match area.resume()? {
+        let begin = move || match area.resume().map_err(Error::other)? {
             Some(staging) if *staging.head() == bytes => Ok(staging),
-            _ => area.begin(bytes),
+            _ => area.begin(bytes).map_err(Error::other),
         };
         let staging = glommio::executor().spawn_blocking(begin).await;
         Ok(Self {
             head,
-            staging: Some(staging.map_err(Error::other)?),
+            staging: Some(staging?),
             received_bytes: 0,
         })
     }
@@ -180,12 +181,12 @@ impl Arrival {
             ));
         };
         let blocking = glommio::executor().spawn_blocking(move || {
-            let done = act(&mut staging);
+            let done = act(&mut staging).map_err(Error::other);
             (staging, done)
         });
         let (staging, done) = blocking.await;
         self.staging = Some(staging);
-        done.map_err(Error::other)
+        done
     }
 
     fn position(&self) -> Position {

@@ -322,10 +322,7 @@ fn what_is_no_whole_snapshot_replaces_nothing() {
             vec![offer.clone(), chunk.clone(), chunk.clone()],
         ),
         ("a flipped bit in a chunk", vec![offer.clone(), torn]),
-        (
-            "a file missing",
-            vec![offer, chunk, end_of_first, end],
-        ),
+        ("a file missing", vec![offer, chunk, end_of_first, end]),
         ("random bytes", vec![Random::new(3).bytes(5_000)]),
     ] {
         let mut connection = RawConnection::open(&victim.address);

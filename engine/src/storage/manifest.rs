@@ -185,7 +185,7 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
 
 /// Reads any bytes as a copy, as they are and with a right length and checksum: what is understood is
 /// understood in the same way when it is written again.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = decode(bytes);
     let mut record = bytes.to_vec();

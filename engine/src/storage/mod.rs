@@ -142,7 +142,7 @@ pub enum StorageError {
         /// The file of the segment.
         path: PathBuf,
         /// What is wrong, and how that is known.
-        fault: Fault,
+        fault: Box<Fault>,
         /// The data directory.
         data: PathBuf,
     },
@@ -169,7 +169,7 @@ pub enum StorageError {
         /// Its directory.
         path: PathBuf,
         /// What is wrong, and where.
-        source: RecoveryError,
+        source: Box<RecoveryError>,
     },
     /// A write was cut short.
     #[error(

@@ -47,7 +47,7 @@ impl Recovered {
     ) -> Result<Self, StorageError> {
         let failed = |source| StorageError::Log {
             path: directory.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let mut segments = Vec::new();
         let mut scans = Vec::new();
@@ -117,7 +117,7 @@ impl Recovered {
         if let Some(fault) = self.log.fault {
             return Err(StorageError::LogCorrupt {
                 path: segment::path_in(&self.directory, fault.segment),
-                fault,
+                fault: Box::new(fault),
                 data: data.to_owned(),
             });
         }

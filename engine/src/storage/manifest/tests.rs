@@ -246,3 +246,18 @@ proptest! {
         prop_assert_eq!(decode(&bytes), None);
     }
 }
+
+/// What the fuzz target does, on bytes around those of a good manifest.
+#[test]
+fn a_damaged_manifest_with_a_right_checksum_is_understood_in_one_way_or_not_at_all() {
+    let good = encode(&stamp(1), &manifest());
+    for at in 0..good.len().min(400) {
+        for bit in 0..8 {
+            let mut bytes = good[..400].to_vec();
+            bytes[at] ^= 1 << bit;
+            for end in [HEADER_BYTES, 200, 400] {
+                fuzz(&bytes[..end]);
+            }
+        }
+    }
+}

@@ -105,6 +105,8 @@ pub struct NodeBuilder {
     segment_bytes: u64,
     transaction_bytes: u64,
     wal_bytes: u64,
+    log_window_bytes: u64,
+    snapshot_bytes_per_second: u64,
     vacuum_directory: Option<PathBuf>,
     extensions: Vec<Extension>,
     limits: RunLimits,
@@ -170,6 +172,22 @@ impl NodeBuilder {
     #[must_use]
     pub fn wal_bytes(mut self, bytes: u64) -> Self {
         self.wal_bytes = bytes;
+        self
+    }
+
+    /// How many bytes at the end of the log are kept for members that lack them, 256 MiB unless told.
+    /// A member that was down, or slow, for longer gets a snapshot of all databases instead.
+    #[must_use]
+    pub fn log_window_bytes(mut self, bytes: u64) -> Self {
+        self.log_window_bytes = bytes;
+        self
+    }
+
+    /// How many bytes a second leave at the most for a member that gets a snapshot, 64 MiB unless
+    /// told. More has it there sooner, less leaves more of the disks and the network to commits.
+    #[must_use]
+    pub fn snapshot_rate(mut self, bytes_per_second: u64) -> Self {
+        self.snapshot_bytes_per_second = bytes_per_second;
         self
     }
 
@@ -260,6 +278,8 @@ impl NodeBuilder {
             members: self.members,
             transaction_bytes: self.transaction_bytes,
             wal_bytes: self.wal_bytes,
+            log_window_bytes: self.log_window_bytes,
+            snapshot_bytes_per_second: self.snapshot_bytes_per_second,
             limits: self.limits,
             vacuum_directory,
             extensions: extensions.list,
@@ -411,6 +431,8 @@ impl Node {
             extensions: Vec::new(),
             transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
             wal_bytes: replica::WAL_BYTES_DEFAULT,
+            log_window_bytes: replica::LOG_WINDOW_BYTES_DEFAULT,
+            snapshot_bytes_per_second: shard::SNAPSHOT_RATE_DEFAULT,
             limits: RunLimits::default(),
             snapshot_time: Duration::from_secs(30),
         }
@@ -568,6 +590,8 @@ struct ShardSetup {
     members: Vec<NodeAddress>,
     transaction_bytes: u64,
     wal_bytes: u64,
+    log_window_bytes: u64,
+    snapshot_bytes_per_second: u64,
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
@@ -699,6 +723,7 @@ async fn start_shard(
     let mut config = Config::new(raft, members.clone());
     config.snapshot_ticks = shard::ticks(setup.snapshot_time);
     config.set_wal_bytes(setup.wal_bytes);
+    config.log_window_bytes = setup.log_window_bytes;
     let replica = Replica::new(
         config,
         ringlite_raft::HardState {
@@ -739,6 +764,11 @@ async fn start_shard(
         peers.clone(),
         Arc::clone(&setup.readers),
         &setup.worker_cores,
+        shard::Snapshots::new(
+            Rc::clone(&identity),
+            storage::StagingArea::of(&directory),
+            setup.snapshot_bytes_per_second,
+        ),
     )
     .map_err(|error| NodeError::Settings {
         what: format!("the threads for long statements cannot be started: {error}"),

@@ -7,6 +7,7 @@
 
 mod files;
 mod reads;
+mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -28,6 +29,7 @@ use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
+pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
@@ -134,6 +136,7 @@ pub(crate) struct Shard {
     is_quiet: Cell<bool>,
     /// Ends that.
     disturbed: Signal,
+    snapshots: Snapshots,
     /// Why the shard can go on no longer.
     halted: RefCell<Option<String>>,
     halt: Signal,
@@ -154,6 +157,7 @@ impl Shard {
         peers: HashMap<NodeId, Rc<PeerLink>>,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
+        snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
         // Not longer than there are sessions with a long run.
         let (ended, back) = flume::unbounded();
@@ -179,6 +183,7 @@ impl Shard {
             digests_running: Cell::new(0),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
+            snapshots,
             halted: RefCell::default(),
             halt: Signal::default(),
         }))
@@ -559,12 +564,16 @@ impl Shard {
             } => self.read_entries(peer, from, up_to, bytes_max),
             Effect::SaveManifest {
                 base,
+                owed,
                 configuration,
                 databases,
-            } => self.save_manifest(base, configuration, &databases),
+            } => self.save_manifest((base, owed), configuration, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),
+            Effect::SendSnapshot { to, head } => self.send_snapshot(to, head),
+            Effect::InstallSnapshot { head } => self.replace_by_snapshot(head),
+            Effect::SnapshotEnded { outcome } => self.snapshots.end(outcome),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }

@@ -4,6 +4,7 @@ mod client;
 pub(crate) mod formation;
 pub(crate) mod handshake;
 pub(crate) mod peer;
+pub(crate) mod snapshot;
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -93,10 +94,13 @@ async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Res
     stream.write_all(&answer.encode()).await?;
     let shard = gateway.shard.borrow().clone();
     if answer.verdict == Verdict::Welcome
-        && asks.purpose == Purpose::Link
         && let Some(shard) = shard
     {
-        peer::receive(shard, stream, asks.sender).await;
+        match asks.purpose {
+            Purpose::Link => peer::receive(shard, stream, asks.sender).await,
+            Purpose::Snapshot => snapshot::receive(shard, stream).await,
+            Purpose::Formation => {}
+        }
     }
     Ok(())
 }

@@ -44,6 +44,11 @@ impl PeerLink {
         })
     }
 
+    /// Where the other end is.
+    pub(crate) fn peer(&self) -> &NodeAddress {
+        &self.peer
+    }
+
     /// Queues a message for the next flush. While there is no connection it is lost, as messages
     /// may be.
     pub(crate) fn send(&self, message: &Message) {
@@ -155,7 +160,7 @@ pub(crate) fn judge(identity: &Identity, asks: &Hello) -> Verdict {
         Verdict::OtherCluster
     } else if asks.incarnation != known {
         Verdict::OtherIncarnation
-    } else if asks.purpose == Purpose::Link && asks.cluster == 0 {
+    } else if asks.purpose != Purpose::Formation && asks.cluster == 0 {
         Verdict::NotFormed
     } else if asks.extensions != identity.extensions {
         Verdict::OtherExtensions

@@ -19,12 +19,14 @@ mod file;
 mod gate;
 mod interface;
 mod invariants;
+mod log_window;
 mod long_runs;
 pub mod payload;
 mod positions;
 pub mod request;
 mod serving;
 mod session;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod write_queue;
@@ -40,19 +42,21 @@ use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
-pub(crate) use config::WAL_BYTES_DEFAULT;
 pub use config::{Config, NodeAddress};
+pub(crate) use config::{LOG_WINDOW_BYTES_DEFAULT, WAL_BYTES_DEFAULT};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
-use file::FileState;
 use gate::{Gate, Held};
 pub use interface::{Effect, Input, Status};
+use log_window::LogWindow;
 use long_runs::Ahead;
 use payload::DatabaseChange;
 pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
 use session::Session;
+use snapshot::Snapshots;
+pub use snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
 use write_queue::WriteQueues;
 
 use crate::error::Error;
@@ -111,6 +115,8 @@ pub struct Replica {
     parts_first: Option<LogIndex>,
     backfills: Backfills,
     restores: Restores,
+    snapshots: Snapshots,
+    log_window: LogWindow,
     effects: VecDeque<Effect>,
 }
 
@@ -130,6 +136,7 @@ impl Replica {
         let base = log.base.index;
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
         let mut replica = Self {
+            log_window: LogWindow::new(config.log_window_bytes),
             config,
             raft,
             now: 0,
@@ -153,27 +160,17 @@ impl Replica {
             parts_first: None,
             backfills: Backfills::new(base),
             restores: Restores::default(),
+            snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
-        for database in databases {
-            let file = FileState::new(database.applied, database.target);
-            if replica
-                .catalogue
-                .insert(database.id, &database.name, database.id.0, file)
-            {
-                replica.effects.push_back(Effect::OpenDatabase {
-                    id: database.id,
-                    name: database.name.clone(),
-                    page_size: database.page_size,
-                });
-            }
-        }
+        replica.open_databases(databases);
         Ok(replica)
     }
 
     /// Applies a committed entry that storage recovered; in order, from the log's first.
     pub fn replay(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.applied.next(), "replay is in order");
+        self.log_window.appended(entry);
         self.apply_entry(entry.index, entry.kind, &entry.payload);
         self.applied = entry.index;
         self.raft.applied(entry.index);
@@ -240,6 +237,13 @@ impl Replica {
                 end,
                 commit_point,
             } => self.wal_restarted(database, end, commit_point),
+            Input::SnapshotSent {
+                to,
+                id,
+                is_installed,
+            } => self.snapshot_sent(to, id, is_installed),
+            Input::SnapshotArrived { head } => self.snapshot_arrived(head),
+            Input::SnapshotInstalled => self.snapshot_installed(),
             Input::DigestAsked {
                 id,
                 database,
@@ -270,6 +274,7 @@ impl Replica {
     pub fn end_turn(&mut self) -> bool {
         // Not before the effects that apply what was committed have been performed.
         self.answer_digests();
+        self.begin_snapshots();
         self.propose_batch();
         if self.is_any_parked() {
             self.drive_backfill();
@@ -280,6 +285,8 @@ impl Replica {
         for effect in effects {
             self.raft_effect(effect, &mut commits);
         }
+        // Behind everything that the core wanted written before.
+        self.drive_installation();
         !self.effects.is_empty()
     }
 
@@ -314,21 +321,25 @@ impl Replica {
     /// Whether a database may be read at the applied index.
     ///
     /// # Errors
-    /// Its file may hold something of entries that are not applied yet: the log was damaged below them,
-    /// and comes from the leader.
+    /// Its file may hold something of entries that are not applied yet: it came with a snapshot, or the
+    /// log was damaged below them; they come from the leader.
     pub(crate) fn check_whole(&self, name: &str) -> Result<(), Error> {
         let found = self.catalogue.find(name);
         match found.and_then(|id| self.catalogue.get(id)) {
-            Some(state) if state.file.target > self.applied => Err(Error::Busy {
-                what: "the log of this node is being repaired",
-            }),
+            Some(state) if !self.is_whole(state) || self.snapshots.is_switching() => {
+                Err(Error::Busy {
+                    what: "this node has not got all that belongs to the file of the database yet",
+                })
+            }
             _ => Ok(()),
         }
     }
 
-    /// The database of this name, as committed.
+    /// The database of this name, as committed, if it may be shown.
     pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
-        self.catalogue.find(name)
+        let id = self.catalogue.find(name)?;
+        let state = self.catalogue.get(id)?;
+        self.is_whole(state).then_some(id)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.
@@ -361,6 +372,7 @@ impl Replica {
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
         self.require_files();
+        self.release_holds();
         self.drive_backfill();
     }
 
@@ -468,12 +480,17 @@ impl Replica {
                 io,
                 truncate_from,
                 entries,
-            } => self.effects.push_back(Effect::Append {
-                io,
-                truncate_from,
-                entries,
-                commit: commits.pop().unwrap_or(LogIndex::ZERO),
-            }),
+            } => {
+                for entry in &entries {
+                    self.log_window.appended(entry);
+                }
+                self.effects.push_back(Effect::Append {
+                    io,
+                    truncate_from,
+                    entries,
+                    commit: commits.pop().unwrap_or(LogIndex::ZERO),
+                });
+            }
             Raft::Send { to, message, after } => {
                 self.effects.push_back(Effect::Send { to, message, after });
             }
@@ -496,11 +513,7 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
-            // The log is cut at most where all members hold it, so that nobody needs one.
-            Raft::SendSnapshot { peer } => self.raft.step(ringlite_raft::Input::SnapshotSent {
-                peer,
-                result: ringlite_raft::SnapshotResult::Failed,
-            }),
+            Raft::SendSnapshot { peer } => self.snapshot_wanted(peer),
             // Nothing here changes members or hands leadership over.
             Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
         }

@@ -45,6 +45,8 @@ pub struct ManifestImage {
     pub base: LogBase,
     /// The segment that holds the record of that entry; 0 for a log that was never cut.
     pub segment: u64,
+    /// Targets up to here came with a snapshot; 0 for none.
+    pub owed: LogIndex,
     /// The members as of the base.
     pub configuration: Configuration,
     /// The databases.
@@ -150,8 +152,10 @@ impl ShardImage {
                 base: image.base,
                 segment: image.segment,
             },
+            owed: image.owed,
             configuration: image.configuration.clone(),
             databases: image.databases.iter().map(ManifestDatabase::from).collect(),
+            ..Manifest::default()
         };
         manifest::encode(&stamp, &manifest)
     }
@@ -187,6 +191,7 @@ impl ShardImage {
                 sequence: stamp.sequence,
                 base: found.manifest.log.base,
                 segment: found.manifest.log.segment,
+                owed: found.manifest.owed,
                 configuration: found.manifest.configuration.clone(),
                 databases: found.databases()?,
             },

@@ -487,9 +487,11 @@ impl Node {
             }),
             Effect::SaveManifest {
                 base,
+                owed,
                 configuration,
                 databases,
             } => {
+                assert_eq!(owed, LogIndex::ZERO, "nothing came with a snapshot");
                 self.disk.save_manifest(base, configuration, databases);
             }
             Effect::Backfill { database, ends } => {
@@ -516,6 +518,12 @@ impl Node {
                     due: now + self.disk.delay(&mut self.tally),
                 });
             }
+            // Snapshots are not simulated: each is given up, and the log is kept for who lacks it.
+            Effect::SendSnapshot { to, head } => process.inbox.push_back(Input::SnapshotSent {
+                to,
+                id: head.id,
+                is_installed: false,
+            }),
             // Nobody reads on other threads here.
             Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {

@@ -183,6 +183,8 @@ impl Disk {
                 sequence: self.manifest.sequence + 1,
                 base,
                 segment,
+                // No snapshot was installed.
+                owed: LogIndex::ZERO,
                 configuration,
                 databases,
             },

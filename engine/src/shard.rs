@@ -17,8 +17,12 @@ use std::time::{Duration, Instant};
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
 use crate::error::{Error, Result};
-use crate::net::peer::PeerLink;
+use crate::client::ClientError;
+use crate::net::handshake::Hello;
+use crate::net::joining::{self, Introduction};
+use crate::net::peers::{Incoming, Peers};
 use crate::readers::Readers;
+use crate::replica::member::Member;
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
@@ -26,7 +30,7 @@ use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Sql, Started};
-use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
+use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 
 /// The replica's unit of time.
@@ -38,6 +42,11 @@ const QUIET_TICKS: u32 = 5;
 /// How many ticks a time is, at least one.
 pub(crate) fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / TICK.as_millis()).map_or(u64::MAX, |ticks| ticks.max(1))
+}
+
+/// How long so many ticks are, in ms.
+pub(crate) fn milliseconds(ticks: u64) -> u64 {
+    ticks.saturating_mul(TICK.as_millis() as u64)
 }
 
 /// Receives the answer to one request.
@@ -121,7 +130,7 @@ pub(crate) struct Shard {
     manifest: RefCell<Option<ManifestFile>>,
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
-    peers: HashMap<NodeId, Rc<PeerLink>>,
+    peers: Peers,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
     persisted: Cell<IoId>,
@@ -149,7 +158,7 @@ impl Shard {
         replica: Replica,
         sql: Sql,
         disk: Disk,
-        peers: HashMap<NodeId, Rc<PeerLink>>,
+        peers: Peers,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
     ) -> std::io::Result<Rc<Self>> {
@@ -204,6 +213,9 @@ impl Shard {
         })
         .detach();
         glommio::spawn_local(Rc::clone(self).tick_for_ever()).detach();
+        for link in self.peers.links() {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             while let Ok(back) = shard.back.recv_async().await {
@@ -220,6 +232,56 @@ impl Shard {
                  on disk: {error}"
             )),
         });
+    }
+
+    /// The other nodes.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// This node as the configuration has it; `None` if it is no member.
+    pub(crate) fn own_member(&self) -> Option<Member> {
+        self.replica.borrow().own_member()
+    }
+
+    /// Tells the leader, whichever node that is, what has changed about this node.
+    pub(crate) async fn introduce(
+        &self,
+        introduction: &Introduction,
+    ) -> std::result::Result<(), ClientError> {
+        let members = self.replica.borrow().members();
+        let nodes: Vec<String> = members.into_iter().map(|member| member.address).collect();
+        let identity = self.peers.identity();
+        joining::introduce(identity, introduction, &nodes).await?;
+        Ok(())
+    }
+
+    /// The members changed.
+    fn set_members(self: &Rc<Self>, members: &[Member]) {
+        let members: Vec<_> = members.iter().map(storage::Member::from).collect();
+        for link in self.peers.set(&members) {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
+    }
+
+    /// Hands leadership over, if this node has it and somebody can take it, and waits for the end of
+    /// that.
+    pub(crate) async fn hand_over(&self) {
+        // No turn is under way while a task runs.
+        self.replica.borrow_mut().step(Input::HandOver);
+        self.inbox.filled.raise();
+        while self.replica.borrow().is_handing_over() && self.halted.borrow().is_none() {
+            glommio::timer::sleep(TICK / 10).await;
+        }
+    }
+
+    /// A peer that is welcome has dialled.
+    pub(crate) fn accept_peer(self: &Rc<Self>, asks: &Hello) -> Rc<Incoming> {
+        let (incoming, new) = self.peers.accept(asks);
+        if let Some(link) = new {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
+        incoming
     }
 
     async fn tick_for_ever(self: Rc<Self>) {
@@ -438,9 +500,7 @@ impl Shard {
         while self.replica.borrow_mut().end_turn() {
             self.perform_effects();
         }
-        for peer in self.peers.values() {
-            peer.flush();
-        }
+        self.peers.flush_all();
         self.writer.flush();
         self.publish();
     }
@@ -534,6 +594,7 @@ impl Shard {
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),
+            Effect::SetMembers { members } => self.set_members(&members),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }
@@ -556,11 +617,7 @@ impl Shard {
             Some(io) if io > self.persisted.get() => {
                 self.unsent.borrow_mut().push_back((io, to, message));
             }
-            _ => {
-                if let Some(peer) = self.peers.get(&to) {
-                    peer.send(&message);
-                }
-            }
+            _ => self.peers.send(to, &message),
         }
     }
 
@@ -572,11 +629,9 @@ impl Shard {
         while let Some((after, ..)) = unsent.front()
             && *after <= io
         {
-            if let Some((_, to, message)) = unsent.pop_front()
-                && let Some(peer) = self.peers.get(&to)
-            {
-                peer.send(&message);
-                peer.flush();
+            if let Some((_, to, message)) = unsent.pop_front() {
+                self.peers.send(to, &message);
+                self.peers.flush(to);
             }
         }
         drop(unsent);

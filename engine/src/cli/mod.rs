@@ -3,6 +3,7 @@
 mod backup;
 mod cluster;
 mod demo;
+mod members;
 mod output;
 mod progress;
 mod serve;
@@ -23,11 +24,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node: alone, or as a member of a fixed cluster
+    /// Run a node: alone, as a member of a fixed cluster, or joining a running one
     Serve(serve::ServeArgs),
     /// Type SQL at a cluster, or run it from an argument or a file
     Shell(shell::ShellArgs),
-    /// Look at a cluster and its databases; create and drop databases
+    /// Look at a cluster and change its members; create and drop databases
     Cluster(cluster::ClusterArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),

@@ -17,11 +17,15 @@ mod config;
 mod databases;
 mod file;
 mod gate;
+mod handover;
 mod interface;
 mod invariants;
 mod long_runs;
+pub mod member;
+mod members;
 pub mod payload;
 pub mod request;
+mod roles;
 mod serving;
 mod session;
 #[cfg(test)]
@@ -46,10 +50,15 @@ pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
 use file::FileState;
 use gate::{Gate, Held};
+use handover::Handover;
 pub use interface::{Effect, Input, Status};
 use long_runs::Ahead;
+use members::MemberWork;
+pub use members::MemberStatus;
+use member::Member;
 use payload::DatabaseChange;
 use request::{RequestId, SessionId, SessionOptions};
+pub use roles::RoleTargets;
 use session::Session;
 use write_queue::WriteQueue;
 
@@ -106,6 +115,8 @@ pub struct Replica {
     parts_first: Option<LogIndex>,
     backfills: Backfills,
     restores: Restores,
+    member_work: MemberWork,
+    handover: Option<Handover>,
     effects: VecDeque<Effect>,
 }
 
@@ -148,6 +159,8 @@ impl Replica {
             parts_first: None,
             backfills: Backfills::new(base),
             restores: Restores::default(),
+            member_work: MemberWork::default(),
+            handover: None,
             effects: VecDeque::new(),
         };
         for database in databases {
@@ -225,6 +238,7 @@ impl Replica {
                     state.entry_committed(index, commit_point, now);
                 }
             }
+            Input::HandOver => self.hand_over(None, None),
             Input::Flush => self.flush(),
             Input::ManifestSaved => self.manifest_saved(),
             Input::Backfilled { database, end } => self.backfilled(database, end),
@@ -263,6 +277,7 @@ impl Replica {
         if self.is_any_parked() {
             self.drive_backfill();
         }
+        self.drive_handover();
         self.ask_read_index();
         let effects = self.raft.take_effects();
         let mut commits = commits_to_record(&effects, self.raft.status().commit);
@@ -284,6 +299,8 @@ impl Replica {
             applied: self.applied,
             last: raft.last,
             durable: raft.durable,
+            removed: self.is_removed(),
+            members: self.member_statuses(),
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
@@ -292,6 +309,11 @@ impl Replica {
     /// What is applied, and whether this node leads and serves.
     pub(crate) fn serves_at(&self) -> (LogIndex, bool) {
         (self.applied, self.serving)
+    }
+
+    /// What this node is in its term.
+    pub(crate) fn role(&self) -> Role {
+        self.raft.status().role
     }
 
     /// Who leads in this term, as far as this node knows.
@@ -320,19 +342,23 @@ impl Replica {
         if leader == status.id && !self.serving {
             return None;
         }
-        self.config
-            .members
-            .iter()
-            .find(|member| member.id == leader)
-            .cloned()
+        self.address_of(leader)
     }
 
-    /// All members.
-    pub fn members(&self) -> &[NodeAddress] {
-        &self.config.members
+    /// Where a node is reached, as far as this one knows.
+    fn address_of(&self, id: ringlite_raft::NodeId) -> Option<NodeAddress> {
+        let members = self.members();
+        let member = members.iter().find(|member| member.id == id);
+        let known = || self.config.members.iter().find(|known| known.id == id);
+        member
+            .map(Member::node_address)
+            .or_else(|| known().cloned())
     }
 
     fn not_leader(&self) -> Error {
+        if self.is_removed() {
+            return Error::Removed;
+        }
         Error::NotLeader {
             leader: self.leader(),
         }
@@ -344,6 +370,9 @@ impl Replica {
         self.expire();
         self.require_files();
         self.drive_backfill();
+        self.drive_handover();
+        self.drive_members();
+        self.keep_roles();
     }
 
     /// A leader has applied everything that its log tells of: a database whose file was gone at the

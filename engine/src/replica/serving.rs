@@ -40,6 +40,9 @@ impl Replica {
             }
             return;
         }
+        let Some(request) = self.hold_back(id, options, request) else {
+            return;
+        };
         if !self.serving {
             self.refuse(id, self.not_leader());
             return;
@@ -51,6 +54,7 @@ impl Replica {
         match request {
             Request::Open { database, create } => self.open(id, options, database, create),
             Request::Admin(admin) => self.administer(id, admin),
+            Request::Members(wanted) => self.change_members(id, wanted),
             Request::Sql(work) => self.run(id, work),
         }
     }
@@ -119,9 +123,10 @@ impl Replica {
         queue.holder == Some(session) || (queue.admits(session) && is_open)
     }
 
-    /// Whether more may commit locally before Raft has caught up.
+    /// Whether more may commit locally before Raft has caught up, and leadership is to stay.
     pub(super) fn has_room(&self) -> bool {
-        self.uncommitted_bytes + self.batch.page_bytes() < self.config.uncommitted_bytes_max
+        let bytes = self.uncommitted_bytes + self.batch.page_bytes();
+        bytes < self.config.uncommitted_bytes_max && !self.is_handing_over()
     }
 
     pub(super) fn ran(&mut self, ran: Ran) {
@@ -138,6 +143,7 @@ impl Replica {
         };
         let long_run = session.long_run.take();
         let was_long = long_run.is_some();
+        let is_connecting = std::mem::take(&mut session.is_connecting);
         let needs_confirmation = session.ran(standing, now);
         let database = session.database;
         let mut wrote = long_run.and_then(|long_run| long_run.wrote);
@@ -162,10 +168,16 @@ impl Replica {
             is_ahead,
             needs_confirmation,
         };
+        let has_no_connection = is_connecting && matches!(outcome, Outcome::Failed(_));
         match outcome {
             Outcome::NeedsWriteLock(work) => self.park(request, work, database),
             Outcome::Reply(reply) => self.answer(request, Ok(reply), &seen),
             Outcome::Failed(error) => self.answer(request, Err(error), &seen),
+        }
+        if has_no_connection {
+            // Its client may try again.
+            self.end_session(request.session);
+            return;
         }
         if !standing.has_write_lock {
             self.resume_writer(database);
@@ -303,7 +315,7 @@ impl Replica {
 
     pub(super) fn close_session(&mut self, id: SessionId) {
         // Whoever asked is most likely gone, but each request has one answer.
-        let mut unanswered = Vec::new();
+        let mut unanswered = self.forget_held_back(id);
         for waiting in self.opening.values_mut() {
             let of_session = waiting.extract_if(.., |(request, _)| request.session == id);
             unanswered.extend(of_session.map(|(request, _)| request));
@@ -410,6 +422,7 @@ impl Replica {
         let leads = role == Role::Leader;
         if self.leading && !leads {
             self.step_down();
+            self.handover_leaves_leadership();
         }
         self.leading = leads;
     }
@@ -475,6 +488,7 @@ impl Replica {
             }
             refused.extend(queue.drain().map(|parked| parked.request));
         }
+        refused.extend(self.forget_member_work());
         let opening = std::mem::take(&mut self.opening);
         refused.extend(opening.into_values().flatten().map(|(request, _)| request));
         // What this turn has let go on has not begun yet. It must not: what it committed would

@@ -31,6 +31,8 @@ pub(super) struct Session {
     pub(super) is_closing: bool,
     /// Whether what runs may be more than one statement.
     is_script: bool,
+    /// Whether its connection to the database is not made yet.
+    pub(super) is_connecting: bool,
 }
 
 impl Session {
@@ -48,6 +50,7 @@ impl Session {
             aborted: None,
             is_closing: false,
             is_script: false,
+            is_connecting: true,
         }
     }
 

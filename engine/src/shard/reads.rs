@@ -51,6 +51,9 @@ impl Shard {
             return Ok(known);
         }
         let replica = self.replica.borrow();
+        if replica.is_removed() {
+            return Err(Error::Removed);
+        }
         let sql = self.sql.borrow();
         let found = replica
             .find_database(name)

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 
 use ringlite_raft::{LogIndex, RecoveryError};
 
-pub(crate) use directory::DataDirectory;
-pub(crate) use identity::Identity;
+pub(crate) use directory::{DataDirectory, Owner};
+pub(crate) use identity::{Identity, Member};
 pub(crate) use log::Log;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;

@@ -590,7 +590,11 @@ impl Shard {
                 up_to,
                 bytes_max,
             } => self.read_entries(peer, from, up_to, bytes_max),
-            Effect::SaveManifest { base, databases } => self.save_manifest(base, &databases),
+            Effect::SaveManifest {
+                base,
+                configuration,
+                databases,
+            } => self.save_manifest(base, configuration, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),

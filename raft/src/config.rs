@@ -1,6 +1,7 @@
-//! What a replica is told at its start: who it is, who votes, its patience, and what it may hold.
+//! What a replica is told at its start: who it is, its patience, and what it may hold.
 
 use crate::entry::{Entry, LogBase, PAYLOAD_BYTES_MAX, TermRun};
+use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{LogIndex, NodeId, Term};
 
 /// The settings of one replica. They do not change during its life.
@@ -10,8 +11,10 @@ use crate::types::{LogIndex, NodeId, Term};
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// All voters, this node among them. The order does not matter.
-    pub voters: Vec<NodeId>,
+    /// The members of a cluster whose log begins with its first entry: what counts until the log
+    /// tells otherwise. The same on all nodes of a cluster that starts with several; empty on a node
+    /// that waits to be added to one.
+    pub bootstrap: Configuration,
     /// The shortest election timeout, in ticks. Within it a follower that heard from its leader
     /// refuses to elect another one.
     pub election_timeout_ticks_min: u32,
@@ -27,22 +30,49 @@ pub struct Config {
     pub window_bytes_max: usize,
     /// How many bytes of applied entries stay in memory for peers that are a little behind.
     pub log_cache_bytes_max: usize,
+    /// How far, in entries, a member may be behind this leader's log and still be made a voter or
+    /// leader.
+    pub lag_entries_max: u64,
+    /// When the oldest disk operation of a node is so many ticks old, its disk *hangs*: a leader of
+    /// several voters steps down, and the node neither stands for election nor votes until the
+    /// operation completes. 0: never.
+    pub disk_stall_ticks: u32,
+    /// How many ticks a leader may answer reads without asking, once a majority has answered a
+    /// heartbeat, counted from when that was sent. 0, the default: never. Less than 0.9 times one
+    /// less than `election_timeout_ticks_min`, for which each voter that answered refuses to elect another.
+    ///
+    /// **What leases assume**, and reads without leases do not: in any stretch of time no node's
+    /// ticks come at less than 0.95 or more than 1.05 times the true rate. So ticks are taken from a
+    /// monotonic clock that goes on while the process or the machine is suspended (on Linux
+    /// `CLOCK_BOOTTIME`), and all of them that have passed when a turn begins come before that
+    /// turn's other inputs. The setting is equal on all nodes; to switch it, stop all of them.
+    pub lease_ticks: u32,
     /// The seed of the election timeouts. Give each node and each start a different one.
     pub seed: u64,
 }
 
 impl Config {
-    /// A configuration with the default timeouts and bounds.
-    pub fn new(id: NodeId, voters: Vec<NodeId>, seed: u64) -> Config {
+    /// The default timeouts and bounds, for a cluster that starts with these voters (an id that is
+    /// there twice counts once).
+    ///
+    /// # Panics
+    /// If there are more than [`MEMBERS_MAX`](crate::MEMBERS_MAX) of them.
+    pub fn new(id: NodeId, mut voters: Vec<NodeId>, seed: u64) -> Config {
+        voters.sort_unstable();
+        voters.dedup();
         Config {
             id,
-            voters,
+            bootstrap: Configuration::of_voters(voters)
+                .unwrap_or_else(|error| panic!("the voters are no configuration: {error}")),
             election_timeout_ticks_min: 25,
             election_timeout_ticks_max: 50,
             heartbeat_ticks: 5,
             append_bytes_max: 1024 * 1024,
             window_bytes_max: 16 * 1024 * 1024,
             log_cache_bytes_max: 32 * 1024 * 1024,
+            lag_entries_max: 1024,
+            disk_stall_ticks: 200,
+            lease_ticks: 0,
             seed,
         }
     }
@@ -52,14 +82,6 @@ impl Config {
     /// # Errors
     /// The first rule that is broken, as a sentence.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut voters = self.voters.clone();
-        voters.sort_unstable();
-        if let Some(twice) = voters.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(ConfigError::VoterTwice { voter: twice[0] });
-        }
-        if !voters.contains(&self.id) {
-            return Err(ConfigError::NotAVoter { id: self.id });
-        }
         let (min, max) = (
             self.election_timeout_ticks_min,
             self.election_timeout_ticks_max,
@@ -69,6 +91,13 @@ impl Config {
                 heartbeat: self.heartbeat_ticks,
                 min,
                 max,
+            });
+        }
+        // A voter that was answered just before a tick counts one tick too many.
+        if u64::from(self.lease_ticks) * 10 >= u64::from(min.saturating_sub(1)) * 9 {
+            return Err(ConfigError::Lease {
+                lease: self.lease_ticks,
+                min,
             });
         }
         // A message of append_bytes_max must fit a frame with room for its entry headers.
@@ -109,24 +138,18 @@ pub struct RestoredLog {
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
+    /// The members as of the base. Empty only for a log that was never cut: then
+    /// [`Config::bootstrap`] counts.
+    pub configuration: Configuration,
+    /// Every entry of kind [`Configuration`](crate::EntryKind::Configuration) in the log, in order of
+    /// index; those in the tail may be left out.
+    pub configurations: Vec<Entry>,
 }
 
 /// Why a replica cannot start from what it was given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A voter is listed twice.
-    #[error("the voter {voter} is listed twice")]
-    VoterTwice {
-        /// The repeated voter.
-        voter: NodeId,
-    },
-    /// The node itself is no voter.
-    #[error("this node, {id}, is not in the list of voters")]
-    NotAVoter {
-        /// This node.
-        id: NodeId,
-    },
     /// The timeouts are not 0 < heartbeat < min < max.
     #[error(
         "the heartbeat ({heartbeat} ticks) must be positive and below the election timeouts, \
@@ -139,6 +162,16 @@ pub enum ConfigError {
         min: u32,
         /// The longest election timeout, in ticks.
         max: u32,
+    },
+    /// A lease would not be over well before its voters elect another leader.
+    #[error(
+        "a lease of {lease} ticks is not below 0.9 times one less than the shortest election timeout ({min})"
+    )]
+    Lease {
+        /// The lease, in ticks.
+        lease: u32,
+        /// The shortest election timeout, in ticks.
+        min: u32,
     },
     /// An append message would carry nothing, or more than a frame holds.
     #[error("append_bytes_max is {append_bytes_max}, but must be from 1 to {limit}")]
@@ -202,6 +235,26 @@ pub enum ConfigError {
         /// The restored commit index.
         commit: LogIndex,
     },
+    /// The log was cut, but nobody knows who the members were there.
+    #[error("the log begins behind {base}, but no members as of that entry are known")]
+    NoConfiguration {
+        /// The index of the base.
+        base: LogIndex,
+    },
+    /// An entry with a configuration cannot be read, or is not where the log says.
+    #[error("the configuration at {index} cannot be restored: {source}")]
+    Configuration {
+        /// The index of the entry.
+        index: LogIndex,
+        /// What is wrong with it.
+        source: ConfigurationError,
+    },
+    /// An entry was given as a configuration of the log and is none.
+    #[error("the entry at {index} is no configuration of this log")]
+    NotAConfiguration {
+        /// The index of the entry.
+        index: LogIndex,
+    },
 }
 
 #[cfg(test)]
@@ -215,6 +268,9 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(good().validate(), Ok(()));
+        let mut with_leases = good();
+        with_leases.lease_ticks = 21;
+        assert_eq!(with_leases.validate(), Ok(()));
     }
 
     #[test]
@@ -225,8 +281,6 @@ mod tests {
             let error = config.validate().expect_err(text);
             assert!(error.to_string().contains(text), "{error}");
         };
-        check(|config| config.voters.push(NodeId(2)), "n2 is listed twice");
-        check(|config| config.id = NodeId(9), "n9, is not in the list");
         check(|config| config.heartbeat_ticks = 0, "must be positive");
         check(
             |config| config.heartbeat_ticks = 25,
@@ -236,6 +290,7 @@ mod tests {
             |config| config.election_timeout_ticks_max = 25,
             "below the longest",
         );
+        check(|config| config.lease_ticks = 22, "a lease of 22 ticks");
         check(
             |config| config.append_bytes_max = 0,
             "append_bytes_max is 0",

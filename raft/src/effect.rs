@@ -1,7 +1,8 @@
 //! What goes into a replica and what comes out of it.
 
 use crate::config::HardState;
-use crate::entry::Entry;
+use crate::entry::{Entry, LogBase};
+use crate::membership::Configuration;
 use crate::message::Message;
 use crate::status::Role;
 use crate::types::{IoId, LogIndex, NodeId, ReadId, Term};
@@ -9,7 +10,9 @@ use crate::types::{IoId, LogIndex, NodeId, ReadId, Term};
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// One tick of the clock passed.
+    /// One tick of the clock passed. With leases on, the ticks that have passed when a turn begins
+    /// must come before the other inputs of that turn; see
+    /// [`Config::lease_ticks`](crate::Config::lease_ticks).
     Tick,
     /// A peer sent a message. Messages may be lost, delayed, repeated and reordered.
     Receive {
@@ -36,8 +39,8 @@ pub enum Input {
         peer: NodeId,
     },
     /// The caller needs the entries up to here no longer, and neither does a restart: the log
-    /// begins behind `up_to` from now on. At most
-    /// [`Status::matched_by_all`](crate::Status::matched_by_all), and applied.
+    /// begins behind `up_to` from now on. At most what is applied and durable here. A member that
+    /// lacks some of it will need a snapshot.
     Cut {
         /// The new base.
         up_to: LogIndex,
@@ -50,6 +53,47 @@ pub enum Input {
         /// Contiguous, from the requested index on.
         entries: Vec<Entry>,
     },
+    /// The end of what [`Effect::SendSnapshot`] asked for.
+    SnapshotSent {
+        /// The peer.
+        peer: NodeId,
+        /// What became of it.
+        result: SnapshotResult,
+    },
+    /// A snapshot has taken the place of everything here, durably: files, manifest, log. Allowed by
+    /// [`Raft::begin_install`](crate::Raft::begin_install) before. The log is empty behind `base`
+    /// from now on, everything up to there is committed and applied, and the hard state stays as
+    /// it is.
+    Installed {
+        /// The last entry that the snapshot covers, the same as when the installation began.
+        base: LogBase,
+        /// The members as of that entry.
+        configuration: Configuration,
+    },
+}
+
+/// What became of a snapshot on its way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotResult {
+    /// The peer has installed it, or holds everything up to there already. The leader goes on with
+    /// the entries behind it.
+    Installed {
+        /// The last index that the snapshot covers.
+        base: LogIndex,
+    },
+    /// It did not get through. The peer is probed again after a heartbeat, and if it still needs a
+    /// snapshot, that is asked for again.
+    Failed,
+}
+
+/// How a transfer of leadership ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransferOutcome {
+    /// This replica leads no longer. Who does comes with [`Effect::RoleChanged`], most likely the
+    /// one who was chosen.
+    SteppedDown,
+    /// After one election timeout this replica still leads, and takes proposals again.
+    Abandoned,
 }
 
 /// Something the runtime must do.
@@ -123,5 +167,26 @@ pub enum Effect {
         term: Term,
         /// The leader of that term, if known.
         leader: Option<NodeId>,
+    },
+    /// A peer needs what the log has no more: stream a snapshot to it, answer with
+    /// [`Input::SnapshotSent`]. Until then the core does not ask again for this peer, unless it
+    /// loses and regains leadership; if a stream to that peer is still under way then, go on with it.
+    SendSnapshot {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The members changed, or a truncation took a change back: see
+    /// [`Raft::configuration`](crate::Raft::configuration). They count from now on, although the
+    /// entry need not be committed yet.
+    ConfigurationChanged {
+        /// The index of the entry that the configuration came with, or of the log's base.
+        index: LogIndex,
+    },
+    /// A transfer of leadership that [`Raft::transfer`](crate::Raft::transfer) began has ended.
+    TransferEnded {
+        /// Who was to lead.
+        to: NodeId,
+        /// How it ended.
+        outcome: TransferOutcome,
     },
 }

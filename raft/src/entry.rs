@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// message between peers, so that neither reader ever allocates more than it was promised.
 pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What an entry is for. Raft itself treats all kinds alike.
+/// What an entry is for. Raft itself looks into configurations only.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKind {
@@ -19,6 +19,8 @@ pub enum EntryKind {
     Data = 2,
     /// A part of a large transaction; more parts follow, and the last one is `Data`.
     DataPart = 3,
+    /// The members of the cluster from here on; see [`Configuration`](crate::Configuration).
+    Configuration = 4,
 }
 
 impl EntryKind {
@@ -28,6 +30,7 @@ impl EntryKind {
             1 => Some(EntryKind::Noop),
             2 => Some(EntryKind::Data),
             3 => Some(EntryKind::DataPart),
+            4 => Some(EntryKind::Configuration),
             _ => None,
         }
     }
@@ -50,12 +53,12 @@ pub struct Entry {
     pub index: LogIndex,
     /// What it is for.
     pub kind: EntryKind,
-    /// Opaque to Raft; at most [`PAYLOAD_BYTES_MAX`] bytes.
+    /// At most [`PAYLOAD_BYTES_MAX`] bytes. Opaque to Raft, unless it is a configuration.
     pub payload: Bytes,
 }
 
 /// Where a log begins: behind this entry. What is at or below it has been cut off, because it is in
-/// the databases' files and every member has it.
+/// the databases' files.
 ///
 /// The default, index 0 of term 0, is a log that was never cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +87,7 @@ mod tests {
         let known: Vec<u8> = (0..=255)
             .filter(|&byte| EntryKind::from_byte(byte).is_some_and(|kind| kind.to_byte() == byte))
             .collect();
-        assert_eq!(known, [1, 2, 3]);
-        assert_eq!((0..=255).filter_map(EntryKind::from_byte).count(), 3);
+        assert_eq!(known, [1, 2, 3, 4]);
+        assert_eq!((0..=255).filter_map(EntryKind::from_byte).count(), 4);
     }
 }

@@ -20,7 +20,7 @@ struct InFlight {
 }
 
 /// The disk as the core sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Io {
     issued: IoId,
     persisted: IoId,
@@ -32,6 +32,10 @@ pub(crate) struct Io {
     pending: Vec<Effect>,
     /// Everything up to here is on stable storage; never above the end of the log.
     durable: LogIndex,
+    /// Ticks so far.
+    now: u64,
+    /// When each operation that is not durable yet was asked for; in order of id.
+    outstanding: VecDeque<(IoId, u64)>,
 }
 
 impl Io {
@@ -43,6 +47,8 @@ impl Io {
             appends: VecDeque::new(),
             pending: Vec::new(),
             durable,
+            now: 0,
+            outstanding: VecDeque::new(),
         }
     }
 
@@ -95,6 +101,30 @@ impl Io {
         }
     }
 
+    /// The log is empty behind `base`, durably. Completions of earlier appends speak of nothing.
+    pub(crate) fn replaced(&mut self, base: LogIndex) {
+        let mut pending = self.pending.iter();
+        assert!(
+            pending.all(|effect| matches!(effect, Effect::SaveHardState { .. })),
+            "an append would follow the snapshot that voids it"
+        );
+        self.durable = base;
+        for in_flight in &mut self.appends {
+            in_flight.last = base;
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.now += 1;
+    }
+
+    /// How many ticks ago the oldest operation was asked for that is not durable yet; 0 if there is
+    /// none.
+    pub(crate) fn oldest_age_ticks(&self) -> u64 {
+        let oldest = self.outstanding.front();
+        oldest.map_or(0, |(_, asked)| self.now - asked)
+    }
+
     /// Everything up to `io` is durable. True if the durable part of the log grew.
     pub(crate) fn persisted(&mut self, io: IoId) -> bool {
         assert!(
@@ -103,6 +133,13 @@ impl Io {
             self.issued
         );
         self.persisted = self.persisted.max(io);
+        while self
+            .outstanding
+            .front()
+            .is_some_and(|(oldest, _)| *oldest <= io)
+        {
+            self.outstanding.pop_front();
+        }
         let before = self.durable;
         while self
             .appends
@@ -146,6 +183,7 @@ impl Io {
 
     fn issue(&mut self) -> IoId {
         self.issued = IoId(self.issued.0 + 1);
+        self.outstanding.push_back((self.issued, self.now));
         self.issued
     }
 

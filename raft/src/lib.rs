@@ -22,6 +22,7 @@
 //!
 //! # Parts
 //! - the protocol: [`Raft`], [`Config`], [`Input`], [`Effect`], [`Status`];
+//! - who belongs to a cluster: [`Configuration`], [`MembershipChange`];
 //! - between peers: [`Message`] and its frames ([`encode`], [`frame_body_len`], [`decode`]);
 //! - on disk: records ([`encode_record`], [`decode_record`]) and what a restart concludes from them
 //!   ([`scan_segment`], [`recover`]).
@@ -42,6 +43,7 @@ mod entry;
 mod hex;
 mod io;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod quorum;
@@ -50,17 +52,23 @@ mod random;
 mod reads;
 mod record;
 mod recovery;
+mod refusal;
 mod status;
 mod types;
 
 pub use config::{Config, ConfigError, HardState, RestoredLog};
-pub use effect::{Effect, Input};
+pub use effect::{Effect, Input, SnapshotResult, TransferOutcome};
 pub use entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX, TermRun};
+pub use membership::{
+    CONTEXT_BYTES_MAX, Configuration, ConfigurationError, MEMBERS_MAX, Member, MemberRole,
+    MembershipChange,
+};
 pub use message::codec::{
     DecodeError, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, decode, encode,
     frame_body_len,
 };
 pub use message::{AppendResult, Conflict, Message};
+pub use progress::Mode;
 pub use raft::Raft;
 pub use record::{
     RECORD_ALIGN, RECORD_HEADER_BYTES, RECORD_VERSION, RecordError, RecordHeader, RecordIdentity,
@@ -70,5 +78,6 @@ pub use recovery::{
     Cut, Damage, DurableMark, Evidence, RecordPosition, RecoveredLog, RecoveryError, SegmentScan,
     recover, scan_segment,
 };
-pub use status::{NotLeader, Role, Status};
+pub use refusal::{ChangeError, InstallError, NotLeader, ProposeError, TransferError, Unfit};
+pub use status::{Membership, PeerStatus, Role, Status};
 pub use types::{IoId, LogIndex, NodeId, ReadId, Term};

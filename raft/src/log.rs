@@ -1,11 +1,14 @@
 //! The replicated log in memory: the terms of all entries, and the newest entries themselves.
 
+mod configurations;
 mod runs;
 
 use crate::config::{ConfigError, RestoredLog};
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind, LogBase};
+use crate::membership::Configuration;
 use crate::message::Conflict;
-use crate::types::{LogIndex, Term};
+use crate::types::{LogIndex, NodeId, Term};
+use configurations::Configurations;
 use runs::TermRuns;
 use std::collections::VecDeque;
 
@@ -18,10 +21,11 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
 }
 
 /// The log of one replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// Terms of every entry from the base on; the base itself is the start of the first run.
     runs: TermRuns,
+    configurations: Configurations,
     /// The newest entries: contiguous, ending at `last`.
     cache: VecDeque<Entry>,
     /// The sum of [`entry_bytes`] over the cache.
@@ -50,13 +54,20 @@ pub(crate) enum Offer {
 }
 
 impl Log {
-    pub(crate) fn restore(found: RestoredLog, cache_bytes_max: usize) -> Result<Log, ConfigError> {
+    /// The log that storage found. `bootstrap` are the members until it tells of others.
+    pub(crate) fn restore(
+        found: RestoredLog,
+        bootstrap: Configuration,
+        cache_bytes_max: usize,
+    ) -> Result<Log, ConfigError> {
         let RestoredLog {
             base,
             runs,
             last,
             commit,
             tail,
+            configuration,
+            configurations,
         } = found;
         if base.index > last.min(commit) || (base.index == LogIndex::ZERO) != (base.term == Term(0))
         {
@@ -88,11 +99,43 @@ impl Log {
                 commit,
             });
         }
+        let of_base = if !configuration.members().is_empty() {
+            configuration
+        } else if base.index == LogIndex::ZERO {
+            bootstrap
+        } else {
+            return Err(ConfigError::NoConfiguration { base: base.index });
+        };
+        let mut known = Configurations::new(base.index, of_base);
+        let in_tail = tail.first().map_or(last, |first| first.index.prev());
+        let older = configurations.iter().filter(|entry| entry.index <= in_tail);
+        let newer = tail
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Configuration);
+        for Entry {
+            term,
+            index,
+            kind,
+            payload,
+        } in older.chain(newer)
+        {
+            let index = *index;
+            if *kind != EntryKind::Configuration
+                || index <= known.newest().0
+                || runs.term(index, last) != Some(*term)
+            {
+                return Err(ConfigError::NotAConfiguration { index });
+            }
+            let configuration = Configuration::decode(payload.clone())
+                .map_err(|source| ConfigError::Configuration { index, source })?;
+            known.push(index, configuration);
+        }
         let cache_bytes = tail.iter().map(entry_bytes).sum();
         let cache = tail.into();
         let applied = base.index;
         Ok(Log {
             runs,
+            configurations: known,
             cache,
             cache_bytes,
             cache_bytes_max,
@@ -117,6 +160,36 @@ impl Log {
 
     pub(crate) fn last_term(&self) -> Term {
         self.runs.last_term()
+    }
+
+    /// The newest configuration, committed or not, with the index of its entry.
+    pub(crate) fn configuration(&self) -> (LogIndex, &Configuration) {
+        self.configurations.newest()
+    }
+
+    /// Whether some configuration of this log had the node as a member.
+    pub(crate) fn had_member(&self, id: NodeId) -> bool {
+        self.configurations.had_member(id)
+    }
+
+    /// Grows whenever the newest configuration becomes another.
+    pub(crate) fn configuration_version(&self) -> u64 {
+        self.configurations.version()
+    }
+
+    /// The configuration that counts at an index; `None` below the base and beyond the end.
+    pub(crate) fn configuration_at(&self, index: LogIndex) -> Option<&Configuration> {
+        let known = self.base() <= index && index <= self.last;
+        known.then(|| self.configurations.at(index))
+    }
+
+    /// The configurations that came with entries above `above`, up to `up_to`.
+    pub(crate) fn configurations_between(
+        &self,
+        above: LogIndex,
+        up_to: LogIndex,
+    ) -> impl Iterator<Item = (LogIndex, &Configuration)> {
+        self.configurations.between(above, up_to)
     }
 
     /// The term at an index: `None` below the base and beyond the end. Term 0 at index 0.
@@ -160,7 +233,7 @@ impl Log {
         (last_term, last_index) >= (self.last_term(), self.last)
     }
 
-    /// Appends an entry of this node's own.
+    /// Appends an entry. One with a configuration has been checked to hold one.
     pub(crate) fn push(&mut self, entry: Entry) {
         assert!(
             entry.index == self.last.next(),
@@ -169,6 +242,11 @@ impl Log {
             self.last
         );
         self.runs.push(entry.index, entry.term);
+        if entry.kind == EntryKind::Configuration {
+            let configuration = Configuration::decode(entry.payload.clone())
+                .unwrap_or_else(|error| unreachable!("{} was not checked: {error}", entry.index));
+            self.configurations.push(entry.index, configuration);
+        }
         self.last = entry.index;
         self.cache_bytes += entry_bytes(&entry);
         self.cache.push_back(entry);
@@ -273,6 +351,7 @@ impl Log {
             }
         }
         self.runs.truncate(from);
+        self.configurations.truncate(from);
         self.last = from.prev();
     }
 
@@ -320,6 +399,21 @@ impl Log {
             self.pop_front();
         }
         self.runs.cut(up_to);
+        self.configurations.cut(self.runs.base());
+    }
+
+    /// A snapshot took the place of everything: the log is empty behind `base`.
+    pub(crate) fn replace(&mut self, base: LogBase, configuration: Configuration) {
+        assert!(
+            base.index > self.commit,
+            "{} is committed already",
+            base.index
+        );
+        self.runs = TermRuns::behind(base);
+        self.configurations.replace(base.index, configuration);
+        self.cache.clear();
+        self.cache_bytes = 0;
+        (self.last, self.commit, self.applied) = (base.index, base.index, base.index);
     }
 
     fn pop_front(&mut self) {
@@ -336,6 +430,7 @@ impl Log {
             "an uncommitted entry left the cache"
         );
         self.runs.check_invariants(self.last);
+        self.configurations.check_invariants(self.base(), self.last);
         let mut index = self.cache_first();
         let mut bytes = 0;
         for entry in &self.cache {

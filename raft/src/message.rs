@@ -7,7 +7,7 @@ pub(crate) mod codec;
 use crate::entry::Entry;
 use crate::types::{LogIndex, Term};
 
-/// One message between two voters of a shard.
+/// One message between two nodes of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// "Would you vote for me?" Changes nothing at the receiver (thesis, 9.6).
@@ -35,6 +35,8 @@ pub enum Message {
         last_index: LogIndex,
         /// The term of that entry.
         last_term: Term,
+        /// The leader itself told the sender to stand, so that nobody stands by that leader.
+        by_transfer: bool,
     },
     /// The answer to a [`Message::Vote`]. Sent once the vote is durable.
     VoteReply {
@@ -54,7 +56,8 @@ pub enum Message {
         prev_term: Term,
         /// What is committed. It may lie beyond the entries of this message.
         commit: LogIndex,
-        /// What every member is known to hold durably; never above what is committed.
+        /// What all voters and standbys are known to hold durably: a hint for what may leave memory
+        /// and log. Never above what is committed.
         matched_by_all: LogIndex,
         /// Contiguous from `prev_index + 1` on.
         entries: Vec<Entry>,
@@ -72,7 +75,7 @@ pub enum Message {
         term: Term,
         /// What is committed and known to match at this follower.
         commit: LogIndex,
-        /// What every member is known to hold durably; never above `commit`.
+        /// What all voters and standbys are known to hold durably: a hint, as in an append.
         matched_by_all: LogIndex,
         /// Grows with each round. An echo proves that the leader led after the round began.
         round: u64,
@@ -84,6 +87,22 @@ pub enum Message {
         /// The round of the heartbeat; 0, for which no read waits, in the answer to a leader of an
         /// older term, so that it proves nothing.
         round: u64,
+    },
+    /// "Stand for election at once": from a leader that hands over (thesis, 3.10).
+    TimeoutNow {
+        /// The term of the leader.
+        term: Term,
+    },
+    /// "You do not belong to the cluster any more": to a node that was removed, when its removal is
+    /// committed and whenever it asks. The receiver believes it only if it knows of no newer
+    /// configuration.
+    Removed {
+        /// The term of the sender.
+        term: Term,
+        /// An index up to which the log is committed, and where the receiver is no member.
+        commit: LogIndex,
+        /// The term of the entry there.
+        commit_term: Term,
     },
 }
 
@@ -98,7 +117,9 @@ impl Message {
             | Message::Append { term, .. }
             | Message::AppendReply { term, .. }
             | Message::Heartbeat { term, .. }
-            | Message::HeartbeatReply { term, .. } => *term,
+            | Message::HeartbeatReply { term, .. }
+            | Message::TimeoutNow { term }
+            | Message::Removed { term, .. } => *term,
         }
     }
 }

@@ -1,17 +1,25 @@
 //! What a leader knows about one peer's log, and what is on its way there.
 
 use crate::entry::Entry;
+use crate::membership::MemberRole;
 use crate::types::LogIndex;
 use std::collections::VecDeque;
 
-/// How the leader sends to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+/// How a leader sends the log to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
     /// It looks for the place where the logs agree: one message, then wait.
     Probe,
     /// The place is known: messages follow each other without waiting, up to the window.
     Replicate,
+    /// The peer needs entries that the log has no more: it gets a snapshot, and no entries until
+    /// then.
+    Snapshot,
 }
+
+/// How often in a row storage may have nothing to give before the peer is sent a snapshot instead;
+/// there is a tick between two attempts.
+const READS_FAILED_MAX: u32 = 20;
 
 /// An append on its way.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +29,9 @@ struct Sent {
 }
 
 /// The leader's view of one peer. Always `match_index < next`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
+    pub(crate) role: MemberRole,
     pub(crate) mode: Mode,
     /// The peer's log equals the leader's up to here, durably.
     pub(crate) match_index: LogIndex,
@@ -45,6 +54,11 @@ pub(crate) struct Progress {
     pub(crate) reading: bool,
     /// The last read brought nothing: ask again after a tick.
     pub(crate) read_failed: bool,
+    /// So many reads in a row brought nothing.
+    reads_failed: u32,
+    /// In snapshot mode: the snapshot has been asked for and its end not been told. Else it is asked
+    /// for as soon as the peer is heard.
+    pub(crate) snapshot_asked: bool,
     /// What storage has read; the first is at `next`.
     staged: VecDeque<Entry>,
     in_flight: VecDeque<Sent>,
@@ -52,12 +66,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A peer of which a new leader knows only that it holds what everybody does, and hopes that its
-    /// log is like its own.
-    pub(crate) fn new(last: LogIndex, matched_by_all: LogIndex) -> Progress {
+    /// A peer of which a leader knows nothing yet, and hopes that its log is like its own.
+    pub(crate) fn new(role: MemberRole, last: LogIndex) -> Progress {
         Progress {
+            role,
             mode: Mode::Probe,
-            match_index: matched_by_all,
+            match_index: LogIndex::ZERO,
             next: last.next(),
             probe_sent: false,
             nudge: false,
@@ -67,6 +81,8 @@ impl Progress {
             silent_ticks: 0,
             reading: false,
             read_failed: false,
+            reads_failed: 0,
+            snapshot_asked: false,
             staged: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -84,11 +100,41 @@ impl Progress {
         self.in_flight_bytes = 0;
     }
 
+    /// The peer was lost and may come back with less than it had: with another disk, or with a log
+    /// that it had to cut. What it held counts no longer.
+    pub(crate) fn lost(&mut self) {
+        self.match_index = LogIndex::ZERO;
+        self.told_commit = LogIndex::ZERO;
+        if self.mode != Mode::Snapshot {
+            self.probe_from(self.next);
+            self.nudge = true;
+        }
+    }
+
+    /// The log cannot give the entry at `missing` or below, which the peer needs: it waits for a
+    /// snapshot, or for word that it has the entry from elsewhere.
+    pub(crate) fn await_snapshot(&mut self, missing: LogIndex) {
+        self.probe_from(missing.next());
+        self.mode = Mode::Snapshot;
+        self.snapshot_asked = false;
+        (self.reading, self.read_failed, self.reads_failed) = (false, false, 0);
+    }
+
+    /// Storage had nothing to give. True if it is not to be asked again.
+    pub(crate) fn read_in_vain(&mut self) -> bool {
+        self.read_failed = true;
+        self.reads_failed += 1;
+        self.reads_failed >= READS_FAILED_MAX
+    }
+
     /// The peer's log matches up to `index`.
     pub(crate) fn accepted(&mut self, index: LogIndex) {
         self.match_index = self.match_index.max(index);
         self.acked_since_heartbeat = true;
-        if self.mode == Mode::Probe {
+        if self.mode == Mode::Snapshot && self.match_index.next() < self.next {
+            return;
+        }
+        if self.mode != Mode::Replicate {
             self.probe_from(self.match_index.next());
             self.mode = Mode::Replicate;
         }
@@ -123,6 +169,7 @@ impl Progress {
     /// Storage has read entries that start at `next`.
     pub(crate) fn stage(&mut self, entries: Vec<Entry>) {
         assert!(entries.first().is_none_or(|entry| entry.index == self.next));
+        self.reads_failed = 0;
         self.staged = entries.into();
     }
 
@@ -179,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_acceptance_ends_the_probe_and_frees_the_window() {
-        let mut progress = Progress::new(LogIndex(10), LogIndex::ZERO);
+        let mut progress = Progress::new(MemberRole::Voter, LogIndex(10));
         progress.accepted(LogIndex(4));
         assert_eq!(
             (progress.mode, progress.next),
@@ -200,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_probe_never_goes_below_what_is_known_to_match() {
-        let mut progress = Progress::new(LogIndex(10), LogIndex::ZERO);
+        let mut progress = Progress::new(MemberRole::Voter, LogIndex(10));
         progress.accepted(LogIndex(4));
         progress.sent(LogIndex(9), 50);
         progress.probe_from(LogIndex(2));

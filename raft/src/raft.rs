@@ -1,36 +1,45 @@
 //! The state machine: what every role shares, and the way in and out.
 //!
 //! The parts of the protocol are in the submodules: [`election`] (terms, votes, timers),
-//! [`follower`] (entries and heartbeats that come in), [`leader`] (replies, commit, reads) and
-//! [`replication`] (what goes out to each peer). This file owns the state and the turn.
+//! [`follower`] (entries and heartbeats that come in), [`leader`] (replies, commit, reads),
+//! [`replication`] (what goes out to each peer), [`membership`], [`transfer`] (of leadership),
+//! [`snapshots`] and [`lease`]. This file owns the state and the turn.
 
 mod election;
 mod follower;
 mod invariants;
 mod leader;
+mod lease;
+mod membership;
 mod replication;
+mod snapshots;
+mod transfer;
 
 use crate::config::{Config, ConfigError, HardState, RestoredLog};
 use crate::effect::{Effect, Input};
-use crate::entry::{Entry, EntryKind, PAYLOAD_BYTES_MAX};
+use crate::entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX};
 use crate::io::Io;
 use crate::log::Log;
 use crate::message::{AppendResult, Message};
 use crate::progress::Progress;
 use crate::random::SplitMix64;
 use crate::reads::Reads;
-use crate::status::{NotLeader, Role, Status};
+use crate::refusal::{NotLeader, ProposeError};
+use crate::status::{Role, Status};
 use crate::types::{IoId, LogIndex, NodeId, Term};
 use bytes::Bytes;
 use election::Timers;
+use lease::Lease;
 use std::collections::{BTreeMap, BTreeSet};
+use transfer::Transfer;
 
 /// One replica of one shard: Raft (Ongaro and Ousterhout 2014) with pre-vote, check-quorum,
 /// pipelined replication, reads without log entries, and a leader that writes its own copy while
-/// the followers write theirs.
+/// the followers write theirs; with members that come and go, leadership that is handed over,
+/// snapshots for those whom the log cannot serve, and leases if they are asked for.
 ///
 /// Feed it with [`Raft::step`] and [`Raft::propose`]; call [`Raft::take_effects`] once per turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     config: Config,
     random: SplitMix64,
@@ -43,16 +52,23 @@ pub struct Raft {
     /// Who (pre-)voted for this candidate. Its own vote is in from the start, but counts only once
     /// the hard state is durable.
     votes: BTreeSet<NodeId>,
-    /// One per other voter while leading, else empty.
+    /// One per other member while leading, else empty.
     peers: BTreeMap<NodeId, Progress>,
     /// Outstanding reads; empty unless leading.
     reads: Reads,
     /// The newest heartbeat round. It only grows, so no round is ever used twice.
     round: u64,
-    /// Every member holds the log durably up to here. It is a fact that no election ends: each
-    /// later leader has these entries, so that nobody ever truncates them. Never above the commit
-    /// index or what is durable here, never below the base.
+    /// All voters and standbys are known to hold the log durably up to here. A hint, for what may
+    /// leave memory and log. Never above the commit index or what is durable here.
     matched_by_all: LogIndex,
+    /// Some configuration of this node's log had it as a member.
+    was_member: bool,
+    /// A member said that this node is none as of this committed entry.
+    told_removed: Option<(Term, LogIndex)>,
+    transfer: Option<Transfer>,
+    lease: Lease,
+    /// The snapshot that is about to take the place of everything.
+    installing: Option<LogBase>,
     /// This leader's no-op. Once it is committed the leader serves.
     noop: LogIndex,
     /// A heartbeat to everybody is due at the end of this turn.
@@ -63,6 +79,8 @@ pub struct Raft {
     events: Vec<Effect>,
     /// The role, term and leader that the caller knows.
     announced: (Role, Term, Option<NodeId>),
+    /// The version of the newest configuration that the caller knows.
+    announced_configuration: u64,
     dropped: u64,
 }
 
@@ -75,13 +93,12 @@ impl Raft {
     /// # Errors
     /// The settings are unusable, or the log and the hard state do not belong together.
     pub fn new(
-        mut config: Config,
+        config: Config,
         hard_state: HardState,
         log: RestoredLog,
     ) -> Result<Raft, ConfigError> {
         config.validate()?;
-        config.voters.sort_unstable();
-        let log = Log::restore(log, config.log_cache_bytes_max)?;
+        let log = Log::restore(log, config.bootstrap.clone(), config.log_cache_bytes_max)?;
         if hard_state.term < log.last_term() {
             return Err(ConfigError::HardStateBehindLog {
                 log: log.last_term(),
@@ -99,12 +116,18 @@ impl Raft {
             peers: BTreeMap::new(),
             reads: Reads::default(),
             round: 0,
-            matched_by_all: log.base(),
+            matched_by_all: LogIndex::ZERO,
+            was_member: log.had_member(config.id),
+            told_removed: None,
+            transfer: None,
+            lease: Lease::default(),
+            installing: None,
             noop: LogIndex::ZERO,
             heartbeat_due: false,
             messages: Vec::new(),
             events: Vec::new(),
             announced: (Role::Follower, hard_state.term, None),
+            announced_configuration: log.configuration_version(),
             dropped: 0,
             log,
             config,
@@ -116,7 +139,7 @@ impl Raft {
         }
         raft.restart_election_timer();
         if raft.is_sole_voter() {
-            raft.campaign();
+            raft.campaign(false);
         }
         Ok(raft)
     }
@@ -140,6 +163,11 @@ impl Raft {
             Input::PeerLost { peer } => self.peer_lost(peer),
             Input::Cut { up_to } => self.cut(up_to),
             Input::EntriesRead { peer, entries } => self.entries_read(peer, entries),
+            Input::SnapshotSent { peer, result } => self.snapshot_sent(peer, result),
+            Input::Installed {
+                base,
+                configuration,
+            } => self.installed(base, configuration),
         }
     }
 
@@ -150,21 +178,33 @@ impl Raft {
     /// the same; after a change of role its outcome is unknown until the log tells.
     ///
     /// # Errors
-    /// This replica does not lead. Nothing was appended.
+    /// This replica does not lead, or hands leadership over. Nothing was appended.
     ///
     /// # Panics
-    /// If the payload is longer than [`PAYLOAD_BYTES_MAX`].
-    pub fn propose(&mut self, kind: EntryKind, payload: Bytes) -> Result<LogIndex, NotLeader> {
+    /// If the payload is longer than [`PAYLOAD_BYTES_MAX`], or the kind is that of a configuration,
+    /// which [`Raft::change_membership`] appends.
+    pub fn propose(&mut self, kind: EntryKind, payload: Bytes) -> Result<LogIndex, ProposeError> {
         assert!(
             payload.len() <= PAYLOAD_BYTES_MAX,
             "a payload of {} bytes",
             payload.len()
         );
+        assert!(
+            kind != EntryKind::Configuration,
+            "members are not changed by a proposal"
+        );
         if self.role != Role::Leader {
-            return Err(NotLeader {
-                leader: self.leader,
-            });
+            let leader = self.leader;
+            return Err(NotLeader { leader }.into());
         }
+        if let Some(to) = self.transferring_to() {
+            return Err(ProposeError::Transferring { to });
+        }
+        Ok(self.append_own(kind, payload))
+    }
+
+    /// A leader's own next entry.
+    fn append_own(&mut self, kind: EntryKind, payload: Bytes) -> LogIndex {
         let index = self.log.last().next();
         let entry = Entry {
             term: self.hard_state.term,
@@ -174,7 +214,10 @@ impl Raft {
         };
         self.log.push(entry.clone());
         self.io.append(None, vec![entry]);
-        Ok(index)
+        if kind == EntryKind::Configuration {
+            self.configuration_may_have_changed();
+        }
+        index
     }
 
     /// Ends the turn: everything to be done because of it, in the order of execution.
@@ -182,6 +225,12 @@ impl Raft {
         if self.role == Role::Leader {
             self.start_round_if_due();
             self.replicate();
+            self.drive_transfer();
+        }
+        if self.announced_configuration != self.log.configuration_version() {
+            self.announced_configuration = self.log.configuration_version();
+            let (index, _) = self.log.configuration();
+            self.events.push(Effect::ConfigurationChanged { index });
         }
         let messages = std::mem::take(&mut self.messages);
         let (at_once, waiting): (Vec<_>, Vec<_>) = messages
@@ -208,6 +257,11 @@ impl Raft {
             base: self.log.base(),
             matched_by_all: self.matched_by_all,
             serving: self.is_serving(),
+            membership: self.membership(),
+            configuration_index: self.log.configuration().0,
+            transferring_to: self.transferring_to(),
+            disk_stalled: self.disk_stalled(),
+            lease: self.lease.is_valid(),
             dropped: self.dropped,
         }
     }
@@ -237,16 +291,17 @@ impl Raft {
 
     fn cut(&mut self, up_to: LogIndex) {
         assert!(
-            up_to <= self.matched_by_all,
-            "the log is cut at {up_to}, but a member may lack what is above {}",
-            self.matched_by_all
+            up_to <= self.io.durable(),
+            "the log is cut at {up_to}, but only {} is durable",
+            self.io.durable()
         );
         self.log.cut(up_to);
     }
 
+    /// Whoever speaks need not be a member by this node's log: the log may be behind (thesis, 4.1).
+    /// Votes and acknowledgements count by the configuration of the one who counts.
     fn receive(&mut self, from: NodeId, message: Message) {
-        let stranger = from == self.config.id || !self.config.voters.contains(&from);
-        if stranger || message.term() > Term::MAX {
+        if from == self.config.id || message.term() > Term::MAX {
             self.dropped += 1;
             return;
         }
@@ -258,14 +313,17 @@ impl Raft {
                 last_term,
             } => {
                 self.pre_vote_asked(from, term, last_index, last_term);
+                self.answer_stranger(from);
             }
             Message::PreVoteReply { term, granted } => self.pre_vote_replied(from, term, granted),
             Message::Vote {
                 term,
                 last_index,
                 last_term,
+                by_transfer,
             } => {
-                self.vote_asked(from, term, last_index, last_term);
+                self.vote_asked(from, term, (last_index, last_term), by_transfer);
+                self.answer_stranger(from);
             }
             Message::VoteReply { term, granted } => self.vote_replied(from, term, granted),
             Message::Append {
@@ -276,7 +334,7 @@ impl Raft {
                 matched_by_all,
                 entries,
             } => {
-                if self.follow(from, term) {
+                if self.follow(from, term) && self.installing.is_none() {
                     self.append_offered(from, (prev_index, prev_term), commit, entries);
                     self.matched_by_all_heard(matched_by_all);
                 }
@@ -301,7 +359,14 @@ impl Raft {
                 if self.is_reply_to_this_leader(from, term) {
                     self.heartbeat_replied(from, round);
                 }
+                self.answer_stranger(from);
             }
+            Message::TimeoutNow { term } => self.told_to_stand(from, term),
+            Message::Removed {
+                commit,
+                commit_term,
+                ..
+            } => self.removal_heard((commit_term, commit)),
         }
     }
 
@@ -315,17 +380,8 @@ impl Raft {
         self.evict();
     }
 
-    fn is_sole_voter(&self) -> bool {
-        self.config.voters.len() == 1
-    }
-
     fn is_serving(&self) -> bool {
         self.role == Role::Leader && self.log.commit() >= self.noop
-    }
-
-    fn other_voters(&self) -> Vec<NodeId> {
-        let others = self.config.voters.iter().copied();
-        others.filter(|&voter| voter != self.config.id).collect()
     }
 
     /// Sends something that waits for nothing.

@@ -7,7 +7,7 @@
 use crate::types::{LogIndex, ReadId};
 use std::collections::VecDeque;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Batch {
     round: u64,
     index: LogIndex,
@@ -15,7 +15,7 @@ struct Batch {
 }
 
 /// The outstanding reads of a leader.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     /// Arrived in this turn, or before the leader's no-op was committed.
     arrived: Vec<ReadId>,
@@ -30,6 +30,11 @@ impl Reads {
 
     pub(crate) fn has_arrivals(&self) -> bool {
         !self.arrived.is_empty()
+    }
+
+    /// Those that arrived, for who can answer them at once.
+    pub(crate) fn take_arrivals(&mut self) -> Vec<ReadId> {
+        std::mem::take(&mut self.arrived)
     }
 
     /// The reads that arrived wait for `round`; `index` is the commit index now.

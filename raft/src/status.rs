@@ -1,5 +1,7 @@
 //! What a replica can tell about itself.
 
+use crate::membership::MemberRole;
+use crate::progress::Mode;
 use crate::types::{LogIndex, NodeId, Term};
 use std::fmt;
 
@@ -46,44 +48,51 @@ pub struct Status {
     pub durable: LogIndex,
     /// The log begins behind this index.
     pub base: LogIndex,
-    /// Every member holds the log durably up to here, as far as this node knows: the log may be cut
-    /// there. It only grows within a life, and is never above `commit` or `durable`. A member that
-    /// is down holds it back, as there is no other way yet to give it what it lacks.
+    /// All voters and standbys, down or not, hold the log durably up to here, as far as this node
+    /// knows: nobody will ask for what is at or below. A hint: it may fall when a member joins. It is
+    /// never above `commit` or `durable`.
     pub matched_by_all: LogIndex,
     /// It leads and its no-op is committed, so that its commit index covers all earlier leaders'.
     pub serving: bool,
+    /// Whether this node belongs to the cluster.
+    pub membership: Membership,
+    /// The index of the entry that the newest configuration came with, or of the base.
+    pub configuration_index: LogIndex,
+    /// To whom leadership is being transferred; proposals are refused meanwhile.
+    pub transferring_to: Option<NodeId>,
+    /// A disk operation is older than
+    /// [`Config::disk_stall_ticks`](crate::Config::disk_stall_ticks): this node neither leads (other
+    /// than alone), nor votes.
+    pub disk_stalled: bool,
+    /// Reads are answered without asking anybody, for now.
+    pub lease: bool,
     /// How many inputs were dropped because no correct peer can have sent them.
     pub dropped: u64,
 }
 
-/// This replica does not lead; nothing was proposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this node does not lead{}", leader_clause(.leader))]
-pub struct NotLeader {
-    /// Who does, if known.
-    pub leader: Option<NodeId>,
+/// Whether a node belongs to its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Membership {
+    /// By the newest configuration that it knows of.
+    Member(MemberRole),
+    /// Not by the newest configuration that it knows of: it was not added yet, or that was too long
+    /// ago to tell.
+    Outside,
+    /// It was a member, and its removal is committed.
+    Removed,
 }
 
-fn leader_clause(leader: &Option<NodeId>) -> String {
-    match leader {
-        Some(leader) => format!("; {leader} does"),
-        None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn not_leader_is_a_sentence() {
-        let known = NotLeader {
-            leader: Some(NodeId(2)),
-        };
-        assert_eq!(known.to_string(), "this node does not lead; n2 does");
-        assert_eq!(
-            NotLeader { leader: None }.to_string(),
-            "this node does not lead"
-        );
-    }
+/// What a leader knows about another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The member.
+    pub id: NodeId,
+    /// Its role by the newest configuration.
+    pub role: MemberRole,
+    /// How the log is sent to it. Without meaning for a spare, which gets none.
+    pub mode: Mode,
+    /// What it is known to hold durably.
+    pub matched: LogIndex,
+    /// Ticks since it last answered, or since this node began to lead.
+    pub silent_ticks: u32,
 }

@@ -373,8 +373,14 @@ impl Replica {
         }
         self.backfills.base = self.backfills.base.max(base);
         let base = self.backfills.base;
-        self.effects
-            .push_back(Effect::SaveManifest { base, databases });
+        let Some(configuration) = self.raft.configuration_at(base).cloned() else {
+            unreachable!("the log does not reach from {base} on");
+        };
+        self.effects.push_back(Effect::SaveManifest {
+            base,
+            configuration,
+            databases,
+        });
     }
 }
 

@@ -76,6 +76,10 @@ impl Replica {
             self.discard_restores();
             return;
         }
+        if kind == EntryKind::Configuration {
+            // It counts since it was appended, and the core has read it.
+            return;
+        }
         let sections = match payload::decode(payload) {
             Ok(sections) => sections,
             Err(error) => {

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use ringlite_raft::{Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_raft::{Configuration, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -227,6 +227,8 @@ pub enum Effect {
     SaveManifest {
         /// The log begins behind this entry, as far as the databases need it.
         base: LogIndex,
+        /// The members as of the base.
+        configuration: Configuration,
         /// All databases.
         databases: Vec<DatabaseFile>,
     },

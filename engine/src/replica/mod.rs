@@ -410,7 +410,8 @@ impl Replica {
         let raft = self.raft.status();
         // The core may have stepped down in this turn already; its effects will tell, and the
         // batch is then abandoned.
-        if self.batch.is_empty() || !self.serving || raft.role != Role::Leader {
+        let takes = raft.role == Role::Leader && raft.transferring_to.is_none();
+        if self.batch.is_empty() || !self.serving || !takes {
             return;
         }
         let bytes = self.batch.page_bytes();
@@ -494,6 +495,13 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
+            // The log is cut at most where all members hold it, so that nobody needs one.
+            Raft::SendSnapshot { peer } => self.raft.step(ringlite_raft::Input::SnapshotSent {
+                peer,
+                result: ringlite_raft::SnapshotResult::Failed,
+            }),
+            // Nothing here changes members or hands leadership over.
+            Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
         }
     }
 

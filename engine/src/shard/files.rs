@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringlite_raft::LogIndex;
+use ringlite_raft::{Configuration, LogIndex};
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
@@ -110,10 +110,16 @@ impl Shard {
         .detach();
     }
 
-    pub(super) fn save_manifest(self: &Rc<Self>, base: LogIndex, databases: &[DatabaseFile]) {
+    pub(super) fn save_manifest(
+        self: &Rc<Self>,
+        base: LogIndex,
+        configuration: Configuration,
+        databases: &[DatabaseFile],
+    ) {
         let log = self.log.start_behind(base);
         let manifest = Manifest {
             log: log.unwrap_or(self.log_start.get()),
+            configuration,
             databases: databases.iter().map(ManifestDatabase::from).collect(),
         };
         let Some(mut file) = self.manifest.borrow_mut().take() else {

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf as _, BufMut as _};
-use ringlite_raft::{LogBase, LogIndex, Term};
+use bytes::{Buf as _, BufMut as _, Bytes};
+use ringlite_raft::{Configuration, LogBase, LogIndex, Term};
 
 use crate::replica::DatabaseFile;
 
@@ -17,7 +17,7 @@ use super::durable::DurableFile;
 use super::{DataDirectory, StorageError, twin};
 
 const MAGIC: [u8; 8] = *b"RNGLMANI";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Files are written in whole blocks.
 const BLOCK_BYTES: usize = 4096;
 
@@ -70,6 +70,9 @@ impl From<&DatabaseFile> for ManifestDatabase {
 pub(crate) struct Manifest {
     /// Where the log begins.
     pub(crate) log: LogStart,
+    /// The members as of the base of the log; none while the log has never been cut and nobody has
+    /// told them.
+    pub(crate) configuration: Configuration,
     /// All databases, in the order in which they were given.
     pub(crate) databases: Vec<ManifestDatabase>,
 }
@@ -85,7 +88,12 @@ pub(super) struct Stamp {
 
 /// The bytes of one copy, in whole blocks.
 pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
-    let Manifest { log, databases } = manifest;
+    let Manifest {
+        log,
+        configuration,
+        databases,
+    } = manifest;
+    let configuration = configuration.encode();
     let mut out = Vec::with_capacity(BLOCK_BYTES);
     out.put_slice(&MAGIC);
     out.put_u32_le(VERSION);
@@ -97,7 +105,9 @@ pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
     out.put_u64_le(log.base.term.0);
     out.put_u64_le(log.segment);
     out.put_u32_le(databases.len() as u32);
+    out.put_u32_le(configuration.len() as u32);
     out.put_bytes(0, HEADER_BYTES - out.len());
+    out.put_slice(&configuration);
     for database in databases {
         let name = database.name.as_bytes();
         assert!(
@@ -142,13 +152,21 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
     };
     let segment = header.get_u64_le();
     let count = header.get_u32_le();
+    let (configuration, behind) = rest.split_at_checked(header.get_u32_le() as usize)?;
+    let configuration = Configuration::decode(Bytes::copy_from_slice(configuration)).ok()?;
+    rest = behind;
     let mut databases = Vec::new();
     for _ in 0..count {
         databases.push(decode_database(&mut rest)?);
     }
     let log = LogStart { base, segment };
     let is_all = rest.is_empty() && header.iter().all(|&byte| byte == 0);
-    is_all.then_some((stamp, Manifest { log, databases }))
+    let manifest = Manifest {
+        log,
+        configuration,
+        databases,
+    };
+    is_all.then_some((stamp, manifest))
 }
 
 fn decode_database(rest: &mut &[u8]) -> Option<ManifestDatabase> {

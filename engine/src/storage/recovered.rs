@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use memmap2::Mmap;
 use ringlite_raft::{
-    DurableMark, Entry, LogIndex, RECORD_HEADER_BYTES, RecordIdentity, RecordPosition,
+    DurableMark, Entry, EntryKind, LogIndex, RECORD_HEADER_BYTES, RecordIdentity, RecordPosition,
     RecoveredLog, RestoredLog,
 };
 
@@ -123,8 +123,17 @@ impl Recovered {
             .records
             .iter()
             .filter(|record| record.index > self.log.commit);
+        let configurations = self
+            .log
+            .records
+            .iter()
+            .filter(|record| record.kind == EntryKind::Configuration);
         Ok(RestoredLog {
             base: self.log.base,
+            configuration: self.manifest.configuration.clone(),
+            configurations: configurations
+                .map(|record| self.entry(record))
+                .collect::<Result<_, _>>()?,
             runs: self.log.runs.clone(),
             last: self.log.last,
             commit: self.log.commit,

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 
 use ringlite::replica::DatabaseFile;
-use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun};
+use ringlite_raft::{
+    Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun,
+};
 
 use super::random::Random;
 
@@ -29,7 +31,7 @@ pub(crate) struct Disk {
     /// The log, from the index after its base.
     entries: Vec<Entry>,
     base: LogBase,
-    manifest: (LogIndex, Vec<DatabaseFile>),
+    manifest: (LogIndex, Configuration, Vec<DatabaseFile>),
     /// The highest commit index that any record ever named: records that are void by now stay on
     /// the medium, and recovery reads their headers too.
     commit: LogIndex,
@@ -112,10 +114,10 @@ impl Disk {
     }
 
     pub(crate) fn databases(&self) -> &[DatabaseFile] {
-        &self.manifest.1
+        &self.manifest.2
     }
 
-    pub(crate) fn save_manifest(&mut self, manifest: (LogIndex, Vec<DatabaseFile>)) {
+    pub(crate) fn save_manifest(&mut self, manifest: (LogIndex, Configuration, Vec<DatabaseFile>)) {
         self.manifest = manifest;
     }
 
@@ -151,7 +153,7 @@ impl Disk {
     pub(crate) fn recover(&self) -> (HardState, RestoredLog, Vec<Entry>) {
         let last = LogIndex(self.base.index.0 + self.entries.len() as u64);
         // What a file may hold is committed.
-        let targets = self.manifest.1.iter().map(|file| file.target);
+        let targets = self.manifest.2.iter().map(|file| file.target);
         let known = targets.fold(self.commit.min(last), LogIndex::max);
         let commit = known.max(self.base.index);
         assert!(commit <= last, "an entry that a file may hold is gone");
@@ -165,12 +167,16 @@ impl Disk {
             }
         }
         let (committed, tail) = self.entries.split_at(self.place(commit.next()));
+        let configurations = self.entries.iter();
+        let configurations = configurations.filter(|entry| entry.kind == EntryKind::Configuration);
         let log = RestoredLog {
             base: self.base,
             runs,
             last,
             commit,
             tail: tail.to_vec(),
+            configuration: self.manifest.1.clone(),
+            configurations: configurations.cloned().collect(),
         };
         (self.hard_state, log, committed.to_vec())
     }

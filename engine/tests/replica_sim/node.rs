@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{IoId, LogIndex, Message, NodeId};
+use ringlite_raft::{Configuration, IoId, LogIndex, Message, NodeId};
 use ringlite_vfs::{Backfill, VfsError};
 use tempfile::TempDir;
 
@@ -54,7 +54,7 @@ pub(crate) struct Process {
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
     /// A manifest that is being saved, and when it is on the medium.
-    saving: Option<(u64, (LogIndex, Vec<DatabaseFile>))>,
+    saving: Option<(u64, (LogIndex, Configuration, Vec<DatabaseFile>))>,
     filing: Option<Filing>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
@@ -344,9 +344,13 @@ impl Node {
                 from,
                 up_to,
             }),
-            Effect::SaveManifest { base, databases } => {
+            Effect::SaveManifest {
+                base,
+                configuration,
+                databases,
+            } => {
                 assert!(process.saving.is_none(), "one save at a time");
-                process.saving = Some((now + self.disk_delay, (base, databases)));
+                process.saving = Some((now + self.disk_delay, (base, configuration, databases)));
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");

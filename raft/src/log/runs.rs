@@ -6,7 +6,7 @@ use crate::types::{LogIndex, Term};
 
 /// Runs with growing first indexes and growing terms. The first one starts with the base of the
 /// log, whose term is known although its entry is gone; so there always is one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TermRuns {
     runs: Vec<TermRun>,
 }
@@ -86,6 +86,14 @@ impl TermRuns {
         assert!(term >= self.last_term(), "terms shrink at {index}");
         if term > self.last_term() {
             self.runs.push(TermRun { first: index, term });
+        }
+    }
+
+    /// An empty log behind `base`.
+    pub(crate) fn behind(base: LogBase) -> TermRuns {
+        let LogBase { index: first, term } = base;
+        TermRuns {
+            runs: vec![TermRun { first, term }],
         }
     }
 

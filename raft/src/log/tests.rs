@@ -1,5 +1,6 @@
 use super::*;
 use crate::entry::{EntryKind, LogBase, TermRun};
+use crate::types::NodeId;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
@@ -52,10 +53,16 @@ fn log_behind(base: u64, terms: &[u64], commit: u64) -> Log {
         last,
         commit: LogIndex(commit.max(base)),
         tail,
+        configuration: voters(),
+        ..RestoredLog::default()
     };
-    let log = Log::restore(found, 250).expect("a good log");
+    let log = Log::restore(found, voters(), 250).expect("a good log");
     log.check_invariants();
     log
+}
+
+fn voters() -> Configuration {
+    Configuration::of_voters([1, 2, 3].map(NodeId)).expect("a configuration")
 }
 
 fn offer(log: &mut Log, prev: (u64, u64), terms: &[u64]) -> Offer {
@@ -243,9 +250,10 @@ fn what_cannot_be_a_log_is_refused() {
             last: LogIndex(3),
             commit,
             tail,
+            ..RestoredLog::default()
         };
         change(&mut found);
-        let error = Log::restore(found, 1).expect_err(text);
+        let error = Log::restore(found, voters(), 1).expect_err(text);
         assert!(error.to_string().contains(text), "{error}");
     };
     check(|found| found.runs.clear(), "no log");
@@ -286,9 +294,11 @@ fn check_behind(index: u64, term: u64, change: fn(&mut RestoredLog), text: &str)
         last: LogIndex(3),
         commit: LogIndex(1),
         tail,
+        configuration: voters(),
+        ..RestoredLog::default()
     };
     change(&mut found);
-    match Log::restore(found, 1) {
+    match Log::restore(found, voters(), 1) {
         Ok(log) => {
             log.check_invariants();
             assert_eq!(text, "");

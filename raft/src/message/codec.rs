@@ -12,7 +12,7 @@ use crate::types::{LogIndex, Term};
 use bytes::{Buf, Bytes};
 
 /// The version of the frame format. A frame of any other version is refused.
-pub const FRAME_VERSION: u16 = 1;
+pub const FRAME_VERSION: u16 = 2;
 /// The length of a frame header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = SHARD_AT + size_of::<u32>();
 /// The longest body of a frame, in bytes.
@@ -44,6 +44,8 @@ const APPEND: u8 = 5;
 const APPEND_REPLY: u8 = 6;
 const HEARTBEAT: u8 = 7;
 const HEARTBEAT_REPLY: u8 = 8;
+const TIMEOUT_NOW: u8 = 9;
+const REMOVED: u8 = 10;
 
 const ACCEPTED: u8 = 1;
 const REJECTED: u8 = 2;
@@ -158,10 +160,12 @@ fn put_body(message: &Message, out: &mut Vec<u8>) -> u8 {
         Message::Vote {
             last_index,
             last_term,
+            by_transfer,
             ..
         } => {
             put_u64(out, last_index.0);
             put_u64(out, last_term.0);
+            put_u64(out, u64::from(*by_transfer));
             VOTE
         }
         Message::VoteReply { granted, .. } => {
@@ -204,6 +208,16 @@ fn put_body(message: &Message, out: &mut Vec<u8>) -> u8 {
         Message::HeartbeatReply { round, .. } => {
             put_u64(out, *round);
             HEARTBEAT_REPLY
+        }
+        Message::TimeoutNow { .. } => TIMEOUT_NOW,
+        Message::Removed {
+            commit,
+            commit_term,
+            ..
+        } => {
+            put_u64(out, commit.0);
+            put_u64(out, commit_term.0);
+            REMOVED
         }
     }
 }
@@ -303,7 +317,7 @@ struct Reader {
 impl Reader {
     fn message(&mut self) -> Result<Message, DecodeError> {
         // Every body begins with the term, so that an unknown type is found out first.
-        if !(PRE_VOTE..=HEARTBEAT_REPLY).contains(&self.message_type) {
+        if !(PRE_VOTE..=REMOVED).contains(&self.message_type) {
             return Err(DecodeError::Type {
                 found: self.message_type,
             });
@@ -320,7 +334,7 @@ impl Reader {
             }
             PRE_VOTE_REPLY => Message::PreVoteReply {
                 term,
-                granted: self.flag()?,
+                granted: self.flag("granted")?,
             },
             VOTE => {
                 let (last_index, last_term) = (self.index()?, self.term()?);
@@ -328,11 +342,12 @@ impl Reader {
                     term,
                     last_index,
                     last_term,
+                    by_transfer: self.flag("by transfer")?,
                 }
             }
             VOTE_REPLY => Message::VoteReply {
                 term,
-                granted: self.flag()?,
+                granted: self.flag("granted")?,
             },
             APPEND => self.append(term)?,
             APPEND_REPLY => Message::AppendReply {
@@ -345,9 +360,15 @@ impl Reader {
                 matched_by_all: self.index()?,
                 round: self.number()?,
             },
-            _ => Message::HeartbeatReply {
+            HEARTBEAT_REPLY => Message::HeartbeatReply {
                 term,
                 round: self.number()?,
+            },
+            TIMEOUT_NOW => Message::TimeoutNow { term },
+            _ => Message::Removed {
+                term,
+                commit: self.index()?,
+                commit_term: self.term()?,
             },
         })
     }
@@ -445,11 +466,11 @@ impl Reader {
         }
     }
 
-    fn flag(&mut self) -> Result<bool, DecodeError> {
+    fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
         match self.number()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(self.field("granted", other)),
+            other => Err(self.field(field, other)),
         }
     }
 

@@ -1,10 +1,11 @@
 //! Terms, votes and timers (Raft paper, 5.2; pre-vote and check-quorum: thesis, 9.6 and 6.2).
 
 use super::Raft;
+use super::lease::Lease;
 use crate::config::HardState;
+use crate::effect::TransferOutcome;
 use crate::entry::EntryKind;
 use crate::message::Message;
-use crate::progress::Progress;
 use crate::quorum;
 use crate::status::Role;
 use crate::types::{LogIndex, NodeId, Term};
@@ -17,7 +18,7 @@ const LOST_RETRY_TICKS: (u32, u32) = (2, 4);
 const LOST_CANDIDACY_TICKS: (u32, u32) = (5, 10);
 
 /// Counters of ticks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     /// Since the election timer was last restarted.
     pub(crate) election: u32,
@@ -33,6 +34,7 @@ pub(crate) struct Timers {
 
 impl Raft {
     pub(super) fn tick(&mut self) {
+        self.io.tick();
         if self.role == Role::Leader {
             self.tick_leader();
             return;
@@ -40,14 +42,38 @@ impl Raft {
         self.timers.lost_leader = self.timers.lost_leader.saturating_sub(1);
         self.timers.leader_silent = self.timers.leader_silent.saturating_add(1);
         self.timers.election += 1;
-        if self.timers.election >= self.timers.election_timeout {
-            if self.is_sole_voter() {
-                // It has stood since its start and waits for its own disk only.
-                self.restart_election_timer();
-            } else {
-                self.pre_campaign();
-            }
+        if self.timers.election < self.timers.election_timeout {
+            return;
         }
+        if !self.may_stand() {
+            self.become_follower(self.hard_state.term, None);
+            self.restart_election_timer();
+            if !self.is_voter() {
+                self.ask_whether_member();
+            }
+        } else if self.is_sole_voter() && self.role == Role::Candidate {
+            // It waits for its own disk only.
+            self.restart_election_timer();
+        } else {
+            self.pre_campaign();
+        }
+    }
+
+    /// Whether this node could lead if it were elected.
+    pub(super) fn may_stand(&self) -> bool {
+        self.is_voter() && !self.is_removed() && self.installing.is_none() && !self.stalls_others()
+    }
+
+    /// Whether a disk operation has been under way for too long.
+    pub(super) fn disk_stalled(&self) -> bool {
+        let limit = u64::from(self.config.disk_stall_ticks);
+        limit > 0 && self.io.oldest_age_ticks() >= limit
+    }
+
+    /// Whether others should go on without this node, because its disk hangs (hashicorp/raft #503:
+    /// a leader that heartbeats and cannot write freezes its cluster for ever). A sole voter waits.
+    pub(super) fn stalls_others(&self) -> bool {
+        self.disk_stalled() && !self.is_sole_voter()
     }
 
     /// Draws a new timeout and starts counting from zero.
@@ -67,30 +93,37 @@ impl Raft {
     }
 
     /// Whether this node stands by its leader and helps nobody against it (thesis, 4.2.3).
+    ///
+    /// With leases that is a promise which outlives what the node knows of its leader: a node that
+    /// has just started may have made it before.
     fn is_sticky(&self) -> bool {
         let heard_lately = self.timers.leader_silent < self.config.election_timeout_ticks_min;
-        self.role == Role::Leader || (self.leader.is_some() && heard_lately)
+        let promised = self.leader.is_some() || self.has_leases();
+        self.role == Role::Leader || (promised && heard_lately)
+    }
+
+    fn has_leases(&self) -> bool {
+        self.config.lease_ticks > 0
     }
 
     /// The connection with a peer was reset: its process is most likely gone.
     ///
     /// A follower of it need not wait for the timeout. The ranks keep the survivors from standing
     /// against each other; short retries follow for one election timeout, because the others may
-    /// learn of the loss a little later and refuse until then.
+    /// learn of the loss a little later and refuse until then. With leases a follower keeps its
+    /// promise instead.
     pub(super) fn peer_lost(&mut self, peer: NodeId) {
         if let Some(progress) = self.peers.get_mut(&peer) {
-            progress.probe_from(progress.next);
-            progress.nudge = true;
+            progress.lost();
         }
-        if self.role == Role::Leader || self.leader != Some(peer) {
+        if self.role == Role::Leader || self.leader != Some(peer) || self.has_leases() {
             return;
         }
         self.leader = None;
         self.timers.lost_leader = self.config.election_timeout_ticks_max;
-        let remaining = self.config.voters.iter().filter(|&&voter| voter != peer);
-        let rank = remaining
-            .take_while(|&&voter| voter < self.config.id)
-            .count() as u32;
+        let remaining = self.configuration().voters();
+        let before = remaining.filter(|&voter| voter != peer && voter < self.config.id);
+        let rank = before.count() as u32;
         self.timers.election = 0;
         self.timers.election_timeout = 1 + 2 * rank;
         self.announce();
@@ -115,14 +148,22 @@ impl Raft {
                 },
             );
         }
+        if self.has_the_votes() {
+            self.campaign(false);
+        }
     }
 
-    /// Stands for election in a new term.
+    /// Stands for election in a new term; `by_transfer`: because the leader told it to.
     ///
     /// The requests wait for the candidate's own vote to be durable. If they did not, a crash could
     /// take the vote and the end of the log; the node would stand again in the same term, and votes
     /// for its longer log would elect the shorter one.
-    pub(super) fn campaign(&mut self) {
+    pub(super) fn campaign(&mut self, by_transfer: bool) {
+        assert!(self.is_voter(), "only a voter stands for election");
+        assert!(
+            by_transfer || self.is_sole_voter() || !self.has_leases() || !self.is_sticky(),
+            "a candidate breaks its promise to its leader"
+        );
         self.role = Role::Candidate;
         self.leader = None;
         self.votes = [self.config.id].into();
@@ -141,6 +182,7 @@ impl Raft {
                     term,
                     last_index,
                     last_term,
+                    by_transfer,
                 },
             );
         }
@@ -170,7 +212,9 @@ impl Raft {
         self.peers.clear();
         self.reads.clear();
         self.heartbeat_due = false;
+        self.lease = Lease::default();
         self.announce();
+        self.end_transfer(TransferOutcome::SteppedDown);
     }
 
     /// Leads the current term, beginning with a no-op that will commit all earlier terms.
@@ -189,17 +233,11 @@ impl Raft {
         self.votes.clear();
         self.timers.lost_leader = 0;
         self.timers.heartbeat = 0;
-        let last = self.log.last();
-        for voter in self.other_voters() {
-            self.peers
-                .insert(voter, Progress::new(last, self.matched_by_all));
-        }
+        self.lease = Lease::new(self.config.lease_ticks);
+        self.configuration_may_have_changed();
         self.announce();
         // The followers learn of the leader by the append of the no-op, in this same turn.
-        match self.propose(EntryKind::Noop, Bytes::new()) {
-            Ok(index) => self.noop = index,
-            Err(refused) => unreachable!("a leader refused its own no-op: {refused}"),
-        }
+        self.noop = self.append_own(EntryKind::Noop, Bytes::new());
     }
 
     pub(super) fn pre_vote_asked(
@@ -210,6 +248,7 @@ impl Raft {
         last_term: Term,
     ) {
         let granted = !self.is_sticky()
+            && !self.stalls_others()
             && term > self.hard_state.term
             && self.log.is_up_to_date(last_term, last_index);
         if granted && self.timers.lost_leader > 0 && self.role == Role::Follower {
@@ -230,8 +269,8 @@ impl Raft {
         }
         if self.role == Role::PreCandidate && term == self.hard_state.term.next() {
             self.votes.insert(from);
-            if self.votes.len() >= quorum::majority(self.config.voters.len()) {
-                self.campaign();
+            if self.has_the_votes() {
+                self.campaign(false);
             }
         }
     }
@@ -240,11 +279,15 @@ impl Raft {
         &mut self,
         from: NodeId,
         term: Term,
-        last_index: LogIndex,
-        last_term: Term,
+        (last_index, last_term): (LogIndex, Term),
+        by_transfer: bool,
     ) {
+        if self.stalls_others() {
+            // A vote could not be saved, and a new term would only come in the way of others.
+            return;
+        }
         if term > self.hard_state.term {
-            if self.is_sticky() {
+            if self.is_sticky() && !by_transfer {
                 // No answer and no new term: a node that lost touch must not depose a leader that
                 // the others hear (thesis, 4.2.3).
                 return;
@@ -286,10 +329,18 @@ impl Raft {
 
     /// Leads if a majority voted for this candidate and its own vote is durable.
     pub(super) fn count_votes(&mut self) {
-        let enough = self.votes.len() >= quorum::majority(self.config.voters.len());
-        if enough && self.io.after_hard_state().is_none() {
+        if self.has_the_votes() && self.io.after_hard_state().is_none() {
             self.become_leader();
         }
+    }
+
+    /// Whether a majority of the voters, by this candidate's log, is for it.
+    fn has_the_votes(&self) -> bool {
+        let configuration = self.configuration();
+        let votes = configuration
+            .voters()
+            .filter(|voter| self.votes.contains(voter));
+        votes.count() >= quorum::majority(configuration.voter_count())
     }
 
     fn save_hard_state(&mut self, hard_state: HardState) {

@@ -1,8 +1,9 @@
 //! What a follower does with what its leader sends (Raft paper, figure 2).
 
 use super::Raft;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::log::{self, Offer};
+use crate::membership::Configuration;
 use crate::message::{AppendResult, Message};
 use crate::status::Role;
 use crate::types::{LogIndex, NodeId, Term};
@@ -47,10 +48,18 @@ impl Raft {
             self.dropped += 1;
             return;
         }
+        let mut configurations = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Configuration);
+        if configurations.any(|entry| Configuration::decode(entry.payload.clone()).is_err()) {
+            self.dropped += 1;
+            return;
+        }
         let verified = entries.last().map_or(prev_index, |entry| entry.index);
         match self.log.offer(prev_index, prev_term, entries) {
             Offer::Taken { truncate, new } => {
                 self.io.append(truncate, new);
+                self.configuration_may_have_changed();
                 // What lies behind the verified part may still be another leader's.
                 self.commit_to(commit.min(verified));
                 self.send_acceptance(from, verified);
@@ -67,15 +76,10 @@ impl Raft {
         }
     }
 
-    /// The leader tells what every member holds durably, this one included.
+    /// The leader tells what all voters and standbys hold durably.
     pub(super) fn matched_by_all_heard(&mut self, index: LogIndex) {
-        if index > self.io.durable() {
-            self.dropped += 1;
-            return;
-        }
-        // This node may not know yet that it is committed.
-        let index = index.min(self.log.commit());
-        self.matched_by_all = self.matched_by_all.max(index);
+        // This node may be none of them, or not know yet what is committed.
+        self.matched_by_all = index.min(self.log.commit()).min(self.io.durable());
         self.evict();
     }
 
@@ -83,7 +87,9 @@ impl Raft {
         assert_eq!(self.role, Role::Follower);
         // The leader sends no more than what this node acknowledged in this term, so the log
         // matches up to there; a leader that says more is not believed beyond the end of the log.
-        self.commit_to(commit.min(self.log.last()));
+        if self.installing.is_none() {
+            self.commit_to(commit.min(self.log.last()));
+        }
         let term = self.hard_state.term;
         self.send_after_hard_state(from, Message::HeartbeatReply { term, round });
     }

@@ -4,6 +4,7 @@ use super::Raft;
 use crate::effect::Effect;
 use crate::entry::Entry;
 use crate::log;
+use crate::membership::MemberRole;
 use crate::message::AppendResult;
 use crate::progress::Mode;
 use crate::quorum;
@@ -13,6 +14,10 @@ use crate::types::{LogIndex, NodeId, Term};
 impl Raft {
     /// Whether a follower's reply is for this leader in its current term. A newer term ends it.
     pub(super) fn is_reply_to_this_leader(&mut self, from: NodeId, term: Term) -> bool {
+        if self.role == Role::Leader && !self.peers.contains_key(&from) {
+            // It left, and what it knows of terms is nobody's business any more.
+            return false;
+        }
         if term > self.hard_state.term {
             self.become_follower(term, None);
             return false;
@@ -46,10 +51,10 @@ impl Raft {
                 conflict,
             } => {
                 // A rejection below the match, or of a probe that is not the current one, is late.
-                // (One below the match is never followed: entries there may have been cut.)
                 let late = match progress.mode {
                     Mode::Probe => prev_index != progress.next.prev(),
                     Mode::Replicate => false,
+                    Mode::Snapshot => true,
                 };
                 let matches = prev_index <= progress.match_index;
                 if late || matches || prev_index >= progress.next {
@@ -77,36 +82,71 @@ impl Raft {
 
     /// Answers the reads whose round a majority has echoed. The leader itself is at the newest one.
     pub(super) fn answer_confirmed_reads(&mut self) {
-        if self.reads.is_empty() {
+        if self.reads.is_empty() && self.config.lease_ticks == 0 {
             return;
         }
-        let mut rounds: Vec<u64> = self.peers.values().map(|progress| progress.round).collect();
-        rounds.push(self.round);
+        let own = self.is_voter().then_some(self.round);
+        let voters = self
+            .peers
+            .values()
+            .filter(|peer| peer.role == MemberRole::Voter);
+        let mut rounds: Vec<u64> = voters.map(|peer| peer.round).chain(own).collect();
         let confirmed = quorum::reached_by_majority(&mut rounds);
+        self.lease.confirmed(confirmed);
         for (id, index) in self.reads.confirm(confirmed) {
             self.events.push(Effect::ReadReady { id, index });
         }
     }
 
-    /// Notes what everybody holds, and commits up to the highest index that a majority holds durably, this node counting like any
-    /// other, if the entry there is of the current term (Raft paper, 5.4.2 and figure 8).
+    /// Commits up to the highest index that a majority of the voters holds durably, this node
+    /// counting like any other, if the entry there is of the current term (Raft paper, 5.4.2 and
+    /// figure 8). The newest configuration counts, also for entries from before it.
     pub(super) fn commit_what_a_majority_holds(&mut self) {
         assert_eq!(self.role, Role::Leader);
-        let mut durable: Vec<u64> = self.peers.values().map(|peer| peer.match_index.0).collect();
-        durable.push(self.io.durable().0);
-        let held_by_all = durable
-            .iter()
-            .min()
-            .map_or(LogIndex::ZERO, |&least| LogIndex(least));
+        let own = self.is_voter().then_some(self.io.durable().0);
+        let voters = self
+            .peers
+            .values()
+            .filter(|peer| peer.role == MemberRole::Voter);
+        let mut durable: Vec<u64> = voters.map(|peer| peer.match_index.0).chain(own).collect();
         let held = LogIndex(quorum::reached_by_majority(&mut durable));
+        debug_assert_eq!(held, self.held_by_majority_naive());
+        let before = self.log.commit();
         if self.log.term(held) == Some(self.hard_state.term) {
             self.commit_to(held);
         }
-        let matched_by_all = held_by_all.min(self.log.commit());
-        if matched_by_all > self.matched_by_all {
-            self.matched_by_all = matched_by_all;
-            self.evict();
+        self.note_matched_by_all();
+        if self.log.commit() > before {
+            self.configurations_committed(before);
         }
+    }
+
+    /// The same from the definition, and from the configuration instead of the progress of peers.
+    fn held_by_majority_naive(&self) -> LogIndex {
+        let configuration = self.configuration();
+        let held_by = |voter: NodeId| {
+            let own = voter == self.config.id;
+            let peer = self.peers.get(&voter).map(|peer| peer.match_index);
+            if own { Some(self.io.durable()) } else { peer }
+        };
+        let held: Vec<LogIndex> = configuration.voters().filter_map(held_by).collect();
+        let by_majority = |index: &LogIndex| {
+            let holders = held.iter().filter(|&other| other >= index).count();
+            holders * 2 > configuration.voter_count()
+        };
+        held.iter()
+            .copied()
+            .filter(by_majority)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Notes what all those hold that get the log.
+    pub(super) fn note_matched_by_all(&mut self) {
+        let peers = self.peers.values().filter(|peer| peer.role.replicates());
+        let own = self.io.durable().min(self.log.commit());
+        self.matched_by_all = peers.map(|peer| peer.match_index).fold(own, LogIndex::min);
+        self.evict();
     }
 
     pub(super) fn tick_leader(&mut self) {
@@ -121,6 +161,12 @@ impl Raft {
             self.become_follower(self.hard_state.term, None);
             return;
         }
+        if self.stalls_others() {
+            self.resign();
+            return;
+        }
+        self.lease.tick();
+        self.tick_transfer();
         self.timers.heartbeat += 1;
         if self.timers.heartbeat >= self.config.heartbeat_ticks {
             self.timers.heartbeat = 0;
@@ -136,9 +182,10 @@ impl Raft {
         let heard = self
             .peers
             .values()
-            .filter(|progress| progress.silent_ticks < max)
+            .filter(|peer| peer.role == MemberRole::Voter && peer.silent_ticks < max)
             .count();
-        heard + 1 < quorum::majority(self.config.voters.len())
+        let own = usize::from(self.is_voter());
+        heard + own < quorum::majority(self.configuration().voter_count())
     }
 
     /// Storage has read entries for a peer. They are believed only if they are what the log says
@@ -153,7 +200,9 @@ impl Raft {
             return;
         };
         if entries.is_empty() {
-            progress.read_failed = true;
+            if progress.read_in_vain() && progress.mode != Mode::Snapshot {
+                progress.await_snapshot(progress.next);
+            }
             return;
         }
         progress.reading = false;

@@ -16,6 +16,12 @@ use crate::types::{LogIndex, NodeId};
 impl Raft {
     /// A round of heartbeats, with a number of its own, if a tick or a read asks for one.
     pub(super) fn start_round_if_due(&mut self) {
+        if self.is_serving() && self.lease.is_valid() {
+            let index = self.log.commit();
+            let ready = self.reads.take_arrivals().into_iter();
+            self.events
+                .extend(ready.map(|id| Effect::ReadReady { id, index }));
+        }
         // Before its no-op is committed a leader does not know what earlier leaders committed, so
         // the reads wait (thesis, 6.4).
         let reads_wait = self.is_serving() && self.reads.has_arrivals();
@@ -27,14 +33,15 @@ impl Raft {
         if reads_wait {
             self.reads.start_round(self.round, self.log.commit());
         }
-        for voter in self.other_voters() {
-            self.send_heartbeat(voter);
+        self.lease.sent(self.round);
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send_heartbeat(peer);
         }
         // A sole voter needs nobody's echo.
         self.answer_confirmed_reads();
     }
 
-    fn send_heartbeat(&mut self, to: NodeId) {
+    pub(super) fn send_heartbeat(&mut self, to: NodeId) {
         let term = self.hard_state.term;
         let round = self.round;
         let Some(progress) = self.peers.get_mut(&to) else {
@@ -81,6 +88,7 @@ impl Raft {
         for progress in self.peers.values_mut() {
             let stalled = match progress.mode {
                 Mode::Probe => true,
+                Mode::Snapshot => false,
                 Mode::Replicate => progress.match_index < last && !progress.acked_since_heartbeat,
             };
             progress.acked_since_heartbeat = false;
@@ -93,16 +101,19 @@ impl Raft {
 
     /// Sends to each peer what it lacks, as far as its mode and window allow.
     pub(super) fn replicate(&mut self) {
-        for peer in self.other_voters() {
-            // Taken out of the map, so that messages can be formed beside it.
-            if let Some(mut progress) = self.peers.remove(&peer) {
-                match progress.mode {
-                    Mode::Probe => self.probe(peer, &mut progress),
-                    Mode::Replicate => self.fill_window(peer, &mut progress),
-                }
-                self.peers.insert(peer, progress);
+        // Taken out, so that messages can be formed beside it.
+        let mut peers = std::mem::take(&mut self.peers);
+        for (&peer, progress) in &mut peers {
+            if !progress.role.replicates() || self.needs_snapshot(peer, progress) {
+                continue;
+            }
+            match progress.mode {
+                Mode::Probe => self.probe(peer, progress),
+                Mode::Replicate => self.fill_window(peer, progress),
+                Mode::Snapshot => {}
             }
         }
+        self.peers = peers;
     }
 
     fn probe(&mut self, peer: NodeId, progress: &mut Progress) {

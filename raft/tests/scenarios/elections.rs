@@ -10,9 +10,7 @@ use ringlite_raft::{
 
 #[test]
 fn a_sole_voter_leads_and_commits_when_its_own_disk_says_so() {
-    let mut config = Config::new(A, vec![A, B, C], 5);
-    config.voters = vec![A];
-    let mut sole = started_with(config, &[], 0);
+    let mut sole = started_with(Config::new(A, vec![A], 5), &[], 0);
     let effects = sole.take_effects();
     assert_eq!(sole.status().role, Role::Candidate, "it campaigns at once");
     let Some(Effect::SaveHardState { io, hard_state }) = effects.first() else {
@@ -42,6 +40,7 @@ fn a_vote_waits_for_the_hard_state_and_is_given_once_per_term() {
         term: Term(2),
         last_index: LogIndex(1),
         last_term: Term(1),
+        by_transfer: false,
     };
     receive(&mut a, B, ask.clone());
     let effects = a.take_effects();
@@ -133,6 +132,7 @@ fn a_log_that_is_behind_gets_no_vote() {
         term: Term(term),
         last_index: LogIndex(last_index),
         last_term: Term(last_term),
+        by_transfer: false,
     };
     let granted = |a: &mut Raft, message| {
         receive(a, B, message);
@@ -165,6 +165,7 @@ fn a_node_that_hears_its_leader_helps_nobody_against_it() {
         term: Term(9),
         last_index: LogIndex(1),
         last_term: Term(1),
+        by_transfer: false,
     };
     for _ in 0..100 {
         let heartbeat = Message::Heartbeat {

@@ -4,6 +4,7 @@
 
 mod cutting;
 mod elections;
+mod membership;
 mod reads;
 mod replication;
 mod script;

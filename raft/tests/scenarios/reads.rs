@@ -2,7 +2,7 @@
 
 use crate::script::{A, B, C, accept, elect, messages, receive, restarted, started_with, turn};
 use bytes::Bytes;
-use ringlite_raft::{Config, Effect, EntryKind, Input, LogIndex, Message, ReadId, Term};
+use ringlite_raft::{Config, Effect, EntryKind, Input, LogIndex, Message, NotLeader, ReadId, Term};
 
 #[test]
 fn a_read_waits_for_the_no_op_and_for_an_echo_of_its_own_round() {
@@ -77,5 +77,5 @@ fn a_sole_voter_answers_reads_at_once_and_a_follower_drops_them() {
     let refused = follower
         .propose(EntryKind::Data, Bytes::new())
         .expect_err("no leader");
-    assert_eq!(refused.leader, None);
+    assert_eq!(refused, NotLeader { leader: None }.into());
 }

@@ -64,6 +64,8 @@ fn started_behind(config: Config, base: u64, terms: &[u64], commit: u64) -> Raft
         last,
         commit: LogIndex(commit),
         tail,
+        configuration: config.bootstrap.clone(),
+        ..RestoredLog::default()
     };
     Raft::new(config, hard_state, log).expect("a good start")
 }

@@ -6,8 +6,9 @@
 use super::random::Random;
 use bytes::Bytes;
 use ringlite_raft::{
-    DurableMark, Entry, HardState, IoId, LogBase, LogIndex, RECORD_HEADER_BYTES, RecordIdentity,
-    RecordPlace, RecoveredLog, RestoredLog, encode_record, record_bytes, recover, scan_segment,
+    Configuration, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
+    RECORD_HEADER_BYTES, RecordIdentity, RecordPlace, RecoveredLog, RestoredLog, encode_record,
+    record_bytes, recover, scan_segment,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -54,9 +55,11 @@ struct Writer {
 }
 
 /// Where the log begins: behind the base, whose record is in the segment.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Manifest {
     base: LogBase,
+    /// The members as of the base.
+    configuration: Configuration,
     segment: u64,
 }
 
@@ -292,14 +295,26 @@ impl Disk {
     }
 
     /// Starts to write a manifest by which the log begins behind `up_to`.
-    pub(crate) fn start_cut(&mut self, up_to: LogIndex, done_at: u64) {
+    pub(crate) fn start_cut(
+        &mut self,
+        up_to: LogIndex,
+        configuration: Configuration,
+        done_at: u64,
+    ) {
         let position = up_to.prev().0 as usize;
         let base = LogBase {
             index: up_to,
             term: self.durable[position].term,
         };
         let segment = self.segment_of[position];
-        self.manifest_in_flight = Some((done_at, Manifest { base, segment }));
+        self.manifest_in_flight = Some((
+            done_at,
+            Manifest {
+                base,
+                configuration,
+                segment,
+            },
+        ));
     }
 
     pub(crate) fn is_cutting(&self) -> bool {
@@ -311,9 +326,10 @@ impl Disk {
         let (_, manifest) = self
             .manifest_in_flight
             .take_if(|(done_at, _)| *done_at <= now)?;
+        let base = manifest.base.index;
         self.manifest = manifest;
         self.remove_some_obsolete(random);
-        Some(manifest.base.index)
+        Some(base)
     }
 
     /// Removes segments that are no part of the log any more, in any order; some stay for later.
@@ -369,7 +385,7 @@ impl Disk {
 
     /// What the node finds when it starts again.
     pub(crate) fn restart(&mut self) -> (HardState, RestoredLog, RecoveredLog) {
-        let Manifest { base, segment } = self.manifest;
+        let Manifest { base, segment, .. } = self.manifest;
         self.segments = self.segments.split_off(&segment);
         let scans = self.segments.iter().map(|(&number, bytes)| {
             scan_segment(bytes, number, &self.identity).expect("a segment of ours")
@@ -399,6 +415,11 @@ impl Disk {
         self.start_epoch(found.epoch + 1, found.last.next());
         assert!(found.highest_segment <= self.newest_segment());
         let tail = entries[found.commit.0 as usize..].to_vec();
+        let behind = entries[base.index.0 as usize..].iter();
+        let configurations = behind
+            .filter(|entry| entry.kind == EntryKind::Configuration)
+            .cloned()
+            .collect();
         self.durable = entries;
         let (runs, last, commit) = (found.runs.clone(), found.last, found.commit);
         (
@@ -409,6 +430,8 @@ impl Disk {
                 last,
                 commit,
                 tail,
+                configuration: self.manifest.configuration.clone(),
+                configurations,
             },
             found,
         )

@@ -16,7 +16,7 @@ use node::{Node, Reading};
 use random::Random;
 use ringlite_raft::{
     AppendResult, Config, Effect, EntryKind, Input, IoId, LogIndex, Message, NodeId, Raft, ReadId,
-    Role, Term,
+    Role, SnapshotResult, Term,
 };
 
 /// Units of simulated time per tick.
@@ -229,7 +229,8 @@ impl Cluster {
         if may_go > base && !node.disk.is_cutting() && self.random.per_mille(self.log_cut) {
             let up_to = LogIndex(self.random.between(base.0 + 1, may_go.0));
             let done_at = self.now + self.random.between(1, 20);
-            node.disk.start_cut(up_to, done_at);
+            let configuration = raft.configuration_at(up_to).expect("in the log").clone();
+            node.disk.start_cut(up_to, configuration, done_at);
         }
     }
 
@@ -362,6 +363,15 @@ impl Cluster {
                         from,
                         up_to,
                     });
+                }
+                Effect::SendSnapshot { peer } => {
+                    let result = SnapshotResult::Failed;
+                    self.nodes[at]
+                        .inbox
+                        .push(Input::SnapshotSent { peer, result });
+                }
+                Effect::ConfigurationChanged { .. } | Effect::TransferEnded { .. } => {
+                    unreachable!("nobody changes members")
                 }
                 Effect::RoleChanged { role, term, .. } => {
                     if role == Role::Leader {

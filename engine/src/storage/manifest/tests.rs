@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use ringlite_raft::NodeId;
 
 fn stamp(sequence: u64) -> Stamp {
     Stamp {
@@ -29,6 +30,7 @@ fn manifest() -> Manifest {
             base,
             segment: 0x0401,
         },
+        configuration: Configuration::of_voters([0x0601, 0x0602].map(NodeId)).expect("two voters"),
         databases: vec![
             database(0x0501, "main", 4096, 0x0210, 0x0220),
             database(0x0502, "köln", 65536, 0x0230, 0x0230),
@@ -109,13 +111,21 @@ fn what_no_manifest_says_is_refused_also_behind_a_right_checksum() {
         bytes.extend(crc.to_le_bytes());
         decode(&bytes)
     };
-    const FIRST: usize = HEADER_BYTES;
+    // Behind a configuration of two voters.
+    const FIRST: usize = HEADER_BYTES + 32;
     assert!(check(|_| ()).is_some());
-    assert_eq!(check(|bytes| bytes[8] = 2), None, "version");
+    assert_eq!(check(|bytes| bytes[8] = 1), None, "version");
     assert_eq!(check(|bytes| bytes[72] = 1), None, "fewer than there are");
     assert_eq!(check(|bytes| bytes[72] = 3), None, "more than there are");
     assert_eq!(check(|bytes| bytes[75] = 0xff), None, "a great many");
-    assert_eq!(check(|bytes| bytes[76] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[76] = 1), None, "configuration length");
+    assert_eq!(
+        check(|bytes| bytes[79] = 0xff),
+        None,
+        "configuration length"
+    );
+    assert_eq!(check(|bytes| bytes[80] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[FIRST - 4] = 9), None, "role");
     assert_eq!(check(|bytes| bytes[FIRST + 16] = 0), None, "target");
     assert_eq!(check(|bytes| bytes[FIRST + 28] = 0xff), None, "name length");
     assert_eq!(check(|bytes| bytes[FIRST + 30] = 1), None, "zeros");
@@ -185,13 +195,15 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         },
     );
     let databases = prop::collection::vec(database, 0..40);
-    (any::<(u64, u64, u64)>(), databases).prop_map(|((index, term, segment), databases)| {
+    (any::<(u64, u64, u64)>(), 0..8u64, databases).prop_map(|(start, voters, databases)| {
+        let (index, term, segment) = start;
         let base = LogBase {
             index: LogIndex(index),
             term: Term(term),
         };
         Manifest {
             log: LogStart { base, segment },
+            configuration: Configuration::of_voters((0..voters).map(NodeId)).expect("voters"),
             databases,
         }
     })

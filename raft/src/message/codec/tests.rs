@@ -34,6 +34,7 @@ fn one_of_each() -> Vec<Message> {
             term,
             last_index,
             last_term,
+            by_transfer: true,
         },
         Message::VoteReply {
             term,
@@ -71,6 +72,12 @@ fn one_of_each() -> Vec<Message> {
             round: 0x55,
         },
         Message::HeartbeatReply { term, round: 0x55 },
+        Message::TimeoutNow { term },
+        Message::Removed {
+            term,
+            commit: LogIndex(0x0f),
+            commit_term: Term(0x07),
+        },
     ]
 }
 
@@ -154,9 +161,9 @@ fn what_no_correct_peer_sends_is_named() {
         let error = decoded(&sealed(frame)).expect_err(text);
         assert!(error.to_string().contains(text), "{error}");
     };
-    check(0, |frame| frame[VERSION_AT] = 2, "version 2");
+    check(0, |frame| frame[VERSION_AT] = 1, "version 1");
     check(0, |frame| frame[TYPE_AT] = 0, "unknown message type 0");
-    check(0, |frame| frame[TYPE_AT] = 9, "unknown message type 9");
+    check(0, |frame| frame[TYPE_AT] = 11, "unknown message type 11");
     check(0, |frame| frame[ZERO_AT] = 1, "zero byte");
     check(0, |frame| frame.push(0), "1 bytes too many");
     check(0, |frame| frame.truncate(30), "ends too early");
@@ -167,6 +174,11 @@ fn what_no_correct_peer_sends_is_named() {
     );
     check(0, |frame| frame[FRAME_HEADER_BYTES + 7] = 0x80, "\"term\"");
     check(1, |frame| frame[FRAME_HEADER_BYTES + 8] = 2, "\"granted\"");
+    check(
+        2,
+        |frame| frame[FRAME_HEADER_BYTES + 24] = 2,
+        "\"by transfer\"",
+    );
     check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 3, "\"verdict\"");
     const ENTRIES: usize = FRAME_HEADER_BYTES + 48;
     check(4, |frame| frame[ENTRIES - 8] = 200, "\"entry count\"");
@@ -176,7 +188,7 @@ fn what_no_correct_peer_sends_is_named() {
     check(4, |frame| frame[ENTRIES + 1] = 0, "\"entry term\"");
     check(4, |frame| frame[ENTRIES + 11] = 0xff, "\"payload length\"");
     check(4, |frame| frame[ENTRIES + 8] = 0xff, "ends too early");
-    check(4, |frame| frame[ENTRIES + 12] = 4, "\"entry kind\"");
+    check(4, |frame| frame[ENTRIES + 12] = 5, "\"entry kind\"");
     check(4, |frame| frame[ENTRIES + 13] = 1, "\"entry padding\"");
 }
 

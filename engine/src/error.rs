@@ -21,8 +21,10 @@ pub enum Error {
         leader: Option<NodeAddress>,
     },
     /// The node was removed from its cluster and serves no longer.
-    #[error("not leader: this node was removed from the cluster; ask one of its members, or start it \
-             with an empty data directory and --join to make it a new one")]
+    #[error(
+        "not leader: this node was removed from the cluster; ask one of its members, or start it \
+             with an empty data directory and --join to make it a new one"
+    )]
     Removed,
     /// Leadership was lost after the commit had been handed to the log. The next leader may still
     /// commit it or not; only a look at the data tells.

@@ -920,11 +920,8 @@ fn replica_config(
     setup: &ShardSetup,
     sequence: u64,
 ) -> std::result::Result<Config, NodeError> {
-    let mut raft = ringlite_raft::Config::new(
-        NodeId(identity.node),
-        Vec::new(),
-        seed(identity, sequence),
-    );
+    let mut raft =
+        ringlite_raft::Config::new(NodeId(identity.node), Vec::new(), seed(identity, sequence));
     if !identity.joins {
         let founders = identity.members.iter().map(founder).collect();
         raft.bootstrap = ringlite_raft::Configuration::new(founders)

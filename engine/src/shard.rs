@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
-use crate::error::{Error, Result};
 use crate::client::ClientError;
+use crate::error::{Error, Result};
 use crate::net::handshake::Hello;
 use crate::net::joining::{self, Introduction};
 use crate::net::peers::{Incoming, Peers};
@@ -258,6 +258,13 @@ impl Shard {
 
     /// The members changed.
     fn set_members(self: &Rc<Self>, members: &[Member]) {
+        let described = members
+            .iter()
+            .map(|member| format!("{} ({})", member.node_address(), member.role));
+        tracing::info!(
+            "the members are {}",
+            described.collect::<Vec<_>>().join(", ")
+        );
         let members: Vec<_> = members.iter().map(storage::Member::from).collect();
         for link in self.peers.set(&members) {
             glommio::spawn_local(link.run(Rc::clone(self))).detach();
@@ -287,7 +294,15 @@ impl Shard {
     async fn tick_for_ever(self: Rc<Self>) {
         let mut given = Instant::now();
         let mut before = None;
+        let mut is_removed = false;
         loop {
+            if !is_removed && self.replica.borrow().is_removed() {
+                is_removed = true;
+                tracing::warn!(
+                    "this node was removed from the cluster: it serves nobody any more and can be \
+                     stopped; to bring it back, start it with an empty data directory and --join"
+                );
+            }
             // What a follower lacks is told to it with the next tick, so that one tick without
             // any change has to pass first.
             let status = self.replica.borrow().status();

@@ -11,7 +11,7 @@ use ringlite::{
     Column, ColumnKind, RowBatch, Value,
     wire::{
         BODY_BYTES_MAX, ClusterFormat, DatabaseEntry, DumpFile, FRAME_HEADER_BYTES, FrameHeader,
-        Request, Response, Role, ServerEntry, decode_servers,
+        MemberEntry, Request, Response, Role, ServerEntry, decode_servers,
     },
 };
 

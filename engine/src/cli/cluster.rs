@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
-use super::output::{Format, print_json, print_object_table, print_table};
 use super::members::{self, Change, RoleArgument};
+use super::output::{Format, print_json, print_object_table, print_table};
 use super::split_addresses;
 use crate::client::{Client, ClientError, ClientOptions, DatabaseDigest};
 use crate::wire::DatabaseEntry;

@@ -141,11 +141,7 @@ fn ask(address: &str) -> Result<Value, ClientError> {
 }
 
 /// Prints what [`status`] has found.
-pub(crate) fn print_status(
-    out: &mut impl Write,
-    status: &Value,
-    format: Format,
-) -> io::Result<()> {
+pub(crate) fn print_status(out: &mut impl Write, status: &Value, format: Format) -> io::Result<()> {
     if format == Format::Json {
         print_json(out, status)?;
         return out.flush();

@@ -14,7 +14,11 @@ use crate::node::{Node, NodeError};
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Where the node keeps its data; made if it is missing
-    #[arg(value_name = "DIR", required_unless_present = "data", conflicts_with = "data")]
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "data",
+        conflicts_with = "data"
+    )]
     directory: Option<PathBuf>,
     /// The same
     #[arg(long, value_name = "DIR")]
@@ -37,7 +41,12 @@ pub(crate) struct ServeArgs {
     cluster: Vec<Member>,
     /// Become a member of the running cluster that these nodes belong to. If a member of this
     /// node's address is gone, the new one takes its place
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with = "cluster")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        conflicts_with = "cluster"
+    )]
     join: Vec<String>,
     /// How many voters this node keeps while it leads; give all nodes the same [default: 3, or as
     /// many as the cluster began with]

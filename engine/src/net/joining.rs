@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use crate::replica::member::Member as KnownMember;
 use crate::client::{Client, ClientError, ClientOptions};
+use crate::replica::member::Member as KnownMember;
 use crate::storage::{Identity, Member};
 use crate::wire::Request;
 

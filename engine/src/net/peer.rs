@@ -139,11 +139,7 @@ pub(crate) async fn receive(
     from: NodeId,
     incoming: Rc<Incoming>,
 ) {
-    futures_lite::future::or(
-        receive_all(&shard, &mut stream, from),
-        incoming.is_cut(),
-    )
-    .await;
+    futures_lite::future::or(receive_all(&shard, &mut stream, from), incoming.is_cut()).await;
     if shard.peers().ended(from, &incoming) {
         shard.push(Input::PeerLost { peer: from });
     }

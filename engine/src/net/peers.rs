@@ -281,7 +281,10 @@ mod tests {
 
     fn addresses(peers: &Peers) -> Vec<String> {
         let links = peers.links();
-        links.iter().map(|link| link.peer().address.clone()).collect()
+        links
+            .iter()
+            .map(|link| link.peer().address.clone())
+            .collect()
     }
 
     #[test]

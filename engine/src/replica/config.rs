@@ -69,7 +69,10 @@ impl Config {
     /// The defaults, for ticks of 10 ms.
     pub fn new(raft: ringlite_raft::Config, members: Vec<NodeAddress>) -> Self {
         // Whoever starts with more voters wants them.
-        let voters = raft.bootstrap.voter_count().max(RoleTargets::default().voters);
+        let voters = raft
+            .bootstrap
+            .voter_count()
+            .max(RoleTargets::default().voters);
         Self {
             raft,
             members,

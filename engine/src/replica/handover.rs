@@ -6,8 +6,8 @@
 
 use ringlite_raft::{NodeId, Role, TransferOutcome};
 
-use super::{Effect, Replica};
 use super::request::{Reply, Request, RequestId, SessionId, SessionOptions};
+use super::{Effect, Replica};
 use crate::error::Error;
 
 /// Leadership on its way to another node.

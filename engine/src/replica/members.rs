@@ -7,9 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ringlite_raft::{
-    ChangeError, LogIndex, MemberRole, Membership, MembershipChange, NodeId,
-};
+use ringlite_raft::{ChangeError, LogIndex, MemberRole, Membership, MembershipChange, NodeId};
 
 use super::member::{ADDRESS_BYTES_MAX, Member};
 use super::request::{MemberRequest, Reply, RequestId};
@@ -227,9 +225,10 @@ impl Replica {
                     return Ok(Step::Done(Reply::Done));
                 }
                 check_address(address)?;
-                if let Some(other) = members.iter().find(|member| {
-                    Some(member.id) == *id || member.address == *address
-                }) {
+                if let Some(other) = members
+                    .iter()
+                    .find(|member| Some(member.id) == *id || member.address == *address)
+                {
                     return Err(refused(format!(
                         "{} is a member already",
                         other.node_address()

@@ -53,9 +53,9 @@ use gate::{Gate, Held};
 use handover::Handover;
 pub use interface::{Effect, Input, Status};
 use long_runs::Ahead;
-use members::MemberWork;
-pub use members::MemberStatus;
 use member::Member;
+pub use members::MemberStatus;
+use members::MemberWork;
 use payload::DatabaseChange;
 use request::{RequestId, SessionId, SessionOptions};
 pub use roles::RoleTargets;
@@ -500,8 +500,8 @@ impl Replica {
                 peer,
                 result: ringlite_raft::SnapshotResult::Failed,
             }),
-            // Nothing here changes members or hands leadership over.
-            Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
+            Raft::ConfigurationChanged { .. } => self.tell_members(),
+            Raft::TransferEnded { outcome, .. } => self.transfer_ended(outcome),
         }
     }
 

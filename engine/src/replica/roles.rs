@@ -102,9 +102,7 @@ fn demote_voter(view: View<'_>, target: usize) -> Option<(NodeId, MemberRole)> {
         None => return None,
     };
     // Those that are silent may be as good as gone: the others must be a majority without them.
-    let here = |member: &&Candidate| {
-        member.presence == Presence::Here && member.id != demoted.0.id
-    };
+    let here = |member: &&Candidate| member.presence == Presence::Here && member.id != demoted.0.id;
     let left = view.of(Voter).count() - 1;
     let is_safe = view.of(Voter).filter(here).count() > left / 2;
     is_safe.then_some((demoted.0.id, demoted.1))
@@ -134,7 +132,9 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn of(self, role: MemberRole) -> impl Iterator<Item = &'a Candidate> {
-        self.members.iter().filter(move |member| member.role == role)
+        self.members
+            .iter()
+            .filter(move |member| member.role == role)
     }
 
     /// How many members in a role are not gone.

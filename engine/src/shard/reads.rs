@@ -47,13 +47,13 @@ impl Shard {
 
     /// Readers on other threads want to read a database.
     pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
+        if self.replica.borrow().is_removed() {
+            return Err(Error::Removed);
+        }
         if let Some(known) = self.readers.find(name) {
             return Ok(known);
         }
         let replica = self.replica.borrow();
-        if replica.is_removed() {
-            return Err(Error::Removed);
-        }
         let sql = self.sql.borrow();
         let found = replica
             .find_database(name)

@@ -224,11 +224,7 @@ fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
     }
 }
 
-fn check_identity(
-    root: &Path,
-    identity: &Identity,
-    owner: &Owner<'_>,
-) -> Result<(), StorageError> {
+fn check_identity(root: &Path, identity: &Identity, owner: &Owner<'_>) -> Result<(), StorageError> {
     let other = |found: String, wanted: String| StorageError::OtherNode {
         path: root.to_owned(),
         found,
@@ -252,12 +248,7 @@ fn check_identity(
         members.join(",")
     };
     let found = list(&mut identity.members.iter().map(|m| (m.id, m.address.as_str())));
-    let wanted = list(
-        &mut owner
-            .cluster
-            .iter()
-            .map(|m| (m.id.0, m.address.as_str())),
-    );
+    let wanted = list(&mut owner.cluster.iter().map(|m| (m.id.0, m.address.as_str())));
     // A cluster of one may move to another address: nobody else knows the old one.
     let alone = identity.members.len() == 1 && owner.cluster.len() == 1;
     if identity.joins || (found != wanted && !alone) {

@@ -105,9 +105,9 @@ impl Connection {
     async fn leader(&self) -> Response {
         let deadline = Instant::now() + ELECTED_TIMEOUT;
         let leader = loop {
-            let (leader, is_elected) = self.shard.with_replica(|replica| {
-                (replica.leader(), replica.role() == RaftRole::Leader)
-            });
+            let (leader, is_elected) = self
+                .shard
+                .with_replica(|replica| (replica.leader(), replica.role() == RaftRole::Leader));
             if leader.is_some() || !is_elected || Instant::now() >= deadline {
                 break leader;
             }

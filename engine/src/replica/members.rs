@@ -26,6 +26,7 @@ const CHOSEN_IDS_BEHIND: u64 = 1_000;
 struct Goal {
     request: RequestId,
     wanted: MemberRequest,
+    asked_at: u64,
     deadline: u64,
     /// The member that has been made for it.
     member: Option<NodeId>,
@@ -141,6 +142,7 @@ impl Replica {
         self.member_work.goals.push(Goal {
             request,
             wanted,
+            asked_at: self.now,
             deadline: self.now + self.config.member_wait_ticks,
             member: None,
         });
@@ -217,7 +219,7 @@ impl Replica {
         let members = self.members();
         let find = |id: NodeId| members.iter().find(|member| member.id == id);
         match &goal.wanted {
-            MemberRequest::Join { .. } => self.step_to_join(&goal.wanted, &members),
+            MemberRequest::Join { .. } => self.step_to_join(goal, &members),
             MemberRequest::Add { id, address } => {
                 if let Some(made) = goal.member
                     && find(made).is_some()
@@ -282,14 +284,14 @@ impl Replica {
         }
     }
 
-    fn step_to_join(&self, wanted: &MemberRequest, members: &[Member]) -> Result<Step, Error> {
+    fn step_to_join(&self, goal: &Goal, members: &[Member]) -> Result<Step, Error> {
         let MemberRequest::Join {
             id,
             incarnation,
             address,
             failure_domain,
             weight,
-        } = wanted
+        } = &goal.wanted
         else {
             unreachable!("it is asked of those who join");
         };
@@ -328,7 +330,11 @@ impl Replica {
         // Whoever had the address has lost its disk: it cannot come back, and must not vote as if it
         // remembered.
         if let Some(before) = members.iter().find(|member| member.address == *address) {
+            let patience = 2 * u64::from(self.config.raft.election_timeout_ticks_max);
             if !self.is_silent(before.id) {
+                if self.now < goal.asked_at + patience {
+                    return Ok(Step::Wait);
+                }
                 return Err(refused(format!(
                     "{} is there; give each node an address of its own",
                     before.node_address()

@@ -128,6 +128,12 @@ fn rows(reply: Reply) -> Result<Rows> {
     batch(reply).map(|batch| Rows::new(batch.columns, batch.rows))
 }
 
+/// The statement that attaches a database under its own name.
+fn attach(name: &str) -> String {
+    let quoted = name.replace('"', "\"\"");
+    format!("ATTACH \"{quoted}\" AS \"{quoted}\"")
+}
+
 fn unexpected(reply: &Reply) -> Error {
     Error::misuse(
         rusqlite::ffi::SQLITE_INTERNAL,
@@ -287,9 +293,21 @@ impl Database {
     /// # Errors
     /// Those of [`Database::execute`].
     pub fn transaction(&self) -> Result<Transaction> {
+        self.transaction_over(&[])
+    }
+
+    /// Begins a transaction over this database and `others`, which commits in all of them or in none.
+    /// SQL calls each of the others by its name, as in `INSERT INTO other.t`, and this one `main`.
+    ///
+    /// # Errors
+    /// Those of [`Database::execute`], and if one of the others does not exist.
+    pub fn transaction_over(&self, others: &[&str]) -> Result<Transaction> {
         let transaction = self.new_transaction();
         let open = transaction.session.open_request(false);
         opened(transaction.session.call(open))?;
+        for other in others {
+            transaction.execute(&attach(other), ())?;
+        }
         transaction.execute("BEGIN IMMEDIATE", ())?;
         Ok(transaction)
     }
@@ -299,9 +317,20 @@ impl Database {
     /// # Errors
     /// The same.
     pub async fn transaction_async(&self) -> Result<Transaction> {
+        self.transaction_over_async(&[]).await
+    }
+
+    /// [`Database::transaction_over`], without blocking the thread.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn transaction_over_async(&self, others: &[&str]) -> Result<Transaction> {
         let transaction = self.new_transaction();
         let open = transaction.session.open_request(false);
         opened(transaction.session.call_async(open).await)?;
+        for other in others {
+            transaction.execute_async(&attach(other), ()).await?;
+        }
         transaction.execute_async("BEGIN IMMEDIATE", ()).await?;
         Ok(transaction)
     }

@@ -26,12 +26,8 @@ pub(crate) fn check_header(start: &[u8], file_bytes: u64) -> Result<PageSize, &'
     {
         return Err("it has a file format version that SQLite does not know");
     }
-    // 65536 does not fit in the two bytes; 1 stands for it.
-    let page_bytes = match u16::from_be_bytes([start[16], start[17]]) {
-        1 => PageSize::MAX.bytes(),
-        bytes => u32::from(bytes),
-    };
-    let page_size = PageSize::new(page_bytes).map_err(|_| "its page size is invalid")?;
+    let page_size = page_size(start).ok_or("its page size is invalid")?;
+    let page_bytes = page_size.bytes();
     if !file_bytes.is_multiple_of(u64::from(page_bytes)) {
         return Err("its length is no multiple of its page size, as if it were cut off");
     }
@@ -39,6 +35,16 @@ pub(crate) fn check_header(start: &[u8], file_bytes: u64) -> Result<PageSize, &'
         return Err("it has more pages than SQLite can number");
     }
     Ok(page_size)
+}
+
+/// The page size that a header says; `None` if it is none.
+pub(crate) fn page_size(header: &[u8]) -> Option<PageSize> {
+    // 65536 does not fit in the two bytes; 1 stands for it.
+    let bytes = match u16::from_be_bytes([*header.get(16)?, *header.get(17)?]) {
+        1 => PageSize::MAX.bytes(),
+        bytes => u32::from(bytes),
+    };
+    PageSize::new(bytes).ok()
 }
 
 /// Whether a header says that the file is in WAL mode.

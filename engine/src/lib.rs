@@ -24,6 +24,7 @@ mod commands;
 mod database;
 mod database_file;
 mod error;
+mod extensions;
 pub mod local_cluster;
 mod net;
 mod node;

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::{MemberRole, NodeId};
-use ringlite_vfs::PageSize;
+use ringlite_vfs::{Extension, PageSize, VfsOptions};
 
 use crate::backup::Backup;
 use crate::commands::{self, BackupPiece, Command, Commands, Incoming};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::extensions::Extensions;
 use crate::net::joining::{self, Introduction};
 use crate::net::peers::Peers;
 use crate::net::{Gateway, formation};
@@ -122,6 +123,7 @@ pub struct NodeBuilder {
     transaction_bytes: u64,
     wal_bytes: u64,
     vacuum_directory: Option<PathBuf>,
+    extensions: Vec<Extension>,
     limits: RunLimits,
     snapshot_time: Duration,
 }
@@ -268,6 +270,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Loads an extension of SQLite into every session, behind those that were named before. All
+    /// nodes of a cluster need the same list: equal file names, entry points and contents, in the
+    /// same order. Nodes whose lists differ do not talk to each other. SQL cannot load any.
+    ///
+    /// Without `entry_point` SQLite derives the name of the function that sets it up.
+    #[must_use]
+    pub fn extension(mut self, path: impl AsRef<Path>, entry_point: Option<&str>) -> Self {
+        self.extensions.push(Extension {
+            path: path.as_ref().to_owned(),
+            entry_point: entry_point.map(str::to_owned),
+        });
+        self
+    }
+
     /// How long a statement may run, 30 s unless told; zero for no limit.
     #[must_use]
     pub fn statement_time(mut self, limit: Duration) -> Self {
@@ -288,7 +304,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// If the settings, the address or the data directory cannot be used.
-    pub fn start(self) -> std::result::Result<Node, NodeError> {
+    pub fn start(mut self) -> std::result::Result<Node, NodeError> {
         if self.id == Some(0) {
             return Err(settings("a node's id is a number from 1"));
         }
@@ -313,6 +329,8 @@ impl NodeBuilder {
         }
         self.check_members()?;
         let vacuum_directory = self.vacuum_directory()?;
+        let extensions =
+            Extensions::read(std::mem::take(&mut self.extensions)).map_err(settings)?;
         let own_address = self.own_address()?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
         let joins = !self.seeds.is_empty();
@@ -321,7 +339,8 @@ impl NodeBuilder {
             cluster: &self.members,
             alone_at: (!joins).then_some(own_address.as_str()),
         };
-        let directory = DataDirectory::open(&self.data, &owner, self.segment_bytes)?;
+        let mut directory = DataDirectory::open(&self.data, &owner, self.segment_bytes)?;
+        directory.set_extensions(extensions.digest);
         let identity = directory.identity();
         if identity.joins && identity.cluster.is_none() && !joins {
             return Err(settings(
@@ -355,6 +374,7 @@ impl NodeBuilder {
             wal_bytes: self.wal_bytes,
             limits: self.limits,
             vacuum_directory,
+            extensions: extensions.list,
             snapshot_time: self.snapshot_time,
             worker_cores,
             readers: Arc::clone(&readers),
@@ -568,6 +588,7 @@ impl Node {
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
+            extensions: Vec::new(),
             transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
             wal_bytes: replica::WAL_BYTES_DEFAULT,
             limits: RunLimits::default(),
@@ -736,6 +757,7 @@ struct ShardSetup {
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
+    extensions: Vec<Extension>,
     snapshot_time: Duration,
     worker_cores: WorkerCores,
     readers: Arc<Readers>,
@@ -808,7 +830,7 @@ async fn run(
                 Command::Stop => break,
             }
         }
-        shard.hand_over().await;
+        shard.hand_over_leadership().await;
         shard.flush(FLUSH_TIMEOUT).await;
         Ok(())
     };
@@ -875,12 +897,10 @@ async fn start_shard(
         &recovered.databases()?,
     )
     .map_err(|error| settings(format!("the data directory does not fit: {error}")))?;
-    let mut sql = Sql::bounded(
-        directory.databases(),
-        directory.temporary(),
-        setup.transaction_bytes,
-    )
-    .map_err(|error| NodeError::Settings {
+    let mut options = VfsOptions::new(directory.databases(), directory.temporary());
+    options.transaction_bytes_max = setup.transaction_bytes;
+    options.extensions.clone_from(&setup.extensions);
+    let mut sql = Sql::with_options(options).map_err(|error| NodeError::Settings {
         what: format!("SQLite cannot be set up: {error}"),
     })?;
     if let Some(directory) = &setup.vacuum_directory {

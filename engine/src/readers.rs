@@ -1,21 +1,21 @@
 //! Readers in this process: reads at the levels `leader` and `local` run on the thread that asks,
-//! over the in-memory WAL that they share with the shard, and never wait for the shard's core.
+//! over the in-memory WAL that they share with the shard. They see what is committed, and never wait
+//! for the shard's core.
 //!
 //! The shard publishes at the end of its turns what a reader has to know: what is applied, whether
-//! it leads, when it last heard of a leader, and how far each database that is read is committed.
+//! it leads, and when it last heard of a leader. How far each database is committed its connections
+//! know by themselves (`ringlite_vfs::Database::show_committed`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringlite_vfs::WalPosition;
-
 use crate::error::{Error, Result};
 use crate::replica::{DatabaseId, NodeAddress};
 use crate::rows::{RowBatch, Value};
 use crate::sql::RunLimits;
-use crate::sql::reader::{Read, ReadFailure, ReadStopper, Reader};
+use crate::sql::reader::{ReadFailure, ReadStopper, Reader};
 use crate::sql::workers::WorkerCores;
 
 /// Connections of one database that are kept for later reads.
@@ -160,8 +160,6 @@ impl Threads {
 pub(crate) struct ReadDatabase {
     id: DatabaseId,
     handle: ringlite_vfs::Database,
-    /// Commits up to here are committed by a majority.
-    committed: Mutex<WalPosition>,
     idle: Mutex<Vec<Reader>>,
     /// What is being read at this moment, by number.
     running: Mutex<RunningReads>,
@@ -187,15 +185,10 @@ impl Drop for Running<'_> {
 }
 
 impl ReadDatabase {
-    pub(crate) fn new(
-        id: DatabaseId,
-        handle: ringlite_vfs::Database,
-        committed: WalPosition,
-    ) -> Self {
+    pub(crate) fn new(id: DatabaseId, handle: ringlite_vfs::Database) -> Self {
         Self {
             id,
             handle,
-            committed: Mutex::new(committed),
             idle: Mutex::default(),
             running: Mutex::default(),
         }
@@ -213,15 +206,11 @@ impl ReadDatabase {
         }
     }
 
-    fn committed(&self) -> WalPosition {
-        *lock(&self.committed)
-    }
-
     fn take_reader(&self) -> Result<Reader> {
         loop {
             let idle = lock(&self.idle).pop();
             match idle {
-                Some(reader) if reader.is_current() => return Ok(reader),
+                Some(reader) if !reader.is_ended() => return Ok(reader),
                 // It goes, and with it a share of a life of the WAL that is over.
                 Some(_) => {}
                 None => return Reader::connect(self.id, &self.handle),
@@ -293,17 +282,9 @@ impl Readers {
         *lock(&self.leader) = leader;
     }
 
-    /// Publishes where the shard stands; `committed` tells how far each database is.
-    pub(crate) fn publish(
-        &self,
-        now: Published,
-        committed: impl Fn(DatabaseId) -> Option<WalPosition>,
-    ) {
-        for database in lock(&self.databases).values() {
-            if let Some(position) = committed(database.id) {
-                *lock(&database.committed) = position;
-            }
-        }
+    /// Publishes where the shard stands. What is applied has been shown to the databases'
+    /// read-only connections before.
+    pub(crate) fn publish(&self, now: Published) {
         self.serving.store(now.serving, Ordering::Release);
         self.applied.store(now.applied, Ordering::Release);
         self.wake();
@@ -383,25 +364,20 @@ impl Readers {
             let read = reader.query(sql, parameters, bytes_max, &limits);
             drop(running);
             match read {
-                Ok(Read { answer, snapshot }) => {
+                Ok(answer) => {
                     database.put_back(reader);
-                    // Not even an error may tell of a schema that is not committed.
-                    let is_told = match snapshot {
-                        Some(snapshot) => self.await_commit(database, snapshot, deadline)?,
-                        None => true,
-                    };
-                    if is_told {
-                        self.confirm(level)?;
+                    self.confirm(level)?;
+                    return answer.map_err(|error| {
                         let is_late = Instant::now() >= deadline && time == self.snapshot_time;
-                        return answer.map_err(|error| match is_late {
+                        match is_late {
                             true => Error::snapshot_too_old(),
                             false => error,
-                        });
-                    }
+                        }
+                    });
                 }
                 Err(ReadFailure::Writes) => return Err(self.refuse_write()),
                 Err(ReadFailure::Connection(error)) => {
-                    if reader.is_current() {
+                    if !reader.is_ended() {
                         return Err(error);
                     }
                 }
@@ -482,30 +458,6 @@ impl Readers {
             ReadLevel::Local { .. } => Ok(()),
             _ if self.serving.load(Ordering::Acquire) => Ok(()),
             _ => Err(self.not_leader()),
-        }
-    }
-
-    /// Waits until a snapshot is committed; false if it was rolled back.
-    fn await_commit(
-        &self,
-        database: &ReadDatabase,
-        snapshot: WalPosition,
-        deadline: Instant,
-    ) -> Result<bool> {
-        let fate = || {
-            let committed = database.committed();
-            if committed.generation == snapshot.generation {
-                (snapshot.frame <= committed.frame).then_some(true)
-            } else {
-                // A snapshot of an earlier life may have been cut off with its end.
-                (snapshot.generation < committed.generation).then_some(false)
-            }
-        };
-        match self.wait_until(deadline, fate)? {
-            Some(is_committed) => Ok(is_committed),
-            None => Err(Error::Busy {
-                what: "what the read has seen was not committed in time",
-            }),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::replica::request::{
 use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
-use crate::sql::{Sql, Started};
+use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 
@@ -137,6 +137,8 @@ pub(crate) struct Shard {
     waiters: RefCell<HashMap<RequestId, Waiter>>,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
+    /// Digests that were begun and are not answered.
+    digests_running: Cell<usize>,
     /// Whether the timer is set to fire once in several ticks.
     is_quiet: Cell<bool>,
     /// Ends that.
@@ -183,6 +185,7 @@ impl Shard {
             waiters: RefCell::default(),
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
+            digests_running: Cell::new(0),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
             halted: RefCell::default(),
@@ -273,7 +276,7 @@ impl Shard {
 
     /// Hands leadership over, if this node has it and somebody can take it, and waits for the end of
     /// that.
-    pub(crate) async fn hand_over(&self) {
+    pub(crate) async fn hand_over_leadership(&self) {
         // No turn is under way while a task runs.
         self.replica.borrow_mut().step(Input::HandOver);
         self.inbox.filled.raise();
@@ -507,9 +510,8 @@ impl Shard {
             }
         }
         let captures = self.sql.borrow().take_captures();
-        for (database, capture) in captures {
-            let input = Input::Captured { database, capture };
-            self.replica.borrow_mut().step(input);
+        if !captures.is_empty() {
+            self.replica.borrow_mut().step(Input::Captured { captures });
             self.perform_effects();
         }
         while self.replica.borrow_mut().end_turn() {
@@ -533,6 +535,21 @@ impl Shard {
                         self.perform_effects();
                     }
                 }
+                Some(Back::WantsCore(paused)) => {
+                    let visited = self.sql.borrow_mut().visit(paused);
+                    let input = match visited {
+                        Some(Started::Ran(ran)) => Input::Ran(ran),
+                        Some(Started::Left {
+                            paused, captures, ..
+                        }) => {
+                            self.hand_over(paused);
+                            Input::Captured { captures }
+                        }
+                        None => continue,
+                    };
+                    self.replica.borrow_mut().step(input);
+                    self.perform_effects();
+                }
                 Some(Back::Panicked) => {
                     self.halt("a statement panicked on a worker thread: this is a bug".into());
                     return;
@@ -551,17 +568,27 @@ impl Shard {
                 }
                 Input::Ran(ran)
             }
-            Started::Left { paused, writes } => {
+            Started::Left {
+                paused,
+                writes,
+                captures,
+            } => {
                 self.tell_slow(request);
-                match &*self.workers.borrow() {
-                    Some(workers) => workers.take_over(paused),
-                    // It ends here.
-                    None => drop(paused),
-                }
-                Input::Left { request, writes }
+                self.hand_over(paused);
+                let mut replica = self.replica.borrow_mut();
+                replica.step(Input::Left { request, writes });
+                Input::Captured { captures }
             }
         };
         self.replica.borrow_mut().step(input);
+    }
+
+    fn hand_over(&self, paused: Paused) {
+        match &*self.workers.borrow() {
+            Some(workers) => workers.take_over(paused),
+            // It ends here.
+            None => drop(paused),
+        }
     }
 
     /// Whoever waits for the answer to `request` may look after its client meanwhile.

@@ -43,10 +43,10 @@ fn a_dropped_database_ends_its_sessions_and_leaves_no_file() {
     app.execute("CREATE TABLE t (x)", ()).unwrap();
     let open = app.transaction().unwrap();
     open.execute("INSERT INTO t VALUES (1)", ()).unwrap();
-    assert_eq!(files(data.path()), ["app", "kept"]);
+    assert_eq!(files(data.path()), ["app", "app.sum", "kept", "kept.sum"]);
 
     node.drop_database("app").unwrap();
-    assert_eq!(files(data.path()), ["kept"]);
+    assert_eq!(files(data.path()), ["kept", "kept.sum"]);
     assert_eq!(names(&node), ["kept"]);
     for error in [
         app.query("SELECT x FROM t", ()).unwrap_err(),
@@ -66,6 +66,49 @@ fn a_dropped_database_ends_its_sessions_and_leaves_no_file() {
     // The name is free.
     let app = node.database("app").unwrap();
     assert_eq!(integer(&app, "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+#[test]
+fn a_transaction_over_several_databases_is_of_all_of_them_or_of_none() {
+    let data = directory();
+    let node = start(data.path());
+    let app = node.database("app").unwrap();
+    let audit = node.database("audit-1.db").unwrap();
+    for database in [&app, &audit] {
+        database.execute("CREATE TABLE t (x UNIQUE)", ()).unwrap();
+    }
+    let counts = || [&app, &audit].map(|at| integer(at, "SELECT count(*) FROM t"));
+    let both = |x: i64| {
+        let transaction = app.transaction_over(&["audit-1.db"])?;
+        transaction.execute("INSERT INTO t VALUES (?)", params![x])?;
+        transaction.execute("INSERT INTO \"audit-1.db\".t VALUES (?)", params![x])?;
+        Ok::<_, Error>(transaction)
+    };
+    both(1).unwrap().commit().unwrap();
+    assert_eq!(counts(), [1, 1]);
+    drop(both(2).unwrap());
+    assert!(both(1).is_err(), "the value is there");
+    assert_eq!(counts(), [1, 1]);
+    for (name, words) in [
+        ("nobody", "no database of this name"),
+        ("app", "open in this session already"),
+        ("a\" AS b; --", "give the name of a database"),
+    ] {
+        let error = app.transaction_over(&[name]).err().unwrap();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    // It ends with either of them.
+    let open = both(3).unwrap();
+    node.drop_database("audit-1.db").unwrap();
+    let error = open.commit().unwrap_err();
+    assert!(matches!(error, Error::DatabaseGone { .. }), "{error:?}");
+    assert_eq!(integer(&app, "SELECT count(*) FROM t"), 1);
+    app.execute("INSERT INTO t VALUES (3)", ()).unwrap();
+    // And is whole after a restart.
+    drop((app, audit, node));
+    let node = start(data.path());
+    let app = node.database("app").unwrap();
+    assert_eq!(integer(&app, "SELECT sum(x) FROM t"), 4);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn errors_of_sqlite_come_with_their_code() {
     );
     let error = database.query("SELECT nonsense FROM t", ()).unwrap_err();
     assert!(error.to_string().contains("no such column"), "{error}");
-    let error = database.execute("ATTACH 'x' AS y", ()).unwrap_err();
+    let error = database.execute("ATTACH '' AS y", ()).unwrap_err();
     assert_eq!(error.code(), 23);
 }
 

@@ -43,19 +43,23 @@ impl Author {
         for _ in 0..transactions {
             thread::sleep(Duration::from_millis(self.workload.pause_milliseconds()));
             let mut client = connect()?;
-            let (database, statements) = match self.workload.next_action() {
-                Action::Create(database) => (database, None),
-                Action::Transact(database, statements) => (database, Some(statements)),
-            };
-            let database = format!("{}{database}", self.name);
-            let content = match &statements {
-                None => self.twin.create(&database),
-                Some(statements) => self.twin.execute(&database, statements),
+            let action = self.workload.next_action();
+            let database = format!("{}{}", self.name, action.database());
+            let content = match &action {
+                Action::Create(_) => Some(self.twin.create(&database)),
+                Action::Drop(_) => None,
+                Action::Transact(_, statements) => Some(self.twin.execute(&database, statements)),
             };
             self.history.submit(&database, content, device.position());
-            client.open(&database)?;
-            for statement in statements.into_iter().flatten() {
-                client.execute(&statement.sql, &statement.parameters)?;
+            match action {
+                Action::Create(_) => client.open(&database)?,
+                Action::Drop(_) => client.drop_database(&database)?,
+                Action::Transact(_, statements) => {
+                    client.open(&database)?;
+                    for statement in statements {
+                        client.execute(&statement.sql, &statement.parameters)?;
+                    }
+                }
             }
             self.history.acknowledge(device.position());
         }

@@ -111,8 +111,8 @@ struct Step {
     /// None while nobody knows what became of it.
     acknowledged: Option<Position>,
     database: String,
-    /// What the database has in it with this transaction.
-    content: Content,
+    /// What the database has in it with this transaction; `None`: it is dropped.
+    content: Option<Content>,
 }
 
 /// Plain SQLite, which does what the node is told to do.
@@ -156,8 +156,8 @@ pub struct History {
 
 impl History {
     /// Notes that a transaction is about to be sent, at `now`, after which the database has
-    /// `content` in it.
-    pub fn submit(&mut self, database: &str, content: Content, now: Position) {
+    /// `content` in it, or does not exist.
+    pub fn submit(&mut self, database: &str, content: Option<Content>, now: Position) {
         self.steps.push(Step {
             submitted: now,
             acknowledged: None,
@@ -228,7 +228,10 @@ impl History {
     fn after(&self, steps: usize) -> Contents {
         let mut contents = Contents::new();
         for step in &self.steps[..steps] {
-            contents.insert(step.database.clone(), step.content.clone());
+            match &step.content {
+                Some(content) => contents.insert(step.database.clone(), content.clone()),
+                None => contents.remove(&step.database),
+            };
         }
         contents
     }

@@ -20,6 +20,8 @@ pub struct Tracer {
 /// One system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// The thread that made it.
+    pub thread: u32,
     /// Its name.
     pub name: String,
     /// Its arguments and result; descriptors are followed by what they stand for, in `<>`.
@@ -97,13 +99,14 @@ fn all_traced(process: u32) -> bool {
 /// A line such as `1234 futex(0x7f, FUTEX_WAIT) = 0`. The second half of a call that another
 /// thread has interrupted is not counted again.
 fn parse(line: &str) -> Option<Call> {
-    let (_, call) = line.split_once(' ')?;
+    let (thread, call) = line.split_once(' ')?;
     let call = call.trim_start();
     if call.starts_with("<...") || call.starts_with("---") || call.starts_with("+++") {
         return None;
     }
     let (name, rest) = call.split_once('(')?;
     Some(Call {
+        thread: thread.parse().ok()?,
         name: name.to_owned(),
         rest: rest.to_owned(),
     })
@@ -116,6 +119,20 @@ pub fn count(calls: &[Call]) -> BTreeMap<&str, usize> {
         *counts.entry(call.name.as_str()).or_default() += 1;
     }
     counts
+}
+
+/// The threads of a process, with their names.
+///
+/// # Panics
+/// If there is no such process.
+pub fn threads(process: u32) -> Vec<(u32, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+    let named = tasks.flatten().filter_map(|task| {
+        let number = task.file_name().to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((number, name.trim().to_owned()))
+    });
+    named.collect()
 }
 
 /// The open files of a process, with the flags that they were opened with.

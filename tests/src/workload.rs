@@ -5,6 +5,8 @@ use ringlite::Value;
 
 use crate::history::Statement;
 
+/// How many databases there may be.
+const DATABASES: usize = 6;
 /// How many tables there may be.
 const TABLES: u8 = 4;
 /// The ids of rows; few, so that transactions meet.
@@ -13,17 +15,28 @@ const ROWS: i64 = 400;
 /// Makes transactions for databases of one client.
 pub struct Workload {
     random: Rng,
-    /// Which tables there are, per database.
-    tables: Vec<[bool; TABLES as usize]>,
+    /// Which tables there are, per database that exists.
+    tables: Vec<Option<[bool; TABLES as usize]>>,
 }
 
 /// What to do next.
 #[derive(Debug)]
 pub enum Action {
-    /// Create database number so many, counted from 0.
+    /// Create database number so many, counted from 0; perhaps one that was dropped before.
     Create(usize),
+    /// Drop this database.
+    Drop(usize),
     /// Send a transaction to this database.
     Transact(usize, Vec<Statement>),
+}
+
+impl Action {
+    /// The number of the database that it is about.
+    pub fn database(&self) -> usize {
+        match *self {
+            Self::Create(database) | Self::Drop(database) | Self::Transact(database, _) => database,
+        }
+    }
 }
 
 impl Workload {
@@ -47,19 +60,30 @@ impl Workload {
     /// What comes next.
     pub fn next_action(&mut self) -> Action {
         let databases = self.tables.len();
-        if databases == 0 || (databases < 6 && self.random.u8(0..50) == 0) {
-            self.tables.push([false; TABLES as usize]);
+        if databases == 0 || (databases < DATABASES && self.random.u8(0..50) == 0) {
+            self.tables.push(Some([false; TABLES as usize]));
             return Action::Create(databases);
         }
         // The first is the busiest.
         let database = self.random.usize(0..databases) * self.random.usize(0..2);
-        Action::Transact(database, self.transaction(database))
+        let Some(mut tables) = self.tables[database] else {
+            self.tables[database] = Some([false; TABLES as usize]);
+            return Action::Create(database);
+        };
+        if self.random.u8(0..40) == 0 {
+            self.tables[database] = None;
+            return Action::Drop(database);
+        }
+        let transaction = self.transaction(&mut tables);
+        self.tables[database] = Some(tables);
+        Action::Transact(database, transaction)
     }
 
-    fn transaction(&mut self, database: usize) -> Vec<Statement> {
+    /// `tables` says which tables its database has, and is told of what becomes of them.
+    fn transaction(&mut self, tables: &mut [bool; TABLES as usize]) -> Vec<Statement> {
         let number = self.random.u8(0..TABLES);
-        if !self.tables[database][usize::from(number)] {
-            self.tables[database][usize::from(number)] = true;
+        if !tables[usize::from(number)] {
+            tables[usize::from(number)] = true;
             return self.create_table(number);
         }
         let table = format!("t{number}");
@@ -71,7 +95,7 @@ impl Workload {
             75..83 => vec![self.insert(&table, 120_000)],
             83..89 => self.large(&table),
             89..91 => {
-                self.tables[database][usize::from(number)] = false;
+                tables[usize::from(number)] = false;
                 vec![statement(format!("DROP TABLE {table}"))]
             }
             91..94 => vec![statement("VACUUM")],

@@ -125,6 +125,10 @@ impl Scene<'_> {
                 self.databases.insert(*database, created);
                 Ok(())
             }
+            Action::Drop(database) => {
+                let node = self.node.as_ref().expect("the node runs");
+                node.drop_database(&name(*database))
+            }
             Action::Transact(database, statements) => {
                 let database = &self.databases[database];
                 let run =
@@ -181,17 +185,25 @@ impl Scene<'_> {
                 let found = self.content(*database);
                 found != self.contents[database]
             }
+            (Err(Error::Stopped), Action::Drop(database)) => !self.databases.contains_key(database),
             (Err(_), _) => false,
         };
-        let database = match action {
-            Action::Create(database) | Action::Transact(database, _) => *database,
-        };
         if is_done {
+            let database = action.database();
             let content = match action {
-                Action::Create(_) => self.twin.create(&name(database)),
-                Action::Transact(_, statements) => self.twin.execute(&name(database), statements),
+                Action::Create(_) => Some(self.twin.create(&name(database))),
+                Action::Transact(_, statements) => {
+                    Some(self.twin.execute(&name(database), statements))
+                }
+                Action::Drop(_) => None,
             };
-            self.contents.insert(database, content);
+            match content {
+                Some(content) => self.contents.insert(database, content),
+                None => {
+                    self.databases.remove(&database);
+                    self.contents.remove(&database)
+                }
+            };
         }
         let databases: Vec<usize> = self.contents.keys().copied().collect();
         for database in databases {
@@ -203,7 +215,12 @@ impl Scene<'_> {
 
     fn restart(&mut self) {
         let node = start(self.data);
+        let there = node.databases().expect("the node serves");
         for database in self.contents.keys() {
+            // Opening would create what was dropped just when the node stopped.
+            if !there.iter().any(|entry| entry.name == name(*database)) {
+                continue;
+            }
             let opened = node.database(&name(*database));
             self.databases
                 .insert(*database, opened.expect("a database is opened again"));

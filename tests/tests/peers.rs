@@ -193,6 +193,7 @@ fn senseless_messages() -> Vec<Message> {
             term: Term(0),
             last_index: far,
             last_term: Term(u64::MAX),
+            by_transfer: true,
         },
     ]
 }
@@ -238,6 +239,7 @@ fn a_peer_at_the_end_of_all_terms_stops_no_node() {
             term,
             last_index: LogIndex(0),
             last_term: Term(0),
+            by_transfer: true,
         },
     ] {
         let sender = victim.leader % 3 + 1;

@@ -260,16 +260,16 @@ fn what_would_leave_the_replicated_database_is_refused() {
         ("PRAGMA wal_checkpoint", "the WAL is in memory"),
         ("PRAGMA query_only = 1", "the node's decision"),
         (
-            "ATTACH 'other.db' AS other",
-            "leave the replicated database",
+            "ATTACH '../other.db' AS other",
+            "give the name of a database of this cluster",
         ),
         (
             "ATTACH ':memory:' AS other",
-            "leave the replicated database",
+            "give the name of a database of this cluster",
         ),
         (
             "ATTACH ('oth' || 'er.db') AS other",
-            "leave the replicated database",
+            "written out in the statement",
         ),
         ("VACUUM INTO 'elsewhere.db'", "--vacuum-into DIR"),
         ("SELECT load_extension('libm')", "foreign code"),

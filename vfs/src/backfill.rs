@@ -1,9 +1,9 @@
 //! Backfill: committed frames moved from the WAL into the database file. SQLite calls its own way of
 //! doing so a checkpoint.
 //!
-//! Why readers may go on meanwhile: a backfill up to frame M begins when no read transaction has a
-//! snapshot below M (but for those whose mark bounds M) and none reads the file alone, because
-//! READ(0) is taken. Whoever begins to read later sees M or more, finds every page that is being
+//! Why readers may go on meanwhile: a backfill up to frame M begins when no read transaction of
+//! either view has a snapshot below M (but for those whose mark bounds M) and none reads the file
+//! alone, because READ(0) is taken. By then both views end at M or later. Whoever begins to read later sees M or more, finds every page that is being
 //! written in the WAL, and so reads from the file only pages that are not touched. When all of them
 //! are written, `nBackfill` tells later readers to take them from the file.
 
@@ -16,9 +16,7 @@ use crate::error::VfsError;
 use crate::frames::{FrameFault, FrameStore, NewestFrame};
 use crate::header::CommitPoint;
 use crate::lock;
-use crate::locks::{CHECKPOINT, READ_FIRST, READ_SLOTS};
-use crate::sync::atomic::{Ordering, fence};
-use crate::wal_index::READ_MARK_UNUSED;
+use crate::locks::{CHECKPOINT, READ_FIRST};
 
 /// A backfill in progress: [`write_slice`](Backfill::write_slice) until nothing is left,
 /// [`publish`](Backfill::publish), [`sync`](Backfill::sync). Made by [`Database::begin_backfill`].
@@ -70,21 +68,25 @@ impl Database {
             }
         }
         let epoch = inner.epoch();
-        let backfilled = epoch.index.backfilled();
-        let newest = frames.last().map_or(0, |(frame, _)| *frame);
-        if newest <= backfilled || !epoch.locks.take_for_backfill(CHECKPOINT) {
+        let backfilled = epoch.live.index.backfilled();
+        let Some((newest, last)) = frames.last().filter(|(frame, _)| *frame > backfilled) else {
+            return Ok(None);
+        };
+        if !epoch.live.locks.take_for_backfill(CHECKPOINT) {
             return Ok(None);
         }
-        let safe = epoch.safe_frame(newest);
+        // Whoever begins to read from now on needs no page of the file that is to be written.
+        epoch.show_committed(&last.header);
+        let safe = epoch.safe_frame(*newest);
         let safe = history.oldest_pin().unwrap_or(safe).min(safe);
         // A backfill that was given up may have left pages of newer frames in the file. It is not
         // the database as of any commit until one goes as far.
-        let least = (backfilled + 1).max(epoch.index.backfill_attempted());
+        let least = (backfilled + 1).max(epoch.live.index.backfill_attempted());
         let end = frames.into_iter().rev().find(|(frame, _)| *frame <= safe);
         let end = end.filter(|(frame, _)| *frame >= least);
         match end {
-            Some((frame, end)) if epoch.locks.take_for_backfill(READ_FIRST) => {
-                epoch.index.set_backfill_attempted(frame);
+            Some((frame, end)) if epoch.take_file_for_backfill() => {
+                epoch.live.index.set_backfill_attempted(frame);
                 Ok(Some(Backfill {
                     database: self.inner.clone(),
                     end: *end,
@@ -93,7 +95,7 @@ impl Database {
                 }))
             }
             _ => {
-                epoch.locks.release_exclusive(CHECKPOINT);
+                epoch.live.locks.release_exclusive(CHECKPOINT);
                 Ok(None)
             }
         }
@@ -108,34 +110,7 @@ impl Database {
     /// How many of the frames of [`wal_frames`](Database::wal_frames) the file has too (`nBackfill`
     /// in walformat.html).
     pub fn backfilled_frames(&self) -> u32 {
-        self.inner.epoch().index.backfilled()
-    }
-}
-
-impl Epoch {
-    /// The newest frame up to `wanted` that no read transaction has a snapshot below. Marks that
-    /// nobody holds are taken out of use, so that nobody begins to read there.
-    fn safe_frame(&self, wanted: u32) -> u32 {
-        // A reader stores its mark, has a fence, and compares the header. So either the mark is
-        // seen here, or the reader sees a header that has `wanted`.
-        fence(Ordering::SeqCst);
-        let mut safe = wanted;
-        for slot in READ_SLOTS.skip(1) {
-            let place = slot - READ_FIRST;
-            let mark = self.index.read_mark(place);
-            if mark >= safe {
-                continue;
-            }
-            match self.locks.take_for_vfs([slot]) {
-                Some(_held) => {
-                    // SQLite keeps one mark in use, so that there is one to share at any time.
-                    let unheld = if place == 1 { safe } else { READ_MARK_UNUSED };
-                    self.index.set_read_mark(place, unheld);
-                }
-                None => safe = mark,
-            }
-        }
-        safe
+        self.inner.epoch().live.index.backfilled()
     }
 }
 
@@ -169,8 +144,7 @@ impl Backfill {
         }
         let more = slice < newest.len();
         if !more {
-            let page_size = self.database.page_size;
-            self.database.file.resize(page_count, page_size)?;
+            self.database.file.resize(page_count)?;
             self.stage = Stage::Written;
         } else if let Stage::Writing { written, .. } = &mut self.stage {
             *written = slice;
@@ -196,7 +170,7 @@ impl Backfill {
         }
         let _act = lock(&self.database.acts);
         let epoch = self.database.epoch();
-        epoch.index.set_backfilled(self.end.position.frame);
+        epoch.set_backfilled(self.end.position.frame);
         epoch.release_backfill();
         self.stage = Stage::Published;
     }
@@ -228,9 +202,27 @@ impl Backfill {
 }
 
 impl Epoch {
+    /// Takes READ(0) of both views; false if anybody reads the file alone.
+    fn take_file_for_backfill(&self) -> bool {
+        if !self.live.locks.take_for_backfill(READ_FIRST) {
+            return false;
+        }
+        let taken = self.committed.locks.take_for_backfill(READ_FIRST);
+        if !taken {
+            self.live.locks.release_exclusive(READ_FIRST);
+        }
+        taken
+    }
+
+    fn set_backfilled(&self, frame: u32) {
+        self.live.index.set_backfilled(frame);
+        self.committed.index.set_backfilled(frame);
+    }
+
     fn release_backfill(&self) {
-        self.locks.release_exclusive(READ_FIRST);
-        self.locks.release_exclusive(CHECKPOINT);
+        self.committed.locks.release_exclusive(READ_FIRST);
+        self.live.locks.release_exclusive(READ_FIRST);
+        self.live.locks.release_exclusive(CHECKPOINT);
     }
 }
 

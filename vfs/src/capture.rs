@@ -23,7 +23,7 @@ impl DatabaseInner {
     /// SQLite gives WRITE back: notes what has committed. The caller still holds the slot, so the
     /// live header is whole and the next writer has not begun.
     pub(crate) fn note_write_released(&self, epoch: &Epoch) {
-        let header = epoch.index.live_header();
+        let header = epoch.live.index.live_header();
         // Frames above the last committed one were spilled by a transaction that rolled back. They
         // would stay until the next commit of that size.
         epoch.frames.cut(header.max_frame());

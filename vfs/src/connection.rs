@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::database::Database;
 use crate::error::VfsError;
+use crate::extensions;
 use crate::ffi_file::{MAIN_METHODS, handle_of};
 use crate::header::WalPosition;
 use crate::main_handle::MainHandle;
@@ -17,7 +18,8 @@ impl Database {
     ///
     /// It is in WAL mode (which is verified), with `synchronous=OFF` because the log is the
     /// durability, without automatic checkpoints or one on close, with foreign keys enforced,
-    /// temporary tables in temporary files, extension loading off, and no busy handler, so that a
+    /// temporary tables in temporary files, the extensions of the [`crate::VfsOptions`] loaded and
+    /// loading of others off, and no busy handler, so that a
     /// held lock is reported at once. SQLite does not serialise its use (`SQLITE_OPEN_NOMUTEX`):
     /// it may move between threads but not be shared, as Rust sees to. Other open databases of the
     /// same [`crate::Vfs`] can be attached by name. Fails if the database is rolled back meanwhile;
@@ -26,14 +28,27 @@ impl Database {
     /// Authorisation and limits are the caller's. In particular a URI in `ATTACH` can name another
     /// VFS, which nothing here can refuse.
     pub fn connect(&self) -> Result<Connection, VfsError> {
+        self.connect_as(OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Opens a new SQLite connection that only reads, and sees nothing but what is committed for
+    /// good: commits up to the last one that [`Database::show_committed`] or [`Database::apply`] has
+    /// shown. What it was told it may tell without waiting for anything. For the rest it is as a
+    /// connection by [`Database::connect`]; a roll-back ends it as well.
+    pub fn connect_committed(&self) -> Result<Connection, VfsError> {
+        self.connect_as(OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    fn connect_as(&self, access: OpenFlags) -> Result<Connection, VfsError> {
         self.inner.require_present()?;
         let vfs_name = &*self.inner.vfs.registered_name;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags_and_vfs(self.name(), flags, vfs_name)
             .map_err(|source| self.connect_error("open a connection", source))?;
         let mode = self
             .set_up(&connection)
             .map_err(|source| self.connect_error("set up a connection", source))?;
+        extensions::load(&connection, &self.inner.vfs.options.extensions)?;
         match mode.as_str() {
             // The name may be another database's by now.
             "wal" if !self.owns(&connection) => Err(VfsError::Removed {
@@ -97,6 +112,12 @@ pub fn held_snapshot(connection: &Connection, schema: &str) -> Option<WalPositio
     with_handle(connection, schema, MainHandle::held_snapshot).flatten()
 }
 
+/// Whether a roll-back or the removal of the database has ended what a connection can read of one of
+/// its schemas. It can only be closed then.
+pub fn is_ended(connection: &Connection, schema: &str) -> bool {
+    with_handle(connection, schema, |handle| handle.epoch.is_dead()).unwrap_or(false)
+}
+
 /// Whether the last write transaction of a connection on one of its schemas got `SQLITE_FULL`
 /// because it had put [`crate::VfsOptions::transaction_bytes_max`] bytes into the WAL.
 pub fn transaction_is_too_large(connection: &Connection, schema: &str) -> bool {
@@ -107,6 +128,14 @@ pub fn transaction_is_too_large(connection: &Connection, schema: &str) -> bool {
 /// schema of a [`Database`].
 pub fn holds_write_lock(connection: &Connection, schema: &str) -> bool {
     with_handle(connection, schema, MainHandle::holds_write_lock).unwrap_or(false)
+}
+
+/// The database that a connection has as one of its schemas; None if there is no such schema of a
+/// [`Database`].
+pub fn schema_database(connection: &Connection, schema: &str) -> Option<Database> {
+    with_handle(connection, schema, |handle| Database {
+        inner: Arc::clone(&handle.database),
+    })
 }
 
 /// Asks the handle of a schema, if it is one of ours.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::error::VfsError;
 use crate::page::PageSize;
+use crate::page_sums::{self, PageSumsBuilder};
 
 /// The longest database name in bytes.
 const NAME_BYTES_MAX: usize = 128;
@@ -19,7 +20,7 @@ const DATABASE_HEADER_BYTES: usize = 100;
 const LEAF_TABLE_PAGE: u8 = 13;
 
 /// Checks that `name` may name a database: 1 to 128 bytes of `A-Z a-z 0-9 . _ -`, not beginning
-/// with a dot, and not ending as SQLite's own companion files do. Such a name is a plain file name
+/// with a dot, and not ending as SQLite's own companion files or our checksums do. Such a name is a plain file name
 /// in every file system, and no URI to SQLite.
 pub fn validate_database_name(name: &str) -> Result<(), VfsError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
@@ -36,6 +37,8 @@ pub fn validate_database_name(name: &str) -> Result<(), VfsError> {
         .any(|suffix| name.ends_with(suffix))
     {
         "it ends like a companion file of SQLite"
+    } else if name.ends_with(page_sums::SUFFIX) {
+        "it ends like the checksums of a database"
     } else {
         return Ok(());
     };
@@ -75,48 +78,82 @@ pub fn first_page(page_size: PageSize) -> Vec<u8> {
 }
 
 /// Writes a new database file that consists of `page_one`, durably: under a temporary name, synced,
-/// renamed, and the directory synced. On return a power loss does not undo it.
+/// renamed, and the directory synced. On return a power loss does not undo it. Its checksums come
+/// first, so that no file is ever without them.
 ///
 /// An identical file that exists is left alone (and synced, because who wrote it may not have come
 /// to that); a different one is [`VfsError::FileDiffers`]. `page_one` has to be a first page in WAL
 /// mode, such as [`first_page`] makes. To be called for one name by one thread at a time.
 pub fn create_database_file(directory: &Path, name: &str, page_one: &[u8]) -> Result<(), VfsError> {
+    create_marked_database_file(directory, name, page_one, |_| Ok(()))
+}
+
+/// As [`create_database_file`], but the new file is given to `mark` before it has its name, to leave
+/// something on it that is there whenever the file is.
+pub fn create_marked_database_file(
+    directory: &Path,
+    name: &str,
+    page_one: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
     validate_database_name(name)?;
     let path = directory.join(name);
-    match page_size_of(page_one) {
-        Ok(page_size) if page_size.as_usize() == page_one.len() => {}
+    let page_size = match page_size_of(page_one) {
+        Ok(page_size) if page_size.as_usize() == page_one.len() => page_size,
         Ok(_) => {
             let reason = "the first page has not the length that it says";
             return Err(VfsError::NotADatabase { path, reason });
         }
         Err(reason) => return Err(VfsError::NotADatabase { path, reason }),
-    }
+    };
+    let install_sums = || {
+        let mut sums = PageSumsBuilder::new(page_size);
+        sums.update(page_one);
+        sums.install(directory, name)
+    };
     match fs::read(&path) {
         Ok(existing) if existing == page_one => {
+            install_sums()?;
             sync_file(&path)?;
         }
         Ok(_) => return Err(VfsError::FileDiffers { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // One name for all attempts, so that what a crash left is overwritten and not gathered.
-            let temporary = directory.join(format!(".{name}.new"));
-            write_file(&temporary, page_one)?;
-            fs::rename(&temporary, &path)
-                .map_err(|source| VfsError::io("rename", &temporary, source))?;
+            install_sums()?;
+            write_whole(&path, page_one, mark)?;
         }
         Err(source) => return Err(VfsError::io("read", &path, source)),
     }
     sync_file(directory)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), VfsError> {
+/// Makes `bytes` the content of a file, whatever it was; durable but for the name.
+pub(crate) fn write_whole(
+    path: &Path,
+    bytes: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
+    // One name for all attempts, so that what a crash left is overwritten and not gathered.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    write_file(&temporary, bytes, mark)?;
+    fs::rename(&temporary, path).map_err(|source| VfsError::io("rename", &temporary, source))
+}
+
+fn write_file(
+    path: &Path,
+    bytes: &[u8],
+    mark: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), VfsError> {
     let mut file = File::create(path).map_err(|source| VfsError::io("create", path, source))?;
     file.write_all(bytes)
         .map_err(|source| VfsError::io("write", path, source))?;
+    mark(&file).map_err(|source| VfsError::io("mark", path, source))?;
     file.sync_all()
         .map_err(|source| VfsError::io("sync", path, source))
 }
 
-fn sync_file(path: &Path) -> Result<(), VfsError> {
+/// Makes a file, or the names in a directory, durable.
+pub(crate) fn sync_file(path: &Path) -> Result<(), VfsError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|source| VfsError::io("sync", path, source))
@@ -163,6 +200,7 @@ mod tests {
             "x-wal",
             "x-shm",
             "x-journal",
+            "x.sum",
             &long,
         ];
         for name in refused {

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::creation::page_size_of;
 use crate::epoch::Epoch;
 use crate::error::VfsError;
 use crate::frames::{FrameFault, NewestFrame};
@@ -49,6 +48,10 @@ pub(crate) struct DatabaseInner {
     pub(crate) parked_until: Mutex<Option<Instant>>,
     /// Whether there is something to read in `parked_until`; a hint that is read without a lock.
     pub(crate) parked: AtomicBool,
+    /// Whether a connection is committing here and in other databases: no read transaction begins.
+    pub(crate) jointly_committed: AtomicBool,
+    /// What its user calls it: see [`Database::label`].
+    pub(crate) label: AtomicU64,
     /// Held through an apply, a roll-back, a restart, and the begin and the end of a backfill. Lock
     /// tables are per epoch, so their slots alone would not keep two of them apart. It is taken
     /// before WRITE, that before `history`, that before `current`, that before any lock inside an
@@ -58,6 +61,8 @@ pub(crate) struct DatabaseInner {
     pub(crate) current: RwLock<Arc<Epoch>>,
     /// How often SQLite asked for recovery, which it never should.
     pub(crate) recovery_requests: AtomicU64,
+    /// The first damaged page that was read from the file.
+    damage: OnceLock<PageNumber>,
 }
 
 /// Where each page of a database was as of one commit: see [`Database::past_state`].
@@ -78,24 +83,15 @@ impl DatabaseInner {
         name: &str,
         known_page_size: Option<PageSize>,
     ) -> Result<DatabaseInner, VfsError> {
-        let path = directory.join(name);
-        let not_a_database = |reason| VfsError::NotADatabase {
-            path: path.clone(),
-            reason,
-        };
-        let file = MainFile::open(&path)?;
-        let page_size = match known_page_size {
-            Some(page_size) => page_size,
-            None => {
-                let mut start = [0; 100];
-                let found = file.read_page(PageNumber(1), &mut start)?;
-                page_size_of(&start[..found]).map_err(not_a_database)?
-            }
-        };
+        let file = MainFile::open(directory, name, known_page_size)?;
+        let page_size = file.page_size();
         // A power loss in the middle of a backfill may leave a part of the last page, which the
         // replay of the log completes, as it does any other page of that backfill.
         let page_count = u32::try_from(file.bytes().div_ceil(u64::from(page_size.bytes())))
-            .map_err(|_| not_a_database("it has more pages than SQLite can number"))?
+            .map_err(|_| VfsError::NotADatabase {
+                path: directory.join(name),
+                reason: "it has more pages than SQLite can number",
+            })?
             .max(1);
         let header = IndexHeader::empty(page_size, page_count);
         Ok(DatabaseInner {
@@ -108,16 +104,39 @@ impl DatabaseInner {
             removed: AtomicBool::new(false),
             parked_until: Mutex::new(None),
             parked: AtomicBool::new(false),
+            jointly_committed: AtomicBool::new(false),
+            label: AtomicU64::new(0),
             acts: Mutex::new(()),
             history: Mutex::new(History::new(header)),
             current: RwLock::new(Arc::new(Epoch::first(page_size, &header))),
             recovery_requests: AtomicU64::new(0),
+            damage: OnceLock::new(),
         })
     }
 
     /// The epoch that lives now.
     pub(crate) fn epoch(&self) -> Arc<Epoch> {
         read_lock(&self.current).clone()
+    }
+
+    /// Reads one page of the file, as [`MainFile::read_page`] does, and takes note of damage.
+    pub(crate) fn read_file_page(
+        &self,
+        number: PageNumber,
+        into: &mut [u8],
+    ) -> Result<usize, VfsError> {
+        self.file
+            .read_page(number, into)
+            .inspect_err(|error| self.note_damage(error))
+    }
+
+    /// Takes note of a damaged page, and says so loudly if it is the first one.
+    pub(crate) fn note_damage(&self, error: &VfsError) {
+        if let VfsError::DamagedPage { page, .. } = error
+            && self.damage.set(*page).is_ok()
+        {
+            tracing::error!("the database {} is faulty: {error}", self.name);
+        }
     }
 
     /// Fails if the name was given away. To be asked under `acts` or `history`.
@@ -151,7 +170,7 @@ impl DatabaseInner {
         epoch: &Epoch,
         point: &CommitPoint,
     ) -> Result<(), VfsError> {
-        let backfilled = epoch.index.backfill_attempted();
+        let backfilled = epoch.live.index.backfill_attempted();
         match point.position.frame < backfilled {
             true => Err(VfsError::SnapshotTooOld {
                 name: self.name.clone(),
@@ -191,6 +210,23 @@ impl Database {
         self.inner.writable.store(writable, Ordering::Release);
     }
 
+    /// Another open database of the same [`crate::Vfs`], by its name.
+    pub fn sibling(&self, name: &str) -> Option<Database> {
+        let inner = self.inner.vfs.find(name)?;
+        Some(Database { inner })
+    }
+
+    /// A number of the user's own, by which it knows the database that it finds behind a connection
+    /// ([`crate::schema_database`]); 0 at first.
+    pub fn label(&self) -> u64 {
+        self.inner.label.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number that [`Database::label`] gives, for all handles.
+    pub fn set_label(&self, label: u64) {
+        self.inner.label.store(label, Ordering::Relaxed);
+    }
+
     /// The last commit, of SQL or applied, whether captured or not.
     pub fn commit_point(&self) -> CommitPoint {
         lock(&self.inner.history).commit_point()
@@ -211,6 +247,13 @@ impl Database {
     /// crate, to be reported.
     pub fn recovery_requests(&self) -> u64 {
         self.inner.recovery_requests.load(Ordering::Relaxed)
+    }
+
+    /// The first damaged page that was read from the file since it was opened; None as long as every
+    /// page was what had been written. What reads a damaged page fails with
+    /// [`VfsError::DamagedPage`], in SQL with `SQLITE_IOERR_DATA`; everything else goes on.
+    pub fn damage(&self) -> Option<PageNumber> {
+        self.inner.damage.get().copied()
     }
 
     /// Hands every page `1..=at.page_count()` as of the commit `at` to `each`, in order. A page
@@ -279,7 +322,7 @@ impl Database {
         each: &mut dyn FnMut(PageNumber, &[u8]),
     ) -> Result<(), VfsError> {
         for number in numbers {
-            self.inner.file.read_page(PageNumber(number), buffer)?;
+            self.inner.read_file_page(PageNumber(number), buffer)?;
             each(PageNumber(number), buffer);
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::header::WalPosition;
+use crate::page::PageNumber;
 
 /// What can go wrong at the Rust face of this crate. Towards SQLite the callbacks speak in result
 /// codes instead.
@@ -34,6 +35,20 @@ pub enum VfsError {
         /// What the system said.
         source: io::Error,
     },
+    /// A page of a database file is not what was last written there: the disk, or somebody, has
+    /// changed it since. It is never given out. The database is told by
+    /// [`Database::damage`](crate::Database::damage) from then on.
+    #[error(
+        "page {page} of {} is damaged: it is not what was written there. The other nodes have this \
+         database too; on this one, restore it from a backup or replace the data of the node",
+        path.display()
+    )]
+    DamagedPage {
+        /// The database file.
+        path: PathBuf,
+        /// The page.
+        page: PageNumber,
+    },
     /// A file, or a first page, that cannot be the base of an in-memory WAL.
     #[error("{} is not a database that can be opened: {reason}", path.display())]
     NotADatabase {
@@ -59,6 +74,14 @@ pub enum VfsError {
     Register {
         /// SQLite's result code.
         code: i32,
+    },
+    /// An extension of SQLite cannot be loaded.
+    #[error("the extension {} cannot be loaded: {reason}", path.display())]
+    Extension {
+        /// The library.
+        path: PathBuf,
+        /// What the loader or SQLite said.
+        reason: String,
     },
     /// SQLite refused to open or to set up a connection.
     #[error("could not {operation} on the database {name}: {source}")]

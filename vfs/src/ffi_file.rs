@@ -49,7 +49,7 @@ impl WalHandle {
 
     /// `xWrite`.
     fn write(&self, offset: u64, from: &[u8]) -> c_int {
-        let committed = self.epoch.index.live_max_frame() as usize;
+        let committed = self.epoch.live.index.live_max_frame() as usize;
         let frames_max = committed.saturating_add(self.transaction_frames_max);
         match self.epoch.frames.write(offset, from, frames_max) {
             Ok(()) => ffi::SQLITE_OK,

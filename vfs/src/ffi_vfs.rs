@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::ffi;
 
+use crate::extensions;
 use crate::ffi_file::{
     FileSlot, MAIN_METHODS, WAL_METHODS, WalHandle, fill_slot, guarded, handle_of,
 };
@@ -15,6 +16,7 @@ use crate::ffi_temporary::{TEMPORARY_METHODS, TemporaryHandle};
 use crate::main_handle::MainHandle;
 use crate::registration::VfsInner;
 use crate::temporary::TemporaryContent;
+use crate::view::ViewKind;
 
 /// The longest path that SQLite may hand to us, in bytes.
 const PATH_BYTES_MAX: c_int = 1024;
@@ -102,8 +104,12 @@ unsafe extern "C" fn open(
             let Some(database) = text.and_then(|name| inner.find(name)) else {
                 return ffi::SQLITE_CANTOPEN;
             };
+            let kind = match flags & ffi::SQLITE_OPEN_READONLY {
+                0 => ViewKind::Live,
+                _ => ViewKind::Committed,
+            };
             // SAFETY: the methods are those of the handle.
-            unsafe { fill_slot(file, &MAIN_METHODS, MainHandle::new(database)) };
+            unsafe { fill_slot(file, &MAIN_METHODS, MainHandle::new(database, kind)) };
         } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
             // SAFETY: SQLite's documents promise the open main file for the name of a WAL file.
             // It was opened by `open` above, because SQLite opens both with one VFS.
@@ -190,32 +196,37 @@ unsafe extern "C" fn full_pathname(
     })
 }
 
-/// Extensions cannot be loaded. SQLite calls this without asking whether it is there.
-unsafe extern "C" fn dl_open(_vfs: *mut ffi::sqlite3_vfs, _name: *const c_char) -> *mut c_void {
-    std::ptr::null_mut()
+/// Opens the libraries of the operator's list. SQLite calls this without asking whether it is there.
+unsafe extern "C" fn dl_open(vfs: *mut ffi::sqlite3_vfs, name: *const c_char) -> *mut c_void {
+    if name.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: SQLite passes our VFS and a path.
+    let (inner, path) = unsafe { (inner_of(vfs), CStr::from_ptr(name)) };
+    match extensions::is_listed(&inner.options.extensions, path) {
+        true => extensions::open_library(path),
+        false => std::ptr::null_mut(),
+    }
 }
 
 unsafe extern "C" fn dl_error(_vfs: *mut ffi::sqlite3_vfs, out_bytes: c_int, out: *mut c_char) {
-    const MESSAGE: &[u8] = b"loading extensions is not possible here";
-    let room = usize::try_from(out_bytes).unwrap_or(0);
-    if let Some(length) = room.checked_sub(1).map(|room| room.min(MESSAGE.len())) {
-        // SAFETY: SQLite passes room for `out_bytes` bytes, which is more than is written.
-        unsafe {
-            std::ptr::copy_nonoverlapping(MESSAGE.as_ptr().cast(), out, length);
-            *out.add(length) = 0;
-        }
-    }
+    // SAFETY: SQLite passes room for `out_bytes` bytes.
+    unsafe { extensions::library_error(out_bytes, out) };
 }
 
 unsafe extern "C" fn dl_sym(
     _vfs: *mut ffi::sqlite3_vfs,
-    _library: *mut c_void,
-    _symbol: *const c_char,
-) -> Option<unsafe extern "C" fn(*mut ffi::sqlite3_vfs, *mut c_void, *const c_char)> {
-    None
+    library: *mut c_void,
+    symbol: *const c_char,
+) -> extensions::Symbol {
+    // SAFETY: SQLite passes a library that `dl_open` has given.
+    unsafe { extensions::find_symbol(library, symbol) }
 }
 
-unsafe extern "C" fn dl_close(_vfs: *mut ffi::sqlite3_vfs, _library: *mut c_void) {}
+unsafe extern "C" fn dl_close(_vfs: *mut ffi::sqlite3_vfs, library: *mut c_void) {
+    // SAFETY: SQLite closes once what `dl_open` has given.
+    unsafe { extensions::close_library(library) };
+}
 
 /// Returns the number of random bytes written.
 unsafe extern "C" fn randomness(

@@ -232,6 +232,16 @@ impl FrameStore {
         }
     }
 
+    /// The pages whose images the frames `first..=last` are.
+    pub(crate) fn numbers(&self, first: u32, last: u32) -> Result<Vec<PageNumber>, FrameFault> {
+        let frames = read_lock(&self.frames);
+        if self.is_poisoned() {
+            return Err(FrameFault::Poisoned);
+        }
+        let found = (first..=last).map(|frame| frames.get(frame as usize - 1).map(Frame::number));
+        found.collect::<Option<_>>().ok_or(FrameFault::Missing)
+    }
+
     /// For each page that has a frame in `first..=last` the number of its newest one there, sorted
     /// by page number.
     pub(crate) fn newest(&self, first: u32, last: u32) -> Result<Vec<NewestFrame>, FrameFault> {

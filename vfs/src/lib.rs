@@ -5,7 +5,8 @@
 //! replica ([`Database::apply`]), and cut off again when it turns out never to have been committed
 //! ([`Database::roll_back`]). What is committed for good moves into the database file
 //! ([`Database::begin_backfill`]), and when all of it has, the WAL is emptied
-//! ([`Database::restart`]).
+//! ([`Database::restart`]). Connections that only read ([`Database::connect_committed`]) see what is
+//! known to be committed ([`Database::show_committed`]), and nothing of what the others run ahead.
 //!
 //! ```
 //! use ringlite_vfs::{PageSize, Vfs, VfsOptions, create_database_file, first_page};
@@ -29,8 +30,11 @@
 //!   [`Backfill`] alone writes the file.
 //! - Durability is not here: the WAL is memory and `xSync` does nothing. The replicated log is what
 //!   makes a commit survive, until [`Backfill::sync`] has returned for a later one.
+//! - No page of a file is given out that is not what was last written there: see
+//!   [`VfsError::DamagedPage`].
 //! - After a backfill the file is the database as of the end of one entry, page for page.
 //! - A captured page image is never changed afterwards.
+//! - A read-only connection never sees a commit that was not said to be committed for good.
 //! - No panic leaves a callback that SQLite calls.
 //!
 //! # Words
@@ -48,18 +52,22 @@ mod capture;
 mod connection;
 mod creation;
 mod database;
+mod disk_wait;
 mod epoch;
 mod error;
+mod extensions;
 mod ffi_file;
 mod ffi_temporary;
 mod ffi_vfs;
 mod frames;
 mod header;
 mod history;
+mod joint_commit;
 mod locks;
 mod main_file;
 mod main_handle;
 mod page;
+mod page_sums;
 mod registration;
 mod removal;
 mod replay;
@@ -67,16 +75,26 @@ mod restart;
 mod snapshot;
 mod sync;
 mod temporary;
+mod view;
 mod wal_index;
 
 pub use backfill::Backfill;
 pub use capture::Capture;
-pub use connection::{held_snapshot, holds_write_lock, read_position, transaction_is_too_large};
-pub use creation::{create_database_file, first_page, validate_database_name};
+pub use connection::{
+    held_snapshot, holds_write_lock, is_ended, read_position, schema_database,
+    transaction_is_too_large,
+};
+pub use creation::{
+    create_database_file, create_marked_database_file, first_page, validate_database_name,
+};
 pub use database::{Database, PastState};
+pub use disk_wait::{DiskWait, with_disk_wait};
 pub use error::VfsError;
+pub use extensions::Extension;
 pub use header::{CommitPoint, WalPosition};
+pub use joint_commit::JointCommit;
 pub use page::{Page, PageNumber, PageSize};
+pub use page_sums::PageSumsBuilder;
 pub use registration::{Vfs, VfsOptions};
 pub use restart::Parking;
 pub use snapshot::Pin;

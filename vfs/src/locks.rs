@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use crate::sync::atomic::{AtomicI32, Ordering};
 use crate::sync::{spin_loop, yield_now};
 
 /// The number of slots (`SQLITE_SHM_NLOCK`).
@@ -126,17 +126,21 @@ impl LockTable {
     }
 
     /// Takes WRITE for one connection; false if a transaction of another one has it, or if
-    /// `writable` says no. While it is held only for a moment, by the VFS itself or by a reader
+    /// `may_write` says no. While it is held only for a moment, by the VFS itself or by a reader
     /// that looks at the header again, this waits, and it takes the slot in the same step that
     /// finds it free: else a lone writer would be told now and then that the database is locked.
-    pub(crate) fn take_write_for_sql(&self, writable: &AtomicBool, purpose: WritePurpose) -> bool {
+    pub(crate) fn take_write_for_sql(
+        &self,
+        may_write: impl Fn() -> bool,
+        purpose: WritePurpose,
+    ) -> bool {
         let holder = match purpose {
             WritePurpose::Transaction => HELD_BY_SQL,
             WritePurpose::Header => HELD_FOR_HEADER,
         };
         let mut spins = 0;
         loop {
-            let found = match writable.load(Ordering::Acquire) {
+            let found = match may_write() {
                 true => match self.take(WRITE, holder) {
                     Ok(()) => return true,
                     Err(found) => found,
@@ -223,9 +227,8 @@ mod tests {
     /// Whether a transaction waits for WRITE while it is held, and gets it when it is given back.
     fn waits_until(table: &LockTable, release: impl FnOnce()) {
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                table.take_write_for_sql(&AtomicBool::new(true), WritePurpose::Transaction)
-            });
+            let waiter =
+                scope.spawn(|| table.take_write_for_sql(|| true, WritePurpose::Transaction));
             std::thread::sleep(Duration::from_millis(5));
             assert!(!waiter.is_finished());
             release();
@@ -235,22 +238,20 @@ mod tests {
 
     #[test]
     fn a_transaction_waits_for_whoever_holds_write_for_a_moment() {
-        let writable = AtomicBool::new(true);
         let table = LockTable::new();
         let guard = table.take_write_for_vfs(Duration::ZERO).unwrap();
         waits_until(&table, || drop(guard));
         let table = LockTable::new();
-        assert!(table.take_write_for_sql(&writable, WritePurpose::Header));
+        assert!(table.take_write_for_sql(|| true, WritePurpose::Header));
         waits_until(&table, || table.release_exclusive(WRITE));
     }
 
     #[test]
     fn nobody_waits_for_a_transaction() {
-        let writable = AtomicBool::new(true);
         let table = LockTable::new();
-        assert!(table.take_write_for_sql(&writable, WritePurpose::Transaction));
-        assert!(!table.take_write_for_sql(&writable, WritePurpose::Transaction));
-        assert!(!table.take_write_for_sql(&writable, WritePurpose::Header));
+        assert!(table.take_write_for_sql(|| true, WritePurpose::Transaction));
+        assert!(!table.take_write_for_sql(|| true, WritePurpose::Transaction));
+        assert!(!table.take_write_for_sql(|| true, WritePurpose::Header));
         assert!(table.take_write_for_vfs(Duration::from_millis(1)).is_none());
     }
 
@@ -258,7 +259,7 @@ mod tests {
     fn sql_never_gets_the_write_lock_of_a_follower() {
         let table = LockTable::new();
         for purpose in [WritePurpose::Transaction, WritePurpose::Header] {
-            assert!(!table.take_write_for_sql(&AtomicBool::new(false), purpose));
+            assert!(!table.take_write_for_sql(|| false, purpose));
         }
         assert!(table.take_write_for_vfs(Duration::ZERO).is_some());
     }

@@ -8,9 +8,12 @@ use rusqlite::ffi;
 
 use crate::database::DatabaseInner;
 use crate::epoch::Epoch;
+use crate::error::VfsError;
 use crate::header::WalPosition;
 use crate::locks::{CHECKPOINT, READ_FIRST, RECOVER, SLOTS, WRITE, WritePurpose};
+use crate::page::{Page, PageNumber};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::view::{View, ViewKind};
 use crate::wal_index::REGION_BYTES;
 
 /// Regions that an index may have: as many as 2^32 frames need.
@@ -21,6 +24,7 @@ const REGIONS_MAX: usize = 1 << 20;
 pub(crate) struct MainHandle {
     pub(crate) database: Arc<DatabaseInner>,
     pub(crate) epoch: Arc<Epoch>,
+    kind: ViewKind,
     /// The slots that this handle has a share of, and those that it holds alone; one bit each.
     shared: Cell<u8>,
     exclusive: Cell<u8>,
@@ -31,16 +35,21 @@ pub(crate) struct MainHandle {
 
 impl MainHandle {
     /// A handle in the epoch that lives now.
-    pub(crate) fn new(database: Arc<DatabaseInner>) -> MainHandle {
+    pub(crate) fn new(database: Arc<DatabaseInner>, kind: ViewKind) -> MainHandle {
         let epoch = database.epoch();
         MainHandle {
             database,
             epoch,
+            kind,
             shared: Cell::new(0),
             exclusive: Cell::new(0),
             snapshot: Cell::new(None),
             transaction_is_too_large: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    fn view(&self) -> &View {
+        self.epoch.view(self.kind)
     }
 
     /// The snapshot that was granted last, if any was.
@@ -68,7 +77,7 @@ impl MainHandle {
 
     /// `xRead`.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> c_int {
-        let found = self.database.file.read(offset, into);
+        let found = self.read_file(offset, into);
         // After the read: whatever ends an epoch may from then on change the file too.
         if self.epoch.is_dead() {
             return ffi::SQLITE_IOERR_READ;
@@ -76,8 +85,50 @@ impl MainHandle {
         match found {
             Ok(count) if count == into.len() => ffi::SQLITE_OK,
             Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
+            Err(VfsError::DamagedPage { .. }) => ffi::SQLITE_IOERR_DATA,
             Err(_) => ffi::SQLITE_IOERR_READ,
         }
+    }
+
+    /// Reads from the file and checks it, by whole pages. Returns how many bytes the file had.
+    fn read_file(&self, offset: u64, into: &mut [u8]) -> Result<usize, VfsError> {
+        let database = &*self.database;
+        let page_bytes = database.page_size.as_usize();
+        let within = offset % page_bytes as u64;
+        let number = u32::try_from(offset / page_bytes as u64 + 1).unwrap_or(u32::MAX);
+        if within == 0 && into.len() == page_bytes {
+            return database.read_file_page(PageNumber(number), into);
+        }
+        // SQLite reads a part of a page only when it opens the file: the header.
+        let mut page = vec![0; page_bytes];
+        let found = match database.file.read_page(PageNumber(number), &mut page) {
+            // That asks the file even if the WAL has a newer page 1, as after a power loss that has
+            // torn it in the file.
+            Err(error @ VfsError::DamagedPage { .. }) => {
+                let newest = (number == 1).then(|| self.newest_page_one()).flatten();
+                let Some(newest) = newest else {
+                    database.note_damage(&error);
+                    return Err(error);
+                };
+                page.copy_from_slice(&newest);
+                page_bytes
+            }
+            read => read?,
+        };
+        let within = within as usize;
+        let count = into.len().min(page_bytes - within);
+        into[..count].copy_from_slice(&page[within..within + count]);
+        into[count..].fill(0);
+        Ok(found.saturating_sub(within).min(count))
+    }
+
+    /// Page 1 as of the last commit, if it is in the WAL.
+    fn newest_page_one(&self) -> Option<Page> {
+        let frames = &self.epoch.frames;
+        let newest = frames.newest(1, self.view().index.live_max_frame()).ok()?;
+        let first = newest.first().filter(|entry| entry.number.0 == 1)?;
+        let pages = frames.pages(std::slice::from_ref(first)).ok()?;
+        pages.into_iter().next().map(|(_, page)| page)
     }
 
     /// `xShmMap`. An existing region is returned whether or not SQLite asks to extend.
@@ -91,7 +142,7 @@ impl MainHandle {
         if self.epoch.is_dead() || region >= REGIONS_MAX || bytes != REGION_BYTES as c_int {
             return Err(ffi::SQLITE_IOERR_SHMMAP);
         }
-        Ok(self.epoch.index.region_address(region, extend))
+        Ok(self.view().index.region_address(region, extend))
     }
 
     /// `xShmLock`. Giving back always works, also in a dead epoch.
@@ -127,8 +178,13 @@ impl MainHandle {
                 // A read transaction begins. (A writer comes here too, when its first frame makes
                 // it leave READ(0); nobody may wait for anything while it holds WRITE.)
                 self.database.wait_while_parked();
+                let is_live = self.kind == ViewKind::Live;
+                if is_live && self.database.jointly_committed.load(Ordering::SeqCst) {
+                    // SQLite reads the header and tries again after a moment.
+                    return ffi::SQLITE_BUSY;
+                }
             }
-            if !self.epoch.locks.take_shared(slot) {
+            if !self.view().locks.take_shared(slot) {
                 return ffi::SQLITE_BUSY;
             }
             self.shared.set(self.shared.get() | bit);
@@ -140,7 +196,7 @@ impl MainHandle {
             // slot.
             self.snapshot.set(Some(WalPosition {
                 generation: self.epoch.generation(),
-                frame: self.epoch.index.live_max_frame(),
+                frame: self.view().index.live_max_frame(),
             }));
         }
         ffi::SQLITE_OK
@@ -166,10 +222,12 @@ impl MainHandle {
                     0 => WritePurpose::Header,
                     _ => WritePurpose::Transaction,
                 };
-                let writable = &self.database.writable;
-                self.epoch.locks.take_write_for_sql(writable, purpose)
+                let may_write = || {
+                    self.kind == ViewKind::Live && self.database.writable.load(Ordering::Acquire)
+                };
+                self.view().locks.take_write_for_sql(may_write, purpose)
             }
-            _ => self.epoch.locks.take_exclusive(first),
+            _ => self.view().locks.take_exclusive(first),
         };
         if !taken {
             return ffi::SQLITE_BUSY;
@@ -186,7 +244,7 @@ impl MainHandle {
         let held = self.shared.get() & mask;
         self.shared.set(self.shared.get() & !held);
         for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
-            self.epoch.locks.release_shared(slot);
+            self.view().locks.release_shared(slot);
         }
     }
 
@@ -197,7 +255,7 @@ impl MainHandle {
             self.database.note_write_released(&self.epoch);
         }
         for slot in (0..SLOTS).filter(|slot| held & 1 << slot != 0) {
-            self.epoch.locks.release_exclusive(slot);
+            self.view().locks.release_exclusive(slot);
         }
     }
 

@@ -12,6 +12,7 @@ use rusqlite::ffi;
 use crate::creation::validate_database_name;
 use crate::database::{Database, DatabaseInner};
 use crate::error::VfsError;
+use crate::extensions::{self, Extension};
 use crate::ffi_vfs::new_sqlite3_vfs;
 use crate::lock;
 use crate::page::PageSize;
@@ -33,6 +34,8 @@ pub struct VfsOptions {
     /// page counts each time that a full page cache makes SQLite write it anew. Beyond it the
     /// statement fails with `SQLITE_FULL`, and [`crate::transaction_is_too_large`] says why.
     pub transaction_bytes_max: u64,
+    /// Libraries that are loaded into every connection, in this order.
+    pub extensions: Vec<Extension>,
 }
 
 impl VfsOptions {
@@ -51,6 +54,7 @@ impl VfsOptions {
             temporary_directory: temporary_directory.into(),
             temporary_memory_bytes: Self::TEMPORARY_MEMORY_BYTES_DEFAULT,
             transaction_bytes_max: Self::TRANSACTION_BYTES_MAX_DEFAULT,
+            extensions: Vec::new(),
         }
     }
 }
@@ -82,7 +86,8 @@ unsafe impl Send for RawVfs {}
 unsafe impl Sync for RawVfs {}
 
 impl Vfs {
-    /// Registers a new VFS. The directories have to exist by the time they are used.
+    /// Registers a new VFS. The directories have to exist by the time they are used. Fails with
+    /// [`VfsError::Extension`] if an extension cannot be loaded.
     pub fn register(options: VfsOptions) -> Result<Vfs, VfsError> {
         let number = REGISTRATIONS.fetch_add(1, Ordering::Relaxed);
         let name = format!("ringlite-{number}");
@@ -101,9 +106,11 @@ impl Vfs {
         // SAFETY: the structure is complete, and it and what it points to stay in place until it is
         // unregistered.
         match unsafe { ffi::sqlite3_vfs_register(inner.raw.0, 0) } {
-            ffi::SQLITE_OK => Ok(Vfs { inner }),
-            code => Err(VfsError::Register { code }),
+            ffi::SQLITE_OK => {}
+            code => return Err(VfsError::Register { code }),
         }
+        extensions::check(&inner.options.extensions, &inner.registered_name)?;
+        Ok(Vfs { inner })
     }
 
     /// Opens an existing database file as the base of an empty in-memory WAL. What a power loss has

@@ -7,11 +7,12 @@ use crate::creation::validate_database_name;
 use crate::database::DatabaseInner;
 use crate::error::VfsError;
 use crate::lock;
+use crate::page_sums;
 use crate::registration::Vfs;
 use crate::sync::atomic::Ordering;
 
 impl Vfs {
-    /// Removes a database and its file, durably. On return a new one can have the name.
+    /// Removes a database, its file and its checksums, durably. On return a new one can have the name.
     ///
     /// Connections that are open on it get `SQLITE_IOERR` from whatever they read, write or lock
     /// from now on, as after a roll-back, and can only be closed; its handles answer
@@ -32,6 +33,7 @@ impl Vfs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(VfsError::io("remove", &path, source)),
         }
+        page_sums::remove(directory, name)?;
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .map_err(|source| VfsError::io("sync", directory, source))

@@ -22,7 +22,7 @@ impl Database {
     ///
     /// `pages` are sorted by page number and at most `page_count`; they are shared, not copied. An
     /// empty set is for a commit that changes only the size, or nothing. What was not captured yet
-    /// counts as captured. Fails with [`VfsError::WriteLockHeld`] if a transaction of SQL is
+    /// counts as captured, and everything up to this commit as committed for good. Fails with [`VfsError::WriteLockHeld`] if a transaction of SQL is
     /// writing, and with [`VfsError::InvalidPages`] without any effect.
     pub fn apply(
         &self,
@@ -34,11 +34,11 @@ impl Database {
         let _act = lock(&inner.acts);
         inner.require_present()?;
         let epoch = inner.epoch();
-        let write = epoch.locks.take_write_for_vfs(WRITE_PATIENCE);
+        let write = epoch.live.locks.take_write_for_vfs(WRITE_PATIENCE);
         let write = write.ok_or_else(|| VfsError::WriteLockHeld {
             name: inner.name.clone(),
         })?;
-        let live = epoch.index.live_header();
+        let live = epoch.live.index.live_header();
         let pages = if !pages.is_empty() {
             Cow::Borrowed(pages)
         } else if live.page_count() == page_count {
@@ -56,12 +56,13 @@ impl Database {
             .and_then(|count| live.max_frame().checked_add(count))
             .ok_or_else(|| self.invalid_pages(0, "is one frame more than a WAL can hold"))?;
         epoch.frames.append(live.max_frame(), &pages, page_count);
-        epoch.index.append(
+        epoch.live.index.append(
             live.max_frame() + 1,
             pages.iter().map(|(number, _)| *number),
         );
         let header = live.next_commit(max_frame, page_count);
-        epoch.index.publish(&header);
+        epoch.live.index.publish(&header);
+        epoch.show_committed(&header);
         let mut history = lock(&inner.history);
         history.committed = header;
         history.captured = header;
@@ -72,7 +73,26 @@ impl Database {
         Ok(commit_point)
     }
 
-    /// Cuts off everything after the commit `to` and begins a new epoch.
+    /// Lets read-only connections see everything up to the commit `to`, which is committed for good:
+    /// no roll-back may go behind it from now on. Those that have begun keep their snapshot, later ones see it.
+    /// No effect if they see it already.
+    ///
+    /// Fails with [`VfsError::UnknownCommitPoint`] if `to` was rolled back.
+    pub fn show_committed(&self, to: &CommitPoint) -> Result<(), VfsError> {
+        let inner = &*self.inner;
+        let _act = lock(&inner.acts);
+        let header = {
+            let history = lock(&inner.history);
+            if history.is_before_restart(to.position) {
+                return inner.require_present();
+            }
+            inner.require(&history, to)?.header
+        };
+        inner.epoch().show_committed(&header);
+        Ok(())
+    }
+
+    /// Cuts off everything after the commit `to`, which is committed for good, and begins a new epoch.
     ///
     /// Connections that are open on the old epoch get `SQLITE_IOERR` from whatever they read, write
     /// or lock from now on, and can only be closed; what their page caches still answer must not
@@ -140,7 +160,7 @@ impl Database {
             return Ok(page);
         }
         let mut bytes = vec![0; self.page_size().as_usize()];
-        self.inner.file.read_page(PageNumber(1), &mut bytes)?;
+        self.inner.read_file_page(PageNumber(1), &mut bytes)?;
         Ok(Page::from(&bytes[..]))
     }
 }

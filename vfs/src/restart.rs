@@ -8,7 +8,7 @@ use crate::database::{Database, DatabaseInner};
 use crate::epoch::Epoch;
 use crate::history::History;
 use crate::lock;
-use crate::locks::{CHECKPOINT, READ_SLOTS};
+use crate::locks::{CHECKPOINT, READ_SLOTS, WRITE};
 use crate::sync::atomic::Ordering;
 use crate::sync::sleep;
 
@@ -32,13 +32,18 @@ impl Database {
         if !is_all_in_file(&epoch, &lock(&inner.history)) {
             return false;
         }
-        let Some(write) = epoch.locks.take_write_for_vfs(Duration::ZERO) else {
+        let Some(write) = epoch.live.locks.take_write_for_vfs(Duration::ZERO) else {
             return false;
         };
         // READ(0) too: a transaction that has read the file alone would be told that somebody had
         // committed when it writes later.
         let slots = std::iter::once(CHECKPOINT).chain(READ_SLOTS);
-        let Some(slots) = epoch.locks.take_for_vfs(slots) else {
+        let Some(slots) = epoch.live.locks.take_for_vfs(slots) else {
+            return false;
+        };
+        let slots_of_committed = std::iter::once(WRITE).chain(READ_SLOTS);
+        let Some(slots_of_committed) = epoch.committed.locks.take_for_vfs(slots_of_committed)
+        else {
             return false;
         };
         let mut history = lock(&inner.history);
@@ -50,6 +55,7 @@ impl Database {
         let frames = epoch.restart(&header, generation);
         history.restart(header, generation);
         drop(history);
+        drop(slots_of_committed);
         drop(slots);
         drop(write);
         // Thousands of pages: nobody has to wait for that.
@@ -75,7 +81,7 @@ impl Database {
 fn is_all_in_file(epoch: &Epoch, history: &History) -> bool {
     let frames = history.committed.max_frame();
     frames > 0
-        && epoch.index.backfilled() == frames
+        && epoch.live.index.backfilled() == frames
         && history.captured == history.committed
         && history.oldest_pin().is_none()
         && !epoch.is_dead()

@@ -6,7 +6,6 @@ use crate::database::Database;
 use crate::error::VfsError;
 use crate::header::{CommitPoint, WalPosition};
 use crate::lock;
-use crate::locks::{READ_FIRST, READ_SLOTS};
 
 /// Keeps a commit readable by [`Database::read_pages_at`] until it is dropped: no backfill goes
 /// beyond it, and the WAL is not restarted. For reads that take long, such as a backup; the WAL grows
@@ -42,11 +41,8 @@ impl Database {
         let inner = &*self.inner;
         let history = lock(&inner.history);
         let epoch = inner.epoch();
-        let marks = READ_SLOTS.filter(|slot| epoch.locks.is_shared(*slot));
-        let marks = marks.map(|slot| match slot {
-            READ_FIRST => epoch.index.backfilled(),
-            _ => epoch.index.read_mark(slot - READ_FIRST),
-        });
+        let marks = [epoch.live.oldest_mark(), epoch.committed.oldest_mark()];
+        let marks = marks.into_iter().flatten();
         let oldest = marks.chain(history.oldest_pin()).min()?;
         Some(WalPosition {
             generation: history.generation(),

@@ -252,6 +252,15 @@ impl WalIndex {
         }
     }
 
+    /// Forgets the frames above `frame`, which were committed and are taken back. The caller holds
+    /// WRITE, and has published the header that ends there.
+    pub(crate) fn forget_above(&self, frame: u32) {
+        // Without a frame before it the first one zeroes its region.
+        if frame > 0 {
+            self.clean_above(frame);
+        }
+    }
+
     /// Forgets every frame above `frame` that shares a region with it. Later regions need no care:
     /// each is zeroed when its first frame is indexed.
     fn clean_above(&self, frame: u32) {

@@ -251,11 +251,19 @@ fn after_a_full_backfill_plain_sqlite_opens_the_file() {
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .unwrap();
         assert_eq!(mode, "wal");
-        // And it is a database that can be written and come back.
+        // And it is a database that can be written and come back, if it is said that the file is to
+        // be taken as it is now.
         plain
             .execute_batch("INSERT INTO t VALUES (9000, 'by plain SQLite')")
             .unwrap();
         drop(plain);
+        let database = node.vfs.open("plain.db").unwrap();
+        let sql = database.connect().unwrap();
+        let counted = sql.query_row("SELECT count(*) FROM t", [], |_| Ok(()));
+        assert!(counted.is_err(), "nobody has said so");
+        assert!(database.damage().is_some());
+        drop((sql, database));
+        std::fs::remove_file(node.path().join("plain.db.sum")).unwrap();
         let database = node.vfs.open("plain.db").unwrap();
         let sql = database.connect().unwrap();
         assert_eq!(number(&sql, "SELECT count(*) FROM t"), 501);

@@ -52,14 +52,13 @@ fn sum(sql: &Connection) -> i64 {
         .unwrap()
 }
 
-fn read(database: &Database, rounds: usize) {
-    let sql = database.connect().unwrap();
+fn read(sql: &Connection, rounds: usize) {
     sql.pragma_update(None, "cache_size", 2).unwrap();
     for _ in 0..rounds {
         sql.execute_batch("BEGIN").unwrap();
-        assert_eq!(sum(&sql), ACCOUNTS * CENTS);
-        assert!(held_snapshot(&sql, "main").is_some());
-        assert_eq!(sum(&sql), ACCOUNTS * CENTS);
+        assert_eq!(sum(sql), ACCOUNTS * CENTS);
+        assert!(held_snapshot(sql, "main").is_some());
+        assert_eq!(sum(sql), ACCOUNTS * CENTS);
         sql.execute_batch("COMMIT").unwrap();
     }
 }
@@ -83,6 +82,7 @@ fn move_all(database: &Database, rounds: usize) {
     let mut ends = Vec::new();
     for _ in 0..rounds {
         if let Some(capture) = database.take_capture() {
+            database.show_committed(&capture.commit_point).unwrap();
             ends.push(capture.commit_point);
         }
         if let Some(mut backfill) = database.begin_backfill(&ends).unwrap() {
@@ -108,9 +108,11 @@ fn assert_whole(database: &Database) {
 fn readers_and_a_writer_while_frames_move() {
     check(|| {
         let (_directory, database) = bank();
+        let start = database.take_capture().unwrap().commit_point;
+        database.show_committed(&start).unwrap();
         shuttle::thread::scope(|scope| {
-            scope.spawn(|| read(&database, 2));
-            scope.spawn(|| read(&database, 2));
+            scope.spawn(|| read(&database.connect().unwrap(), 2));
+            scope.spawn(|| read(&database.connect_committed().unwrap(), 2));
             scope.spawn(|| write(&database, 2));
             move_all(&database, 4);
         });
@@ -124,7 +126,8 @@ fn a_follower_that_is_read_while_entries_are_applied_and_moved() {
         let (_directory, leader) = bank();
         let (_other, follower) = bank();
         leader.take_capture().unwrap();
-        follower.take_capture().unwrap();
+        let start = follower.take_capture().unwrap().commit_point;
+        follower.show_committed(&start).unwrap();
         follower.set_writable(false);
         let captures: Vec<_> = (0..3)
             .map(|_| {
@@ -133,8 +136,8 @@ fn a_follower_that_is_read_while_entries_are_applied_and_moved() {
             })
             .collect();
         shuttle::thread::scope(|scope| {
-            scope.spawn(|| read(&follower, 2));
-            scope.spawn(|| read(&follower, 2));
+            scope.spawn(|| read(&follower.connect().unwrap(), 2));
+            scope.spawn(|| read(&follower.connect_committed().unwrap(), 2));
             let mut ends = Vec::new();
             for capture in &captures {
                 ends.push(follower.apply(&capture.pages, capture.page_count).unwrap());
@@ -177,7 +180,8 @@ fn a_roll_back_while_a_backfill_runs_and_others_read() {
             let _ = sql.execute_batch("UPDATE account SET cents = 0, pad = 'lost'");
             drop(sql);
             database.roll_back(&one).unwrap();
-            read(&database, 1);
+            read(&database.connect().unwrap(), 1);
+            read(&database.connect_committed().unwrap(), 1);
         });
         assert_whole(&database);
     });

@@ -75,7 +75,16 @@ fn to_every_border_of_the_index_regions_and_on_from_there() {
 /// Compares what SQLite finds through the index with the frames themselves, page by page.
 #[track_caller]
 fn check_lookups(database: &Database) {
-    let sql = database.connect().unwrap();
+    for sql in [
+        database.connect().unwrap(),
+        database.connect_committed().unwrap(),
+    ] {
+        assert_same_image(&found_by_sqlite(&sql), &image(database));
+    }
+}
+
+/// The pages of a database as a connection finds them.
+fn found_by_sqlite(sql: &Connection) -> Vec<Vec<u8>> {
     let mut bytes: ffi::sqlite3_int64 = 0;
     // SAFETY: the connection is open; the result is memory of that many bytes, freed below.
     let found = unsafe {
@@ -85,8 +94,7 @@ fn check_lookups(database: &Database) {
         ffi::sqlite3_free(start.cast());
         copy
     };
-    let pages: Vec<Vec<u8>> = found.chunks(512).map(<[u8]>::to_vec).collect();
-    assert_same_image(&pages, &image(database));
+    found.chunks(512).map(<[u8]>::to_vec).collect()
 }
 
 #[test]

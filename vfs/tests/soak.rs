@@ -5,7 +5,8 @@
 //! replica has applied counts as committed for good, and only that is run by plain SQLite. When the
 //! leader steps down, everything after that is rolled back. Each of the two backfills on its own,
 //! to ends of its own, in slices between which everything else goes on; after each backfill its file
-//! has to be what the captures up to that end make, page by page. `VFS_SOAK_SEQUENCES` says how many
+//! has to be what the captures up to that end make, page by page. Readers of the committed view of
+//! either see states that are committed for good, each at least as new as the one before. `VFS_SOAK_SEQUENCES` says how many
 //! sequences are run and `VFS_SOAK_SEED` where they begin; a failure names its seed.
 
 mod common;
@@ -42,6 +43,8 @@ struct Tally {
     role_swaps: u64,
     zombie_writers: u64,
     reader_checks: u64,
+    committed_reads: u64,
+    committed_reads_behind: u64,
     image_checks: u64,
     backfills: u64,
     backfills_given_up: u64,
@@ -67,6 +70,8 @@ struct Moves {
     ends: Vec<(CommitPoint, Rc<Shadow>)>,
     running: Option<(Backfill, Rc<Shadow>)>,
     pins: Vec<(Pin, Rc<Shadow>)>,
+    /// The oldest of the committed states that its committed view may show.
+    shown: usize,
 }
 
 /// A read transaction and what it saw at first.
@@ -82,6 +87,8 @@ struct Sequence {
     replica: Database,
     sql: Connection,
     plain: Connection,
+    /// The digest of each state that is committed for good, oldest first.
+    states: Vec<String>,
     /// Commits that are not captured yet, then entries that are not applied yet.
     statements: Vec<String>,
     entries: VecDeque<Entry>,
@@ -99,7 +106,10 @@ struct Sequence {
 }
 
 fn open(database: &Database, random: &mut Random) -> Connection {
-    let sql = database.connect().unwrap();
+    with_some_cache(database.connect().unwrap(), random)
+}
+
+fn with_some_cache(sql: Connection, random: &mut Random) -> Connection {
     let cache_pages = [3, 10, 200][random.below(3) as usize];
     sql.pragma_update(None, "cache_size", cache_pages).unwrap();
     sql
@@ -140,6 +150,7 @@ impl Sequence {
             replica,
             sql,
             plain,
+            states: Vec::new(),
             statements: Vec::new(),
             entries: VecDeque::new(),
             committed,
@@ -288,8 +299,19 @@ impl Sequence {
             for statement in statements {
                 self.plain.execute_batch(&statement).unwrap();
             }
+            self.states.extend(digest(&self.plain).ok());
+            self.replica_moves.shown = self.states.len().saturating_sub(1);
             self.tally.applies += 1;
         }
+        if self.random.one_in(2) {
+            self.show_committed();
+        }
+    }
+
+    /// The leader hears how far it is committed.
+    fn show_committed(&mut self) {
+        self.leader.show_committed(&self.committed).unwrap();
+        self.leader_moves.shown = self.states.len().saturating_sub(1);
     }
 
     /// Everything after the committed entry is lost on the leader; perhaps the replica takes over.
@@ -311,6 +333,7 @@ impl Sequence {
         let before = self.leader.commit_point().position;
         self.leader.set_writable(false);
         self.leader.roll_back(&self.committed).unwrap();
+        self.leader_moves.shown = self.states.len().saturating_sub(1);
         assert!(self.leader.commit_point().position > before);
         assert!(self.leader.take_capture().is_none());
         self.entries.clear();
@@ -360,13 +383,29 @@ impl Sequence {
         } else {
             &self.replica
         };
-        let sql = open(database, &mut self.random);
+        let is_committed = self.random.one_in(2) && !self.states.is_empty();
+        let sql = match is_committed {
+            true => with_some_cache(database.connect_committed().unwrap(), &mut self.random),
+            false => open(database, &mut self.random),
+        };
         sql.execute_batch("BEGIN").unwrap();
         let seen = digest(&sql).unwrap();
-        assert_eq!(
-            read_position(&sql, "main"),
-            Some(database.commit_point().position)
-        );
+        if is_committed {
+            let moves = match on_leader {
+                true => &mut self.leader_moves,
+                false => &mut self.replica_moves,
+            };
+            let newer = self.states[moves.shown..].iter();
+            let place = newer.clone().position(|state| *state == seen);
+            moves.shown += place.expect("a committed state, and none that is older than the last");
+            self.tally.committed_reads += 1;
+            self.tally.committed_reads_behind += u64::from(newer.last() != Some(&seen));
+        } else {
+            assert_eq!(
+                read_position(&sql, "main"),
+                Some(database.commit_point().position)
+            );
+        }
         self.readers.push((
             on_leader,
             Reader {
@@ -508,6 +547,12 @@ impl Sequence {
         assert_eq!(content(&reader), expected);
         assert_sound(&reader);
         assert_sound(&self.sql);
+        self.show_committed();
+        for database in [&self.leader, &self.replica] {
+            let committed = database.connect_committed().unwrap();
+            assert_eq!(content(&committed), expected);
+            assert_sound(&committed);
+        }
         assert_eq!(content_of_image(&image(&self.leader)), content(&self.sql));
         for database in [&self.leader, &self.replica] {
             let committed = u64::from(database.wal_frames());
@@ -585,6 +630,8 @@ fn a_leader_and_a_replica_stay_the_same() {
         total.role_swaps += tally.role_swaps;
         total.zombie_writers += tally.zombie_writers;
         total.reader_checks += tally.reader_checks;
+        total.committed_reads += tally.committed_reads;
+        total.committed_reads_behind += tally.committed_reads_behind;
         total.image_checks += tally.image_checks;
         total.backfills += tally.backfills;
         total.backfills_given_up += tally.backfills_given_up;
@@ -596,5 +643,6 @@ fn a_leader_and_a_replica_stay_the_same() {
     }
     println!("{sequences} sequences: {total:?}");
     assert!(sequences < 10 || total.roll_backs > 0 && total.zombie_writers > 0);
+    assert!(sequences < 10 || total.committed_reads_behind > 0);
     assert!(sequences < 10 || total.backfills > 0 && total.restarts > 0 && total.pins > 0);
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::extensions;
 use crate::node::{Node, NodeError};
 
 /// Settings of a node.
@@ -97,6 +98,10 @@ pub(crate) struct ServeArgs {
     /// leader [default: VACUUM INTO is refused]
     #[arg(long, value_name = "DIR")]
     vacuum_into: Option<PathBuf>,
+    /// An extension of SQLite that is loaded into every session; all nodes need the same ones, in the
+    /// same order. Can be given several times
+    #[arg(long, value_name = "PATH[:ENTRYPOINT]")]
+    extension: Vec<String>,
     /// Stop when the process that started this one is gone
     #[arg(long, hide = true)]
     stop_with_parent: bool,
@@ -197,6 +202,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
     }
     if let Some(directory) = args.vacuum_into {
         builder = builder.vacuum_into(directory);
+    }
+    for text in &args.extension {
+        let extension = extensions::parse(text);
+        builder = builder.extension(extension.path, extension.entry_point.as_deref());
     }
     let node = builder.start()?;
     tracing::info!("listening on {listen}");

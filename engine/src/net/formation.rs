@@ -35,7 +35,7 @@ pub(crate) enum FormationError {
     )]
     Amnesia { peer: NodeAddress, node: NodeId },
     /// A member is configured differently.
-    #[error("{peer} refuses this node: {why}; check --id and --cluster on both")]
+    #[error("{peer} refuses this node: {why}; check --id, --cluster and --extension on both")]
     Refused {
         peer: NodeAddress,
         why: &'static str,
@@ -109,6 +109,7 @@ fn incarnation_from(
         Verdict::NotMember => refused("this node is not in its list of members"),
         Verdict::OtherCluster => refused("it belongs to another cluster"),
         Verdict::NoCommonVersion => refused("there is no common version of the protocol"),
+        Verdict::OtherExtensions => refused("it was started with another list of --extension"),
         Verdict::None => Ok(None),
         Verdict::Welcome | Verdict::NotFormed => Ok(Some(answer.incarnation)),
     }

@@ -27,7 +27,8 @@ const AT_INCARNATION: usize = AT_SENDER + 8;
 const AT_TARGET: usize = AT_INCARNATION + 8;
 const AT_TARGET_INCARNATION: usize = AT_TARGET + 8;
 const AT_FEATURES: usize = AT_TARGET_INCARNATION + 8;
-const AT_ADDRESS_BYTES: usize = AT_FEATURES + 8;
+const AT_EXTENSIONS: usize = AT_FEATURES + 8;
+const AT_ADDRESS_BYTES: usize = AT_EXTENSIONS + 8;
 const AT_ADDRESS: usize = AT_ADDRESS_BYTES + 2;
 const AT_CRC: usize = HELLO_BYTES - 4;
 const _: () = assert!(AT_ADDRESS + ADDRESS_BYTES_MAX <= AT_CRC);
@@ -62,6 +63,20 @@ pub(crate) enum Verdict {
     OtherIncarnation = 6,
     /// No common version.
     NoCommonVersion = 7,
+    /// The two nodes load different extensions of SQLite.
+    OtherExtensions = 8,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OtherExtensions => out.write_str(
+                "it was started with another list of --extension (the names, entry points and \
+                 contents of the files must be equal, in order)",
+            ),
+            verdict => write!(out, "{verdict:?}"),
+        }
+    }
 }
 
 /// What a node says of itself, and of the node it talks to.
@@ -82,6 +97,8 @@ pub(crate) struct Hello {
     pub(crate) target_incarnation: u64,
     /// Optional abilities; none exist yet.
     pub(crate) features: u64,
+    /// The digest of the extensions of SQLite that the sender loads; 0 if there are none.
+    pub(crate) extensions: u64,
     /// Where the sender is reached, `HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes, so that it can
     /// be answered by a node that does not know it.
     pub(crate) address: String,
@@ -116,6 +133,7 @@ impl Hello {
             &self.target_incarnation.to_le_bytes(),
         );
         put(AT_FEATURES, &self.features.to_le_bytes());
+        put(AT_EXTENSIONS, &self.extensions.to_le_bytes());
         let address = self.address.as_bytes();
         put(AT_ADDRESS_BYTES, &(address.len() as u16).to_le_bytes());
         put(AT_ADDRESS, address);
@@ -152,6 +170,7 @@ impl Hello {
             5 => Verdict::NotMember,
             6 => Verdict::OtherIncarnation,
             7 => Verdict::NoCommonVersion,
+            8 => Verdict::OtherExtensions,
             _ => return Err(HelloError::Unknown("verdict")),
         };
         let address_bytes = usize::from(u16_at(AT_ADDRESS_BYTES)).min(ADDRESS_BYTES_MAX);
@@ -168,6 +187,7 @@ impl Hello {
             target: NodeId(u64_at(AT_TARGET)),
             target_incarnation: u64_at(AT_TARGET_INCARNATION),
             features: u64_at(AT_FEATURES),
+            extensions: u64_at(AT_EXTENSIONS),
             address,
         })
     }
@@ -196,6 +216,7 @@ mod tests {
             target: NodeId(3),
             target_incarnation: 78,
             features: 0,
+            extensions: 79,
             address: "[::1]:9001".into(),
         }
     }

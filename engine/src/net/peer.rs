@@ -96,7 +96,7 @@ impl PeerLink {
                 Ok((_, answer)) => {
                     if last_refusal != Some(answer.verdict) {
                         last_refusal = Some(answer.verdict);
-                        tracing::warn!("{} refuses this node: {:?}", self.peer, answer.verdict);
+                        tracing::warn!("{} refuses this node: {}", self.peer, answer.verdict);
                     }
                 }
                 Err(error) => tracing::debug!("{} cannot be reached: {error}", self.peer),

@@ -173,6 +173,8 @@ impl Peers {
             Verdict::OtherCluster
         } else if ![0, asks.incarnation].contains(&known) {
             Verdict::OtherIncarnation
+        } else if asks.cluster != 0 && asks.extensions != identity.extensions {
+            Verdict::OtherExtensions
         } else if asks.cluster != 0 || (asks.purpose == Purpose::Formation && known != 0) {
             Verdict::Welcome
         } else if known == 0 {
@@ -237,6 +239,7 @@ pub(super) fn hello(
         target,
         target_incarnation: identity.incarnation_of(target),
         features: 0,
+        extensions: identity.extensions,
         address: String::new(),
     }
 }

@@ -58,7 +58,7 @@ impl Backfills {
     }
 
     /// The database whose WAL is about to be restarted, so that nothing may be added to it.
-    fn parked(&self) -> Option<DatabaseId> {
+    pub(super) fn parked(&self) -> Option<DatabaseId> {
         match self.stage {
             Stage::Draining { database, .. }
             | Stage::Announcing {
@@ -191,10 +191,7 @@ impl Replica {
         let Some(state) = self.catalogue.get(database) else {
             return true;
         };
-        let is_locked = self
-            .queues
-            .get(&database)
-            .is_some_and(|queue| queue.holder.is_some());
+        let is_locked = self.queues.holder(database).is_some();
         let newest = state.file.newest_end();
         !is_locked
             && !self.batch.changes(database)

@@ -6,9 +6,10 @@ use std::fmt;
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{CommitPoint, PageSize, WalPosition};
 
-use super::payload::DatabaseAct;
-
+use super::databases::DROPPED;
 use super::file::FileState;
+use super::payload::DatabaseAct;
+use crate::error::Error;
 
 /// A database's identity: the index of the entry that created it in its shard's log. Dropping and
 /// creating a database of one name therefore cannot meet.
@@ -38,8 +39,8 @@ pub(super) struct DatabaseState {
     in_flight: VecDeque<(LogIndex, CommitPoint)>,
 }
 
-/// What a reader's snapshot contains that is not committed yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a reader's snapshot contains that is not committed yet; the more, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SnapshotContent {
     /// Only committed entries.
     Committed,
@@ -75,14 +76,18 @@ impl DatabaseState {
         self.in_flight.push_back((index, end));
     }
 
-    /// The commit index has reached `up_to`: the newest entry at or below it is the new base.
-    pub(super) fn commit(&mut self, up_to: LogIndex, now: u64) {
+    /// The commit index has reached `up_to`: the newest entry at or below it is the new base. Returns
+    /// where it leaves the database, if there is one.
+    pub(super) fn commit(&mut self, up_to: LogIndex, now: u64) -> Option<CommitPoint> {
+        let mut newest = None;
         while let Some((index, end)) = self.in_flight.front().copied()
             && index <= up_to
         {
             self.in_flight.pop_front();
             self.entry_committed(index, end, now);
+            newest = Some(end);
         }
+        newest
     }
 
     /// The entry `index` is committed, and leaves the database at `end`.
@@ -158,6 +163,20 @@ impl Catalogue {
             | DatabaseAct::FinishRestore { name: made, .. } => made == name,
             _ => false,
         })
+    }
+
+    /// Whether there is such a database and the log does not hold its end.
+    pub(super) fn is_lasting(&self, id: DatabaseId) -> bool {
+        self.by_id.contains_key(&id) && !self.is_ending(id)
+    }
+
+    /// What to tell of a database that is not lasting.
+    pub(super) fn gone(&self, id: DatabaseId) -> Error {
+        let name = self.get(id).map(|state| state.name.clone());
+        Error::DatabaseGone {
+            name: name.unwrap_or_else(|| format!("number {id}")),
+            how: DROPPED,
+        }
     }
 
     fn is_ending(&self, id: DatabaseId) -> bool {

@@ -29,8 +29,12 @@ impl Replica {
     /// Commits entries that this node has proposed: their pages are in its WAL already.
     fn commit_own(&mut self, up_to: LogIndex) {
         let now = self.now;
-        for (_, state) in self.catalogue.iter_mut() {
-            state.commit(up_to, now);
+        for (id, state) in self.catalogue.iter_mut() {
+            if let Some(to) = state.commit(up_to, now) {
+                let database = id;
+                let shown = Effect::ShowCommitted { database, to };
+                self.effects.push_back(shown);
+            }
         }
         while let Some(run) = self.uncommitted.front()
             && run.last <= up_to

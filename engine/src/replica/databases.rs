@@ -20,7 +20,6 @@ use super::file::FileState;
 use super::gate::Held;
 use super::payload::{DatabaseAct, RestoreId, encode_act};
 use super::request::{Admin, Reply, RequestId, SessionId};
-use super::serving::INTERNAL_SERIAL;
 use super::{Effect, Replica};
 use crate::database_file;
 use crate::error::Error;
@@ -32,7 +31,7 @@ const UPLOADS_MAX: usize = 4;
 pub const RESTORE_CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// How a database ended, in words.
-const DROPPED: &str = "dropped";
+pub(super) const DROPPED: &str = "dropped";
 const REPLACED: &str = "replaced by a restored file";
 
 /// A file that arrives in committed entries, on every node.
@@ -457,47 +456,51 @@ impl Replica {
             name: name.to_owned(),
             how,
         };
-        let mut unanswered = Vec::new();
-        if let Some(mut queue) = self.queues.remove(&database) {
-            unanswered.extend(queue.drain().map(|parked| (parked.request, None)));
-        }
+        let parked = self.queues.remove(database).into_iter();
+        let mut unanswered: Vec<_> = parked.map(|parked| (parked.request, None)).collect();
         // A commit that was not captured by now will be in no entry.
-        for ahead in self.ahead.remove(&database).unwrap_or_default() {
+        for ahead in self.take_ahead_in(database) {
             unanswered.push((
                 ahead.request(),
                 ahead.wrote().then_some(Error::OutcomeUnknown),
             ));
         }
-        let sessions = self.sessions.iter_mut();
         let mut ended = Vec::new();
-        for (id, session) in sessions.filter(|(_, session)| session.database == database) {
+        let mut ending = Vec::new();
+        let sessions = self.sessions.iter_mut();
+        for (id, session) in sessions.filter(|(_, at)| at.databases.contains(&database)) {
             unanswered.extend(
                 session
                     .waiting
                     .drain(..)
                     .map(|(request, _)| (request, None)),
             );
+            let earlier = [session.aborted.take(), session.last_word.take()];
+            let in_doubt = earlier.contains(&Some(Error::OutcomeUnknown));
+            session.last_word = Some(match in_doubt {
+                true => Error::OutcomeUnknown,
+                false => error.clone(),
+            });
+            if session.databases.len() > 1 {
+                // It may hold the write locks of its other databases until its run has ended.
+                ending.push(*id);
+                continue;
+            }
             if let Some(long_run) = session.long_run.take() {
-                let in_doubt = long_run.wrote.map(|_| Error::OutcomeUnknown);
+                let in_doubt = (!long_run.wrote.is_empty()).then_some(Error::OutcomeUnknown);
                 unanswered.push((long_run.request, in_doubt));
             }
-            let earlier = session.aborted.take();
-            let in_doubt = earlier.filter(|error| matches!(error, Error::OutcomeUnknown));
-            ended.push((*id, in_doubt.unwrap_or_else(|| error.clone())));
+            ended.push(*id);
         }
         for (request, in_doubt) in unanswered {
             let error = in_doubt.unwrap_or_else(|| error.clone());
-            if request.serial == INTERNAL_SERIAL {
-                // Nobody waits for it.
-            } else if self.serving {
-                self.answer_from_log(request, error);
-            } else {
-                self.refuse(request, error);
-            }
+            self.answer_ended(request, error);
         }
-        for (id, last_word) in ended {
+        for id in ended {
             self.end_session(id);
-            self.last_words.insert(id, last_word);
+        }
+        for id in ending {
+            self.wind_up_session(id);
         }
     }
 }

@@ -72,10 +72,8 @@ pub enum Input {
     },
     /// SQL that goes on on another thread has committed something.
     Captured {
-        /// In which database.
-        database: DatabaseId,
-        /// What.
-        capture: Capture,
+        /// What, in each database. What one transaction committed is here as a whole.
+        captures: Vec<(DatabaseId, Capture)>,
     },
     /// A database was opened by [`Effect::OpenDatabase`], [`Effect::CreateDatabase`] or
     /// [`Effect::FinishRestore`].
@@ -222,6 +220,14 @@ pub enum Effect {
         index: LogIndex,
         /// The pages.
         change: DatabaseChange,
+    },
+    /// What a database's WAL holds up to here is committed: readers on other threads may see it.
+    /// Performed before the answers that tell of it.
+    ShowCommitted {
+        /// Which database.
+        database: DatabaseId,
+        /// Its state at the commit index.
+        to: CommitPoint,
     },
     /// Save the manifest durably; answered by [`Input::ManifestSaved`].
     SaveManifest {

@@ -3,17 +3,21 @@
 //! Such a run may commit at any moment, and what it commits is seen by others before the run's end
 //! is known. Three rules keep the gate right:
 //!
-//! 1. A run that has begun to write counts as the holder of its database's write lock until it has
+//! 1. A run that has begun to write counts as the holder of its databases' write locks until it has
 //!    come back, and no run begins to write while it is away. So whatever is captured meanwhile is
 //!    its own, whoever's run the capture came with.
 //! 2. Every capture goes into the batch before the reply that came with it goes to the gate.
 //! 3. A commit is visible a moment before it can be captured. A reply whose snapshot is ahead of
 //!    all captures waits for the next one.
+//!
+//! A session that has attached databases comes back to the core for the moment of each commit, which
+//! is captured there as a whole: no entry can hold a part of it.
 
 use ringlite_vfs::{Capture, WalPosition};
 
 use super::catalogue::{DatabaseId, DatabaseState, SnapshotContent};
 use super::gate::Held;
+use super::positions::Positions;
 use super::request::{RequestId, SessionId, StopReason, Work};
 use super::{Effect, Replica};
 use crate::error::Error;
@@ -28,14 +32,17 @@ pub(super) struct LongRun {
     pub(super) since_tick: u64,
     /// Whether it has begun to write.
     pub(super) writes: bool,
-    /// The end of the last of its commits that were captured.
-    pub(super) wrote: Option<WalPosition>,
+    /// The ends of the last of its commits that were captured.
+    pub(super) wrote: Positions,
 }
 
 /// A reply that has seen more than was captured.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    position: WalPosition,
+    /// What it depends on.
+    positions: Positions,
+    /// The databases whose position there is ahead of the captures; never empty.
+    missing: Vec<DatabaseId>,
     held: Held,
     needs_confirmation: bool,
 }
@@ -63,16 +70,15 @@ impl Replica {
             request,
             since_tick,
             writes,
-            wrote: None,
+            wrote: Positions::default(),
         });
-        let database = session.database;
-        let queue = self.queues.entry(database).or_default();
+        let databases = session.databases.clone();
         if writes {
-            queue.holder = Some(request.session);
-        } else if queue.holder == Some(request.session) {
-            // It was let go to write and does not.
-            queue.holder = None;
-            self.resume_writer(database);
+            self.queues.hold(request.session, &databases);
+        } else {
+            // It may have been let go to write, and does not.
+            self.queues.release(request.session, &databases);
+            self.resume_writers(&databases);
         }
     }
 
@@ -87,29 +93,30 @@ impl Replica {
         let position = capture.commit_point.position;
         self.batch.add(database, capture);
         self.look_ahead_again(database, Some(position));
-        let holder = self.queues.get(&database).and_then(|queue| queue.holder);
+        let holder = self.queues.holder(database);
         let long_run = holder
             .filter(|holder| finder != Some(*holder))
             .and_then(|holder| self.sessions.get_mut(&holder)?.long_run.as_mut());
         match long_run {
             Some(long_run) => {
-                long_run.wrote = Some(position);
+                long_run.wrote.raise(database, position);
                 false
             }
             None => true,
         }
     }
 
-    /// Holds a reply whose snapshot is ahead of the captures.
+    /// Holds a reply whose snapshots are ahead of the captures in the databases `missing`.
     pub(super) fn hold_ahead(
         &mut self,
-        database: DatabaseId,
-        position: WalPosition,
+        positions: Positions,
+        missing: Vec<DatabaseId>,
         held: Held,
         needs_confirmation: bool,
     ) {
-        self.ahead.entry(database).or_default().push(Ahead {
-            position,
+        self.ahead.push(Ahead {
+            positions,
+            missing,
             held,
             needs_confirmation,
         });
@@ -118,34 +125,37 @@ impl Replica {
     /// Lets replies go on to the gate whose snapshots are captured up to `position`; all of them
     /// if there is none, because the run that committed has ended.
     pub(super) fn look_ahead_again(&mut self, database: DatabaseId, position: Option<WalPosition>) {
-        let Some(waiting) = self.ahead.get_mut(&database) else {
-            return;
-        };
-        let ready: Vec<_> = waiting
-            .extract_if(.., |ahead| {
-                position.is_none_or(|position| ahead.position <= position)
-            })
-            .collect();
-        if waiting.is_empty() {
-            self.ahead.remove(&database);
+        for ahead in &mut self.ahead {
+            let seen = ahead.positions.get(database);
+            if position.is_none() || seen <= position {
+                ahead.missing.retain(|missing| *missing != database);
+            }
         }
-        for ahead in ready {
-            let content = self.content_of(database, ahead.position);
+        let ready = self.ahead.extract_if(.., |ahead| ahead.missing.is_empty());
+        for ahead in ready.collect::<Vec<_>>() {
+            let content = self.content_of(&ahead.positions);
             self.hold(ahead.held, content, ahead.needs_confirmation);
         }
     }
 
-    /// Which entries a snapshot contains.
-    pub(super) fn content_of(
-        &self,
-        database: DatabaseId,
-        position: WalPosition,
-    ) -> SnapshotContent {
-        let is_in_batch = self.batch.changes(database);
-        let state = self.catalogue.get(database);
-        state.map_or(SnapshotContent::Committed, |state| {
-            state.content_of(position, is_in_batch)
-        })
+    /// Takes out the replies that wait for a commit in this database to be captured.
+    pub(super) fn take_ahead_in(&mut self, database: DatabaseId) -> Vec<Ahead> {
+        let waiting = self
+            .ahead
+            .extract_if(.., |ahead| ahead.missing.contains(&database));
+        waiting.collect()
+    }
+
+    /// The newest entry that snapshots contain.
+    pub(super) fn content_of(&self, positions: &Positions) -> SnapshotContent {
+        let contents = positions.iter().map(|(database, position)| {
+            let is_in_batch = self.batch.changes(database);
+            let state = self.catalogue.get(database);
+            state.map_or(SnapshotContent::Committed, |state| {
+                state.content_of(position, is_in_batch)
+            })
+        });
+        contents.max().unwrap_or(SnapshotContent::Committed)
     }
 
     /// Keeps a request until its session's long run has come back; gives it back if there is none.
@@ -177,23 +187,23 @@ impl Replica {
                 reason: StopReason::Interrupted,
             });
         }
-        let queue = self.queues.get_mut(&session.database);
-        for request in queue.map_or(Vec::new(), |queue| queue.withdraw(id)) {
-            self.refuse(request, Error::interrupted());
+        for parked in self.queues.withdraw(id) {
+            self.refuse(parked.request, Error::interrupted());
         }
     }
 
-    /// A long run has come back.
-    pub(super) fn after_long_run(&mut self, id: SessionId, database: DatabaseId) {
-        let session = self.sessions.get_mut(&id);
-        if let Some(session) = session.filter(|session| session.is_closing) {
-            session.is_closing = false;
-            self.close_session(id);
+    /// A long run has come back, of a session that had these databases.
+    pub(super) fn after_long_run(&mut self, id: SessionId, databases: &[DatabaseId]) {
+        let session = self.sessions.get(&id);
+        if session.is_some_and(|session| session.is_closing) {
+            self.wind_up_session(id);
         }
-        let holder = self.queues.get(&database).and_then(|queue| queue.holder);
-        let writer = holder.and_then(|holder| self.sessions.get(&holder)?.long_run.as_ref());
-        if writer.is_none() {
-            self.look_ahead_again(database, None);
+        for database in databases {
+            let holder = self.queues.holder(*database);
+            let writer = holder.and_then(|holder| self.sessions.get(&holder)?.long_run.as_ref());
+            if writer.is_none() {
+                self.look_ahead_again(*database, None);
+            }
         }
     }
 
@@ -218,8 +228,9 @@ impl Replica {
         }
         let mut idle = Vec::new();
         for (id, session) in &self.sessions {
-            let state = self.catalogue.get(session.database);
-            let oldest = match state.is_some_and(is_full) {
+            let mut databases = session.databases.iter();
+            let in_the_way = databases.any(|id| self.catalogue.get(*id).is_some_and(is_full));
+            let oldest = match in_the_way {
                 true => self.now.saturating_sub(FULL_GRACE_TICKS),
                 false => expired,
             };
@@ -256,13 +267,13 @@ impl Replica {
         for session in self.sessions.values_mut() {
             refused.extend(session.waiting.drain(..).map(|(request, _)| request));
             if let Some(long_run) = session.long_run.take() {
-                match long_run.wrote {
-                    Some(_) => unknown.push(long_run.request),
-                    None => refused.push(long_run.request),
+                match long_run.wrote.is_empty() {
+                    false => unknown.push(long_run.request),
+                    true => refused.push(long_run.request),
                 }
             }
         }
-        for ahead in std::mem::take(&mut self.ahead).into_values().flatten() {
+        for ahead in std::mem::take(&mut self.ahead) {
             match ahead.held.wrote {
                 true => unknown.push(ahead.held.request),
                 false => refused.push(ahead.held.request),

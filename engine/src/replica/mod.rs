@@ -24,6 +24,7 @@ mod long_runs;
 pub mod member;
 mod members;
 pub mod payload;
+mod positions;
 pub mod request;
 mod roles;
 mod serving;
@@ -57,12 +58,16 @@ use member::Member;
 pub use members::MemberStatus;
 use members::MemberWork;
 use payload::DatabaseChange;
+pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
 pub use roles::RoleTargets;
 use session::Session;
-use write_queue::WriteQueue;
+use write_queue::WriteQueues;
 
 use crate::error::Error;
+
+/// Digests that may wait at once for an index to be applied.
+const DIGESTS_WAITING_MAX: usize = 64;
 
 #[derive(Debug)]
 struct WaitingDigest {
@@ -96,7 +101,7 @@ pub struct Replica {
     last_words: BTreeMap<SessionId, Error>,
     /// Sessions that wait for the creation of a database, by its name.
     opening: BTreeMap<String, Vec<(RequestId, SessionOptions)>>,
-    queues: BTreeMap<DatabaseId, WriteQueue>,
+    queues: WriteQueues,
     batch: Batch,
     /// Batches in the log until they are committed.
     uncommitted: VecDeque<Uncommitted>,
@@ -104,7 +109,7 @@ pub struct Replica {
     uncommitted_bytes: usize,
     gate: Gate,
     /// Replies that have seen a commit which was not captured yet.
-    ahead: BTreeMap<DatabaseId, Vec<Ahead>>,
+    ahead: Vec<Ahead>,
     /// Replies of this turn that need a ReadIndex round, with the entry that they also need.
     unconfirmed: Vec<(LogIndex, Held)>,
     last_read: ReadId,
@@ -146,12 +151,12 @@ impl Replica {
             sessions: BTreeMap::new(),
             last_words: BTreeMap::new(),
             opening: BTreeMap::new(),
-            queues: BTreeMap::new(),
+            queues: WriteQueues::default(),
             batch: Batch::default(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             gate: Gate::default(),
-            ahead: BTreeMap::new(),
+            ahead: Vec::new(),
             unconfirmed: Vec::new(),
             last_read: ReadId(0),
             digests: Vec::new(),
@@ -207,8 +212,10 @@ impl Replica {
             Input::Ran(ran) => self.ran(ran),
             Input::Interrupted { session } => self.interrupt(session),
             Input::Left { request, writes } => self.left(request, writes),
-            Input::Captured { database, capture } => {
-                self.captured(database, capture, None);
+            Input::Captured { captures } => {
+                for (database, capture) in captures {
+                    self.captured(database, capture, None);
+                }
             }
             Input::RolledBack {
                 database,
@@ -251,7 +258,7 @@ impl Replica {
                 id,
                 database,
                 index_min,
-            } => {
+            } if self.digests.len() < DIGESTS_WAITING_MAX => {
                 self.digests.push(WaitingDigest {
                     request: id,
                     database,
@@ -259,6 +266,10 @@ impl Replica {
                     deadline: self.now + self.config.write_wait_ticks,
                 });
                 self.answer_digests();
+            }
+            Input::DigestAsked { id, .. } => {
+                let what = "as many digests as may be wait for what they ask for to be applied";
+                self.refuse(id, Error::Busy { what });
             }
         }
     }
@@ -321,18 +332,9 @@ impl Replica {
         self.raft.status().leader
     }
 
-    /// The database of this name, and how far it is committed.
-    pub(crate) fn find_database(
-        &self,
-        name: &str,
-    ) -> Option<(DatabaseId, ringlite_vfs::WalPosition)> {
-        let id = self.catalogue.find(name)?;
-        Some((id, self.committed_position(id)?))
-    }
-
-    /// How far a database is committed.
-    pub(crate) fn committed_position(&self, id: DatabaseId) -> Option<ringlite_vfs::WalPosition> {
-        Some(self.catalogue.get(id)?.committed?.position)
+    /// The database of this name, as committed.
+    pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
+        self.catalogue.find(name)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringlite_raft::{LogIndex, MemberRole, NodeId};
-use ringlite_vfs::{Capture, PageSize, WalPosition};
+use ringlite_vfs::{Capture, PageSize};
 
 use super::catalogue::DatabaseId;
+use super::positions::Positions;
 use crate::error::Error;
 use crate::rows::{RowBatch, Value};
 
@@ -278,16 +279,18 @@ pub struct Digest {
 }
 
 /// Where a session's connection stands after a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Whether BEGIN was given and neither COMMIT nor ROLLBACK.
     pub in_transaction: bool,
-    /// Whether a read snapshot is held.
+    /// Whether a read snapshot of any of its databases is held.
     pub has_snapshot: bool,
-    /// Whether the database's write lock is held.
+    /// Whether the write lock of any of its databases is held.
     pub has_write_lock: bool,
-    /// The snapshot that was granted last.
-    pub snapshot: Option<WalPosition>,
+    /// The snapshot that was granted last, in each of its databases that it has read.
+    pub snapshots: Positions,
+    /// The databases that are attached to it, besides its own one.
+    pub attached: Vec<DatabaseId>,
 }
 
 /// Why a run is stopped before its end.
@@ -323,9 +326,10 @@ pub struct Ran {
     pub outcome: Outcome,
     /// Where the connection stands now.
     pub standing: Standing,
-    /// What was committed into the in-memory WAL and not captured before.
-    pub capture: Option<Capture>,
-    /// Whether the snapshot in `standing` holds a commit that is in no capture yet: another thread
-    /// is about to complete it.
-    pub is_ahead: bool,
+    /// What was committed into the in-memory WALs of the session's databases and not captured
+    /// before. What one transaction committed is here as a whole.
+    pub captures: Vec<(DatabaseId, Capture)>,
+    /// The databases whose snapshot in `standing` holds a commit that is in no capture yet: another
+    /// thread is about to complete it.
+    pub ahead: Vec<DatabaseId>,
 }

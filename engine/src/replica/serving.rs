@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringlite_raft::{LogIndex, Role};
-use ringlite_vfs::{PageSize, WalPosition};
+use ringlite_vfs::PageSize;
 
+use super::backfill::Backfills;
 use super::catalogue::{DatabaseId, SnapshotContent};
 use super::databases::{check_name, no_database};
 use super::gate::Held;
 use super::payload::DatabaseAct;
+use super::positions::Positions;
 use super::request::{
     Outcome, Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work,
 };
@@ -19,10 +21,10 @@ use crate::error::Error;
 
 /// What a run has seen and done, for the gate.
 struct Seen {
-    /// The end of what it committed.
-    wrote: Option<WalPosition>,
-    /// Whether its snapshot is ahead of what was captured.
-    is_ahead: bool,
+    /// The ends of what it committed.
+    wrote: Positions,
+    /// The databases in which its snapshot is ahead of what was captured.
+    ahead: Vec<DatabaseId>,
     /// Whether leadership has to be confirmed.
     needs_confirmation: bool,
 }
@@ -108,8 +110,7 @@ impl Replica {
             return;
         }
         session.runs(&work);
-        let database = session.database;
-        let may_write = self.may_write(database, id.session);
+        let may_write = self.may_write(id.session);
         self.effects.push_back(Effect::Run {
             request: id,
             work,
@@ -117,10 +118,19 @@ impl Replica {
         });
     }
 
-    fn may_write(&mut self, database: DatabaseId, session: SessionId) -> bool {
-        let is_open = self.has_room() && !self.is_parked(database);
-        let queue = self.queues.entry(database).or_default();
-        queue.holder == Some(session) || (queue.admits(session) && is_open)
+    /// Whether a session may take the write locks of its databases: of all or of none.
+    fn may_write(&self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get(&id) else {
+            return false;
+        };
+        let mut databases = session.databases.iter();
+        if databases.all(|database| self.queues.holder(*database) == Some(id)) {
+            return true;
+        }
+        let mut databases = session.databases.iter();
+        self.queues.admits(id, &session.databases)
+            && self.has_room()
+            && !databases.any(|database| self.is_parked(*database))
     }
 
     /// Whether more may commit locally before Raft has caught up, and leadership is to stay.
@@ -134,58 +144,87 @@ impl Replica {
             request,
             outcome,
             standing,
-            capture,
-            is_ahead,
+            captures,
+            ahead,
         } = ran;
-        let now = self.now;
-        let Some(session) = self.sessions.get_mut(&request.session) else {
+        let (now, id) = (self.now, request.session);
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let long_run = session.long_run.take();
         let was_long = long_run.is_some();
+        let has_write_lock = standing.has_write_lock;
         let is_connecting = std::mem::take(&mut session.is_connecting);
         let needs_confirmation = session.ran(standing, now);
-        let database = session.database;
-        let mut wrote = long_run.and_then(|long_run| long_run.wrote);
-        if let Some(capture) = capture {
+        let databases = session.databases.clone();
+        let mut wrote = long_run.map(|long_run| long_run.wrote).unwrap_or_default();
+        for (database, capture) in captures {
             let position = capture.commit_point.position;
-            if self.captured(database, capture, Some(request.session)) {
-                wrote = Some(position);
+            if self.captured(database, capture, Some(id)) {
+                wrote.raise(database, position);
             }
         }
-        let queue = self.queues.entry(database).or_default();
-        let was_holder = queue.holder == Some(request.session);
-        if standing.has_write_lock {
-            queue.holder = Some(request.session);
-        } else if was_holder {
-            queue.holder = None;
+        if !has_write_lock {
+            self.queues.release(id, &databases);
+        }
+        let has_lost_one = self.take_attached(id);
+        if has_write_lock && let Some(session) = self.sessions.get(&id) {
+            self.queues.hold(id, &session.databases);
         }
         if request.serial == INTERNAL_SERIAL {
-            self.ran_internally(request.session, wrote.is_some());
+            self.ran_internally(id, !wrote.is_empty());
         }
         let seen = Seen {
             wrote,
-            is_ahead,
+            ahead,
             needs_confirmation,
         };
         let has_no_connection = is_connecting && matches!(outcome, Outcome::Failed(_));
         match outcome {
-            Outcome::NeedsWriteLock(work) => self.park(request, work, database),
-            Outcome::Reply(reply) => self.answer(request, Ok(reply), &seen),
-            Outcome::Failed(error) => self.answer(request, Err(error), &seen),
+            Outcome::NeedsWriteLock(work) => self.park(request, work),
+            Outcome::Reply(reply) => self.answer(request, Ok(reply), seen),
+            Outcome::Failed(error) => self.answer(request, Err(error), seen),
         }
         if has_no_connection {
             // Its client may try again.
-            self.end_session(request.session);
+            self.end_session(id);
             return;
         }
-        if !standing.has_write_lock {
-            self.resume_writer(database);
+        if !has_write_lock {
+            self.resume_writers(&databases);
         }
         if was_long {
-            self.after_long_run(request.session, database);
+            self.after_long_run(id, &databases);
         }
-        self.next_of_session(request.session);
+        self.next_of_session(id);
+        if has_lost_one {
+            self.wind_up_session(id);
+        }
+    }
+
+    /// Takes note of what a session has attached or detached, between two transactions. Returns
+    /// whether it has attached a database whose end is in the log.
+    fn take_attached(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return false;
+        };
+        if session.databases[1..] == session.standing.attached {
+            return false;
+        }
+        session.databases.truncate(1);
+        session
+            .databases
+            .extend_from_slice(&session.standing.attached);
+        let mut attached = session.standing.attached.iter();
+        let gone = attached.find(|database| !self.catalogue.is_lasting(**database));
+        let gone = gone.map(|gone| self.catalogue.gone(*gone));
+        let has_lost_one = gone.is_some();
+        session.last_word = session.last_word.take().or(gone);
+        // What it waits to write with was queued for other databases.
+        for parked in self.queues.withdraw(id) {
+            self.park(parked.request, parked.work);
+        }
+        has_lost_one
     }
 
     fn ran_internally(&mut self, id: SessionId, wrote: bool) {
@@ -196,6 +235,9 @@ impl Replica {
             // Outside of a transaction SQLite commits a statement that is ended between two of its
             // rows: it was not rolled back, and must not be run again without a look at the data.
             session.aborted = Some(Error::OutcomeUnknown);
+        }
+        if wrote && session.last_word.is_some() {
+            session.last_word = Some(Error::OutcomeUnknown);
         }
         if session.is_closing {
             self.end_session(id);
@@ -218,7 +260,7 @@ impl Replica {
     }
 
     /// Sends an answer through the gate.
-    fn answer(&mut self, request: RequestId, reply: Result<Reply, Error>, seen: &Seen) {
+    fn answer(&mut self, request: RequestId, reply: Result<Reply, Error>, seen: Seen) {
         if request.serial == INTERNAL_SERIAL {
             return;
         }
@@ -229,20 +271,16 @@ impl Replica {
         let held = Held {
             request,
             reply,
-            wrote: seen.wrote.is_some(),
+            wrote: !seen.wrote.is_empty(),
             confirms_transaction: session.snapshot_transaction(),
         };
-        let database = session.database;
-        let snapshot = session.standing.snapshot;
-        match snapshot.max(seen.wrote) {
-            Some(position) if seen.is_ahead => {
-                self.hold_ahead(database, position, held, seen.needs_confirmation);
-            }
-            Some(position) => {
-                let content = self.content_of(database, position);
-                self.hold(held, content, seen.needs_confirmation);
-            }
-            None => self.hold(held, SnapshotContent::Committed, seen.needs_confirmation),
+        let mut positions = session.standing.snapshots.clone();
+        positions.raise_all(&seen.wrote);
+        if seen.ahead.is_empty() {
+            let content = self.content_of(&positions);
+            self.hold(held, content, seen.needs_confirmation);
+        } else {
+            self.hold_ahead(positions, seen.ahead, held, seen.needs_confirmation);
         }
     }
 
@@ -265,11 +303,11 @@ impl Replica {
         }
     }
 
-    fn park(&mut self, request: RequestId, work: Work, database: DatabaseId) {
-        let deadline = self.now + self.config.write_wait_ticks;
-        let queue_max = self.config.write_queue_max;
-        let queue = self.queues.entry(database).or_default();
-        if queue.len() >= queue_max {
+    fn park(&mut self, request: RequestId, work: Work) {
+        let Some(session) = self.sessions.get(&request.session) else {
+            return;
+        };
+        if self.queues.longest(&session.databases) >= self.config.write_queue_max {
             self.refuse(
                 request,
                 Error::Busy {
@@ -278,30 +316,30 @@ impl Replica {
             );
             return;
         }
-        queue.park(Parked {
+        self.queues.park(Parked {
             request,
             work,
-            deadline,
+            deadline: self.now + self.config.write_wait_ticks,
+            databases: session.databases.clone(),
         });
     }
 
     pub(super) fn resume_all_writers(&mut self) {
-        let databases: Vec<_> = self.queues.keys().copied().collect();
-        for database in databases {
-            self.resume_writer(database);
-        }
+        let databases = self.queues.databases();
+        self.resume_writers(&databases);
     }
 
-    /// Lets the next waiting writer go on, if the lock is free. Its run's end calls this again.
-    pub(super) fn resume_writer(&mut self, database: DatabaseId) {
-        if !self.has_room() || self.is_parked(database) {
-            return;
-        }
-        let next = self
-            .queues
-            .get_mut(&database)
-            .and_then(|queue| queue.next(|id| can_run(&self.sessions, id)));
-        if let Some(parked) = next {
+    /// Lets the next waiting writer of each of these databases go on, if its locks are free. Its
+    /// run's end calls this again.
+    pub(super) fn resume_writers(&mut self, databases: &[DatabaseId]) {
+        for database in databases {
+            if !self.has_room() {
+                return;
+            }
+            let can_run = |parked: &Parked| can_run(&self.sessions, &self.backfills, parked);
+            let Some(parked) = self.queues.next(*database, can_run) else {
+                continue;
+            };
             if let Some(session) = self.sessions.get_mut(&parked.request.session) {
                 session.runs(&parked.work);
             }
@@ -325,11 +363,19 @@ impl Replica {
         }
         self.last_words.remove(&id);
         self.abort_upload(id);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            // Nobody is left to be told it.
+            session.last_word = None;
+            self.wind_up_session(id);
+        }
+    }
+
+    /// Ends a session as soon as what it has committed is, or will be, in the batch.
+    pub(super) fn wind_up_session(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         if session.long_run.is_some() {
-            // What it has committed by its end has to get into the batch.
             session.is_closing = true;
             self.effects.push_back(Effect::StopRun {
                 session: id,
@@ -352,39 +398,48 @@ impl Replica {
             return;
         };
         self.effects.push_back(Effect::CloseSession { session: id });
-        for (request, _) in closed.waiting {
-            self.refuse(request, Error::NoDatabaseOpened);
-        }
-        if let Some(queue) = self.queues.get_mut(&closed.database) {
-            for request in queue.forget(id) {
-                self.effects.push_back(Effect::Reply {
-                    request,
-                    reply: Err(Error::NoDatabaseOpened),
-                });
+        let parked = self.queues.withdraw(id).into_iter();
+        let parked = parked.map(|parked| parked.request);
+        let waiting = closed.waiting.into_iter().map(|(request, _)| request);
+        for request in waiting.chain(parked) {
+            match &closed.last_word {
+                Some(error) => self.answer_ended(request, error.clone()),
+                None => self.refuse(request, Error::NoDatabaseOpened),
             }
         }
-        self.resume_writer(closed.database);
+        if let Some(error) = closed.last_word {
+            self.last_words.insert(id, error);
+        }
+        self.queues.release(id, &closed.databases);
+        self.resume_writers(&closed.databases);
+    }
+
+    /// Answers a request of a session that the end of a database has ended.
+    pub(super) fn answer_ended(&mut self, request: RequestId, error: Error) {
+        if request.serial == INTERNAL_SERIAL {
+            // Nobody waits for it.
+        } else if self.serving {
+            // What ends the database may not be committed yet.
+            self.answer_from_log(request, error);
+        } else {
+            self.refuse(request, error);
+        }
     }
 
     /// Ends what has waited or idled for too long.
     pub(super) fn expire(&mut self) {
         let now = self.now;
-        let mut expired = Vec::new();
-        let mut idle = Vec::new();
-        for queue in self.queues.values_mut() {
-            expired.extend(queue.expired(now));
-            let holder = queue
-                .holder
-                .and_then(|id| Some((id, self.sessions.get(&id)?)));
-            if let Some((id, session)) = holder
+        let mut idle = BTreeSet::new();
+        for (_, id) in self.queues.holders() {
+            if let Some(session) = self.sessions.get(&id)
                 && session.held == 0
                 && session.long_run.is_none()
                 && session.last_active_tick + self.config.write_idle_ticks <= now
             {
-                idle.push(id);
+                idle.insert(id);
             }
         }
-        for parked in expired {
+        for parked in self.queues.expired(now) {
             self.refuse(
                 parked.request,
                 Error::Busy {
@@ -442,7 +497,8 @@ impl Replica {
         self.last_words.retain(|_, error| !is_of_end(error));
         for (id, session) in std::mem::take(&mut self.sessions) {
             self.effects.push_back(Effect::CloseSession { session: id });
-            if let Some(Error::OutcomeUnknown) = session.aborted {
+            let words = [session.aborted, session.last_word];
+            if words.contains(&Some(Error::OutcomeUnknown)) {
                 // Its next request must not be told that nothing was committed.
                 self.last_words.insert(id, Error::OutcomeUnknown);
             }
@@ -480,14 +536,10 @@ impl Replica {
                 refused.push(held.request);
             }
         }
-        for (database, queue) in &mut self.queues {
-            // A statement between two of its rows is committed by SQLite when its connection is
-            // closed: too late for the batch, so that only a roll-back takes it away.
-            if queue.holder.is_some() {
-                changed.insert(*database);
-            }
-            refused.extend(queue.drain().map(|parked| parked.request));
-        }
+        // A statement between two of its rows is committed by SQLite when its connection is closed:
+        // too late for the batch, so that only a roll-back takes it away.
+        changed.extend(self.queues.holders().map(|(database, _)| database));
+        refused.extend(self.queues.drain().map(|parked| parked.request));
         refused.extend(self.forget_member_work());
         let opening = std::mem::take(&mut self.opening);
         refused.extend(opening.into_values().flatten().map(|(request, _)| request));
@@ -510,9 +562,17 @@ impl Replica {
     }
 }
 
-/// Whether a session has no long run.
-fn can_run(sessions: &BTreeMap<SessionId, Session>, id: SessionId) -> bool {
-    sessions
-        .get(&id)
-        .is_none_or(|session| session.long_run.is_none())
+/// Whether a request that waits for its turn could go on when that has come: its session has no long
+/// run, and none of its databases is parked.
+pub(super) fn can_run(
+    sessions: &BTreeMap<SessionId, Session>,
+    backfills: &Backfills,
+    parked: &Parked,
+) -> bool {
+    let session = sessions.get(&parked.request.session);
+    let is_free = session.is_none_or(|session| session.long_run.is_none());
+    let is_parked = backfills
+        .parked()
+        .is_some_and(|database| parked.databases.contains(&database));
+    is_free && !is_parked
 }

@@ -11,7 +11,8 @@ use crate::error::Error;
 /// A session with an open database.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) database: DatabaseId,
+    /// Its own database, and those that it has attached.
+    pub(super) databases: Vec<DatabaseId>,
     pub(super) standing: Standing,
     /// Counts its transactions, so that a reply that is released late confirms only its own.
     transaction: u64,
@@ -29,6 +30,8 @@ pub(super) struct Session {
     pub(super) aborted: Option<Error>,
     /// Its end waits for that of the statement it was in.
     pub(super) is_closing: bool,
+    /// What its next request is told when it has ended.
+    pub(super) last_word: Option<Error>,
     /// Whether what runs may be more than one statement.
     is_script: bool,
     /// Whether its connection to the database is not made yet.
@@ -38,7 +41,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(database: DatabaseId, now: u64) -> Self {
         Self {
-            database,
+            databases: vec![database],
             standing: Standing::default(),
             transaction: 0,
             confirmed: false,
@@ -49,6 +52,7 @@ impl Session {
             waiting: VecDeque::new(),
             aborted: None,
             is_closing: false,
+            last_word: None,
             is_script: false,
             is_connecting: true,
         }

@@ -1,12 +1,13 @@
 //! What a shard does with the files of its databases, and with the manifest that speaks of them.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use ringlite_raft::{Configuration, LogIndex};
 use ringlite_vfs::{CommitPoint, VfsError};
 
 use super::Shard;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::replica::request::{Reply, RequestId};
 use crate::replica::{DatabaseFile, DatabaseId, Effect, Input};
 use crate::sql::PinnedPages;
@@ -14,6 +15,10 @@ use crate::storage::{Manifest, ManifestDatabase};
 
 /// Pages that backfill writes into a file at once.
 const BACKFILL_SLICE_PAGES: usize = 256;
+/// How often it is looked whether the disk has taken what arrives of a file.
+const RESTORE_POLL: Duration = Duration::from_millis(1);
+/// Digests that are being taken at once, or wait for a thread. Each keeps its pages from being moved.
+const DIGESTS_RUNNING_MAX: usize = 16;
 
 impl Shard {
     pub(super) fn perform_on_databases(self: &Rc<Self>, effect: Effect) {
@@ -58,9 +63,10 @@ impl Shard {
                     commit_point,
                 })
             }),
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).map(|()| None)
+            }
             Effect::RestartWal { database, ends } => {
-                // The readers have to hear of the new life of the WAL.
-                self.published.set(None);
                 sql.restart_wal(database, &ends).map(|(end, commit_point)| {
                     Some(Input::WalRestarted {
                         database,
@@ -94,17 +100,32 @@ impl Shard {
         }
     }
 
+    /// Waits until the disk has taken what has arrived of files that are being restored, so that
+    /// whoever sends one sends no faster than that.
+    pub(crate) async fn restores_are_written(&self) {
+        while self.halted.borrow().is_none() && self.sql.borrow().has_queued_pieces() {
+            glommio::timer::sleep(RESTORE_POLL).await;
+        }
+    }
+
     /// Hashes pages on another thread, and answers the request.
     fn hash_pages(self: &Rc<Self>, request: RequestId, pages: Result<PinnedPages>) {
+        let pages = match pages {
+            Ok(_) if self.digests_running.get() >= DIGESTS_RUNNING_MAX => Err(Error::Busy {
+                what: "as many digests as may be at once are being taken",
+            }),
+            pages => pages,
+        };
+        let pages = match pages {
+            Ok(pages) => pages,
+            Err(error) => return self.deliver(request, Err(error)),
+        };
+        self.digests_running.update(|running| running + 1);
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            let digest = match pages {
-                Ok(pages) => {
-                    let digest = glommio::executor().spawn_blocking(move || pages.digest());
-                    digest.await.map(Reply::Digest)
-                }
-                Err(error) => Err(error),
-            };
+            let digest = glommio::executor().spawn_blocking(move || pages.digest());
+            let digest = digest.await.map(Reply::Digest);
+            shard.digests_running.update(|running| running - 1);
             shard.deliver(request, digest);
         })
         .detach();

@@ -25,8 +25,7 @@ impl Shard {
                 applied: applied.0,
                 serving,
             };
-            self.readers
-                .publish(published, |id| replica.committed_position(id));
+            self.readers.publish(published);
         }
     }
 
@@ -57,14 +56,14 @@ impl Shard {
         let sql = self.sql.borrow();
         let found = replica
             .find_database(name)
-            .and_then(|(id, committed)| Some((id, committed, sql.database(id).ok()?)));
-        let Some((id, committed, handle)) = found else {
+            .and_then(|id| Some((id, sql.database(id).ok()?)));
+        let Some((id, handle)) = found else {
             return Err(Error::misuse(
                 rusqlite::ffi::SQLITE_NOTFOUND,
                 format!("there is no database named {name:?} on this node"),
             ));
         };
-        let database = Arc::new(ReadDatabase::new(id, handle.clone(), committed));
+        let database = Arc::new(ReadDatabase::new(id, handle.clone()));
         self.readers.insert(name, Arc::clone(&database));
         Ok(database)
     }

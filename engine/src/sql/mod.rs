@@ -6,7 +6,9 @@
 
 mod authorizer;
 mod functions;
+mod joint;
 mod limits;
+mod mark;
 mod pragmas;
 pub(crate) mod reader;
 mod restore;
@@ -36,6 +38,7 @@ use crate::replica::request::{
     Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, StopReason, Work,
 };
 use crate::replica::{DatabaseId, Input};
+use joint::SessionDatabase;
 use restore::RestoreFile;
 use run::{Finished, Progress, Stacks};
 pub use run::{Paused, Resumed, Returned};
@@ -57,12 +60,14 @@ pub enum Started {
         paused: Paused,
         /// Whether it writes.
         writes: bool,
+        /// What has been committed in its databases until now.
+        captures: Vec<(DatabaseId, Capture)>,
     },
 }
 
 /// A session whose run goes on on another thread.
 struct Away {
-    database: DatabaseId,
+    databases: Arc<[SessionDatabase]>,
     run: u64,
     writes: bool,
     stopper: Arc<Stopper>,
@@ -96,19 +101,14 @@ impl Sql {
     /// Keeps database files in `directory` and spilled temporary files in `temporary_directory`. A
     /// transaction may be [`TRANSACTION_BYTES_DEFAULT`] long.
     pub fn new(directory: PathBuf, temporary_directory: PathBuf) -> Result<Self, VfsError> {
-        Self::bounded(directory, temporary_directory, TRANSACTION_BYTES_DEFAULT)
+        Self::with_options(VfsOptions::new(directory, temporary_directory))
     }
 
-    /// As [`Sql::new`], but the pages that one transaction writes may be `transaction_bytes_max`
-    /// bytes in all, those that it writes again counted again.
-    pub fn bounded(
-        directory: PathBuf,
-        temporary_directory: PathBuf,
-        transaction_bytes_max: u64,
-    ) -> Result<Self, VfsError> {
+    /// As [`Sql::new`], with everything that can be chosen.
+    pub fn with_options(options: VfsOptions) -> Result<Self, VfsError> {
         limits::bound_heap();
-        let mut options = VfsOptions::new(directory.clone(), temporary_directory.clone());
-        options.transaction_bytes_max = transaction_bytes_max;
+        let directory = options.directory.clone();
+        let temporary_directory = options.temporary_directory.clone();
         let vfs = Vfs::register(options)?;
         restore::remove_leftovers(&temporary_directory)?;
         Ok(Self {
@@ -141,8 +141,9 @@ impl Sql {
     pub fn run(&mut self, request: RequestId, work: Work, may_write: bool) -> Ran {
         match self.prepare_run(request, work, may_write) {
             Ok((session, work)) => {
+                let databases = session.databases();
                 let finished = run::run_to_end(session, work);
-                self.finish(request, finished)
+                self.finish(request, finished, &databases)
             }
             Err(ran) => *ran,
         }
@@ -155,8 +156,11 @@ impl Sql {
             Err(ran) => return Started::Ran(*ran),
         };
         self.runs += 1;
+        let databases = session.databases();
         match run::begin(&mut self.stacks, session, work, request, self.runs) {
-            Progress::Finished(finished) => Started::Ran(self.finish(request, finished)),
+            Progress::Finished(finished) => {
+                Started::Ran(self.finish(request, finished, &databases))
+            }
             Progress::Paused(paused) if self.away.len() >= AWAY_MAX => {
                 paused.stop(StopReason::TooManyLong);
                 Started::Ran(self.end_here(paused))
@@ -177,8 +181,8 @@ impl Sql {
                 request,
                 outcome,
                 standing: Standing::default(),
-                capture: None,
-                is_ahead: false,
+                captures: Vec::new(),
+                ahead: Vec::new(),
             })
         };
         if let Work::Connect { database, options } = work {
@@ -221,24 +225,46 @@ impl Sql {
     /// Takes note of a run that leaves the core.
     fn leave(&mut self, paused: Paused) -> Started {
         let writes = paused.stopper.watch.leave();
+        let captures = capture(paused.databases.iter());
         let away = Away {
-            database: paused.database,
+            databases: Arc::clone(&paused.databases),
             run: paused.run,
             writes,
             stopper: Arc::clone(&paused.stopper),
         };
         self.away.insert(paused.request.session, away);
-        Started::Left { paused, writes }
+        Started::Left {
+            paused,
+            writes,
+            captures,
+        }
+    }
+
+    /// A run that is away goes on here for the moment that it needs to ([`Resumed::WantsCore`]), and
+    /// then away again, unless it has ended. None if its session has ended meanwhile, and nobody
+    /// waits.
+    pub fn visit(&mut self, paused: Paused) -> Option<Started> {
+        let away = self.away.get(&paused.request.session);
+        if away.is_none_or(|away| away.run != paused.run) {
+            // Dropped, it is stopped and rolls back.
+            return None;
+        }
+        paused.stopper.watch.set_away(false);
+        match paused.resume(Duration::ZERO) {
+            Resumed::Returned(returned) => self.take_back(returned).map(Started::Ran),
+            Resumed::Paused(paused) | Resumed::WantsCore(paused) => Some(self.leave(paused)),
+        }
     }
 
     /// Runs a stopped run to its end where it is.
     fn end_here(&mut self, mut paused: Paused) -> Ran {
+        let databases = Arc::clone(&paused.databases);
         loop {
             match paused.resume(std::time::Duration::MAX) {
-                run::Resumed::Paused(again) => paused = again,
-                run::Resumed::Returned(returned) => {
+                Resumed::Paused(again) | Resumed::WantsCore(again) => paused = again,
+                Resumed::Returned(returned) => {
                     self.stacks.put_back(returned.stack);
-                    return self.finish(returned.request, returned.finished);
+                    return self.finish(returned.request, returned.finished, &databases);
                 }
             }
         }
@@ -252,11 +278,17 @@ impl Sql {
         if self.away.get(&session)?.run != returned.run {
             return None;
         }
-        self.away.remove(&session);
-        Some(self.finish(returned.request, returned.finished))
+        let away = self.away.remove(&session)?;
+        Some(self.finish(returned.request, returned.finished, &away.databases))
     }
 
-    fn finish(&mut self, request: RequestId, finished: Finished) -> Ran {
+    /// A run has ended, of a session that had `databases` when it began.
+    fn finish(
+        &mut self,
+        request: RequestId,
+        finished: Finished,
+        databases: &[SessionDatabase],
+    ) -> Ran {
         let Finished {
             session,
             outcome,
@@ -264,9 +296,19 @@ impl Sql {
         } = finished;
         // After the run, so that it holds everything that the run can have seen, whoever committed
         // it, but for what another thread is committing at this moment.
-        let capture = session.database.take_capture();
-        let committed = session.database.commit_point().position;
-        let is_ahead = !self.away.is_empty() && standing.snapshot.is_some_and(|at| at > committed);
+        let now = session.databases();
+        let attached = now
+            .iter()
+            .filter(|at| databases.iter().all(|had| had.id != at.id));
+        let captures = capture(databases.iter().chain(attached));
+        let mut ahead = Vec::new();
+        if !self.away.is_empty() {
+            let is_ahead = |at: &&SessionDatabase| {
+                let seen = standing.snapshots.get(at.id);
+                seen.is_some_and(|seen| seen > at.database.commit_point().position)
+            };
+            ahead.extend(now.iter().filter(is_ahead).map(|at| at.id));
+        }
         if let Some(place) = self.sessions.get_mut(&request.session) {
             *place = Some(session);
         }
@@ -274,20 +316,15 @@ impl Sql {
             request,
             outcome,
             standing,
-            capture,
-            is_ahead,
+            captures,
+            ahead,
         }
     }
 
     /// What runs that are away have committed since the last look.
     pub fn take_captures(&self) -> Vec<(DatabaseId, Capture)> {
         let writers = self.away.values().filter(|away| away.writes);
-        writers
-            .filter_map(|away| {
-                let capture = self.databases.get(&away.database)?.take_capture()?;
-                Some((away.database, capture))
-            })
-            .collect()
+        capture(writers.flat_map(|away| away.databases.iter()))
     }
 
     /// Stops what a session runs away from the core. What runs on it has ended by now.
@@ -330,19 +367,32 @@ impl Sql {
         // A file of that name is of an earlier life, and the log has all that became of it.
         self.vfs.remove(name)?;
         let page_one = ringlite_vfs::first_page(page_size);
-        ringlite_vfs::create_database_file(&self.directory, name, &page_one)?;
+        ringlite_vfs::create_marked_database_file(&self.directory, name, &page_one, |file| {
+            mark::set(file, id)
+        })?;
         let database = self.vfs.open(name)?;
         Ok(self.opened(id, database))
     }
 
     /// Opens a database of an earlier life. Its file may lack what the log still has, up to being
-    /// no database; `None` if there is none, because an entry of the log has removed it.
+    /// no database; `None` if there is none, because an entry of the log has removed it, or if it is
+    /// already that of a later database of the same name.
     pub fn open_database(
         &mut self,
         id: DatabaseId,
         name: &str,
         page_size: PageSize,
     ) -> Result<Option<Input>, VfsError> {
+        let path = self.directory.join(name);
+        let is_of_another = mark::is_of_another(&path, id).map_err(|source| VfsError::Io {
+            operation: "examine",
+            path,
+            source,
+        })?;
+        if is_of_another {
+            tracing::warn!("the file of database {name:?} is already that of its successor");
+            return Ok(None);
+        }
         match self.vfs.reopen(name, page_size) {
             Ok(database) => Ok(Some(self.opened(id, database))),
             Err(VfsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -354,6 +404,7 @@ impl Sql {
     }
 
     fn opened(&mut self, id: DatabaseId, database: Database) -> Input {
+        database.set_label(id.0.0);
         database.set_writable(self.writable);
         let opened = Input::Opened {
             database: id,
@@ -432,6 +483,11 @@ impl Sql {
         }
     }
 
+    /// Whether pieces of files that are being restored are on the way to the disk.
+    pub fn has_queued_pieces(&self) -> bool {
+        self.restores.values().any(RestoreFile::has_queued)
+    }
+
     /// Makes the file of a restore the file of a new database, durably, and opens it; `None` if
     /// there is no such restore.
     pub fn finish_restore(
@@ -443,7 +499,7 @@ impl Sql {
         let Some(file) = self.restores.remove(&restore) else {
             return Ok(None);
         };
-        file.finish(&self.directory.join(name))?;
+        file.finish(&self.directory, name, id)?;
         let database = self.vfs.open(name)?;
         Ok(Some(self.opened(id, database)))
     }
@@ -515,6 +571,15 @@ impl Sql {
             .transpose()
     }
 
+    /// Lets readers on other threads see what is committed, up to `to`.
+    pub fn show_committed(&self, id: DatabaseId, to: &CommitPoint) -> Result<(), VfsError> {
+        match self.databases.get(&id) {
+            Some(database) => database.show_committed(to),
+            // Its end is committed too.
+            None => Ok(()),
+        }
+    }
+
     /// Undoes what came after `to`; returns the same state in the new life of the in-memory WAL, or
     /// `None` if the database does not exist (any more).
     ///
@@ -551,6 +616,12 @@ impl Sql {
             applied,
         })
     }
+}
+
+/// What has been committed in each of these databases and not captured yet.
+fn capture<'a>(databases: impl Iterator<Item = &'a SessionDatabase>) -> Vec<(DatabaseId, Capture)> {
+    let captures = databases.filter_map(|at| Some((at.id, at.database.take_capture()?)));
+    captures.collect()
 }
 
 /// The pages of a database as of one commit.
@@ -621,3 +692,6 @@ fn sync_directory(path: &Path) -> Result<(), VfsError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests;

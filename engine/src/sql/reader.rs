@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringlite_vfs::{Database, WalPosition};
+use ringlite_vfs::Database;
 
 use super::RunLimits;
 use super::session::Session;
@@ -12,24 +12,14 @@ use crate::replica::DatabaseId;
 use crate::replica::request::{Outcome, Reply, RowLimit, Source, StopReason, Work};
 use crate::rows::{RowBatch, Value};
 
-/// A read-only connection.
+/// A read-only connection, which sees what is committed.
 pub(crate) struct Reader {
     session: Box<Session>,
-    /// The life of the in-memory WAL that it was opened in: it reads no other one.
-    generation: u64,
 }
 
 // SAFETY: all shares of the session's `Rc`s are inside the session, and SQLite does not tie a
 // connection without mutexes to a thread (see `Paused`).
 unsafe impl Send for Reader {}
-
-/// What a read has given.
-pub(crate) struct Read {
-    /// Its rows, or what SQLite says is wrong with it.
-    pub(crate) answer: Result<RowBatch, Error>,
-    /// The snapshot that it saw; none if it has read nothing of the database.
-    pub(crate) snapshot: Option<WalPosition>,
-}
 
 /// Why a read has given nothing.
 pub(crate) enum ReadFailure {
@@ -55,57 +45,45 @@ impl Reader {
     }
 
     pub(crate) fn connect(id: DatabaseId, database: &Database) -> Result<Self, Error> {
-        // Before the connection, which may be of the next one.
-        let generation = database.commit_point().position.generation;
-        let session = Session::connect_reader(id, database)?;
-        Ok(Self {
-            session: Box::new(session),
-            generation,
-        })
+        let session = Box::new(Session::connect_reader(id, database)?);
+        Ok(Self { session })
     }
 
-    /// Whether it can still read.
-    pub(crate) fn is_current(&self) -> bool {
-        let database = &self.session.database;
-        database.commit_point().position.generation == self.generation
+    /// Whether a roll-back, or the end of the database, has made it useless.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.session.is_ended()
     }
 
-    /// Runs one statement that gives rows, at most `bytes_max` of them.
+    /// Runs one statement that gives rows, at most `bytes_max` of them. The answer are they, or what
+    /// SQLite says is wrong with it.
     pub(crate) fn query(
         &mut self,
         sql: &str,
         parameters: &[Value],
         bytes_max: usize,
         limits: &RunLimits,
-    ) -> Result<Read, ReadFailure> {
+    ) -> Result<Result<RowBatch, Error>, ReadFailure> {
         self.session.stopper().watch.begin(limits, false, false);
         let outcome = self.session.run(Work::Query {
             source: Source::text(sql, parameters.to_vec()),
             limit: RowLimit::Whole { bytes_max },
         });
-        let standing = self.session.standing();
         match outcome {
             Outcome::NeedsWriteLock(_) => Err(ReadFailure::Writes),
             Outcome::Failed(error) if error.code() & 0xff == rusqlite::ffi::SQLITE_IOERR => {
                 Err(ReadFailure::Connection(error))
             }
-            Outcome::Failed(error) => Ok(Read {
-                answer: Err(error),
-                snapshot: standing.snapshot,
-            }),
+            Outcome::Failed(error) => Ok(Err(error)),
             // Such a statement changes the connection, if anything.
             Outcome::Reply(Reply::Rows(rows))
-                if rows.columns.is_empty() || standing.in_transaction =>
+                if rows.columns.is_empty() || self.session.standing().in_transaction =>
             {
                 Err(ReadFailure::Connection(Error::misuse(
                     rusqlite::ffi::SQLITE_MISUSE,
                     "a read at this level is one statement that gives rows",
                 )))
             }
-            Outcome::Reply(Reply::Rows(rows)) => Ok(Read {
-                answer: Ok(rows),
-                snapshot: standing.snapshot,
-            }),
+            Outcome::Reply(Reply::Rows(rows)) => Ok(Ok(rows)),
             Outcome::Reply(other) => unreachable!("a query gives rows, and not {other:?}"),
         }
     }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use ringlite_vfs::with_disk_wait;
 
+use super::joint::SessionDatabase;
 use super::session::Session;
 use super::watch::Stopper;
-use crate::replica::DatabaseId;
 use crate::replica::request::{Outcome, RequestId, Standing, StopReason, Work};
 
 /// As much as a thread has by default. It is mapped with a guard page below it, and takes memory
@@ -58,8 +59,9 @@ pub(super) enum Progress {
 pub struct Paused {
     /// None only while it is being resumed or after its end.
     body: Option<Body>,
+    /// Those that its session had when it began: it writes in no others.
     pub(super) stopper: Arc<Stopper>,
-    pub(super) database: DatabaseId,
+    pub(super) databases: Arc<[SessionDatabase]>,
     pub(super) request: RequestId,
     /// Which run of this shard it is: sessions' ids may come again.
     pub(super) run: u64,
@@ -70,12 +72,15 @@ pub struct Paused {
 // - the session is owned by the coroutine's body, and all shares of its `Rc` are inside the
 //   session; the shard keeps only a `Stopper`, which is made for other threads;
 // - its SQLite connection is open with `SQLITE_OPEN_NOMUTEX`, so that no mutex of the connection is
-//   held where a progress handler is called, and SQLite's global mutexes are held only within calls
-//   of its allocator, its page cache and its VFS, none of which call the progress handler;
+//   held where a hook is called, and SQLite's global mutexes are held only within calls of its
+//   allocator, its page cache and its VFS, none of which call a hook;
 // - it pauses only in `Watch::must_stop`, which is called from the progress handler and from the
-//   loops of `Session` over rows and statements. The frames below it are those of this module,
-//   `Session`, `Statement`, rusqlite's wrapper of the handler, and SQLite's virtual machine, parser
-//   and code generator: none has the address of a thread-local at hand, and no panic is under way;
+//   loops of `Session` over rows and statements, in `Watch::go_to_core`, which is called from the
+//   commit hook and between two statements, and in `Watch::before_wait`, which is called where the
+//   VFS reads a database file. The frames below it are those of this module, `Session`,
+//   `Statement`, rusqlite's wrappers of the two hooks, the VFS's read, and SQLite's virtual machine,
+//   parser, code generator and pager (which holds none of its own mutexes while it reads a file):
+//   none has the address of a thread-local at hand, and no panic is under way;
 // - the file handles of the VFS are tied to one connection, not to a thread.
 unsafe impl Send for Paused {}
 
@@ -89,7 +94,10 @@ impl Paused {
         match body.resume(()) {
             CoroutineResult::Yield(()) => {
                 self.body = Some(body);
-                Resumed::Paused(self)
+                match self.stopper.watch.wants_core() {
+                    true => Resumed::WantsCore(self),
+                    false => Resumed::Paused(self),
+                }
             }
             CoroutineResult::Return(finished) => Resumed::Returned(Returned {
                 request: self.request,
@@ -119,6 +127,8 @@ impl Drop for Paused {
 pub enum Resumed {
     /// It has not come to its end.
     Paused(Paused),
+    /// It has to go on on the shard's core for a moment ([`super::Sql::visit`]).
+    WantsCore(Paused),
     /// It has.
     Returned(Returned),
 }
@@ -135,7 +145,8 @@ pub struct Returned {
 // that its owner alone uses.
 unsafe impl Send for Returned {}
 
-/// Begins a run. It comes back at its end, or when its time on the core is over.
+/// Begins a run. It comes back at its end, when its time on the core is over, or when it has to wait
+/// for the disk.
 pub(super) fn begin(
     stacks: &mut Stacks,
     session: Box<Session>,
@@ -144,7 +155,9 @@ pub(super) fn begin(
     run: u64,
 ) -> Progress {
     let stopper = Arc::clone(session.stopper());
-    let database = session.id;
+    let databases = session.databases();
+    // What ends statements is over in a moment, and does not go on elsewhere.
+    let may_leave = !matches!(work, Work::Abort | Work::Finalize(_) | Work::Interrupt);
     let stack = match stacks.take() {
         Ok(stack) => stack,
         Err(error) => {
@@ -162,7 +175,12 @@ pub(super) fn begin(
         stopper.watch.set_pauser(std::ptr::null_mut());
         finished
     });
-    match body.resume(()) {
+    let told = Arc::clone(&stopper.watch);
+    let resumed = match may_leave {
+        true => with_disk_wait(told, || body.resume(())),
+        false => body.resume(()),
+    };
+    match resumed {
         CoroutineResult::Return(finished) => {
             stacks.put_back(body.into_stack());
             Progress::Finished(finished)
@@ -170,7 +188,7 @@ pub(super) fn begin(
         CoroutineResult::Yield(()) => Progress::Paused(Paused {
             body: Some(body),
             stopper,
-            database,
+            databases,
             request,
             run,
         }),

@@ -1,23 +1,27 @@
 //! One session's SQLite connection: its statements, its running query, its open transaction.
 
+mod attached;
+
 use std::collections::VecDeque;
+use std::ffi::{CStr, c_int};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringlite_vfs::Database;
+use ringlite_vfs::{Database, VfsError};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::{self, Permissions};
+use super::joint::{JointCommits, SessionDatabase};
 use super::statement::{Statement, Step};
 use super::watch::{RunLimits, Stopper, Watch};
 use super::{functions, limits};
 use crate::error::Error;
-use crate::replica::DatabaseId;
 use crate::replica::request::{
     Executed, Outcome, Reply, RowLimit, SessionOptions, Source, Standing, StatementId, Work,
 };
+use crate::replica::{DatabaseId, Positions};
 use crate::rows::{Column, RowBatch, Value};
 
 /// Compiled statements kept for texts that come again.
@@ -30,6 +34,8 @@ const PAUSE_ROWS: usize = 64;
 const PAUSE_BYTES: usize = 64 << 10;
 /// Statements that a session may hold prepared.
 const PREPARED_STATEMENTS_MAX: usize = 4_096;
+/// And the memory that they may take together, as SQLite tells it when they are prepared.
+const PREPARED_BYTES_MAX: usize = 16 << 20;
 
 /// A running query.
 struct Cursor {
@@ -43,13 +49,20 @@ struct Cursor {
 /// The place of a prepared statement; its number is the statement's id.
 enum Slot {
     Free,
-    Kept(Statement),
+    Kept(Prepared),
     Running,
+}
+
+/// A statement that a client has prepared.
+struct Prepared {
+    statement: Statement,
+    /// The memory that it took then, in bytes.
+    bytes: usize,
 }
 
 /// Where a statement is kept while it does not run.
 enum Home {
-    Prepared(StatementId),
+    Prepared { id: StatementId, bytes: usize },
     Text(Box<str>),
 }
 
@@ -78,11 +91,13 @@ pub(super) struct Session {
     // Statements hold shares of the connection; it closes when the last one is gone.
     cursor: Option<Cursor>,
     prepared: Vec<Slot>,
+    /// Of all that are prepared.
+    prepared_bytes: usize,
     /// By text, the most recently used first.
     texts: VecDeque<(Box<str>, Statement)>,
     stopper: Arc<Stopper>,
     connection: Rc<Connection>,
-    pub(super) id: DatabaseId,
+    joint: Arc<JointCommits>,
     pub(super) database: Database,
     options: SessionOptions,
 }
@@ -98,7 +113,7 @@ impl Session {
         Self::connect_as(id, database, options, look_steps, vacuum_directory, false)
     }
 
-    /// A session in which nothing can be written.
+    /// A session in which nothing can be written, and nothing is seen that is not committed.
     pub(super) fn connect_reader(id: DatabaseId, database: &Database) -> Result<Self, Error> {
         let look_steps = RunLimits::default().look_steps;
         Self::connect_as(
@@ -123,13 +138,24 @@ impl Session {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
         };
-        let mut connection = database.connect().map_err(|error| failed(&error))?;
+        let connected = match only_reads {
+            true => database.connect_committed(),
+            false => database.connect(),
+        };
+        let mut connection = connected.map_err(|error| match &error {
+            VfsError::Connect {
+                source: rusqlite::Error::SqliteFailure(source, _),
+                ..
+            } if source.extended_code == ffi::SQLITE_IOERR_DATA => damaged(database),
+            error => failed(error),
+        })?;
         connection
             .pragma_update(None, "query_only", only_reads)
             .map_err(|error| failed(&error))?;
         let permissions = Permissions {
             page_bytes: database.page_size().bytes(),
             vacuum_directory,
+            may_attach: !only_reads,
         };
         configure(&mut connection, permissions).map_err(|error| failed(&error))?;
         let watch = Watch::new();
@@ -137,16 +163,27 @@ impl Session {
         connection
             .progress_handler(look_steps, Some(move || looks_at.must_stop()))
             .map_err(|error| failed(&error))?;
+        let own = SessionDatabase {
+            schema: c"main".into(),
+            id,
+            database: database.clone(),
+        };
+        let joint = Arc::new(JointCommits::new(Arc::clone(&watch), own));
+        let begins = Arc::clone(&joint);
+        connection
+            .commit_hook(Some(move || !begins.begin()))
+            .map_err(|error| failed(&error))?;
         Ok(Self {
             cursor: None,
             prepared: Vec::new(),
+            prepared_bytes: 0,
             texts: VecDeque::new(),
             stopper: Arc::new(Stopper {
                 watch,
                 interrupt: connection.get_interrupt_handle(),
             }),
             connection: Rc::new(connection),
-            id,
+            joint,
             database: database.clone(),
             options,
         })
@@ -164,14 +201,19 @@ impl Session {
         }
         let outcome = self.run_work(work);
         match outcome {
-            // SQLite says only that it was interrupted.
+            // SQLite says only that it was interrupted, or that its commit was vetoed.
             Outcome::Failed(Error::Sqlite {
-                code: ffi::SQLITE_INTERRUPT,
+                code: ffi::SQLITE_INTERRUPT | ffi::SQLITE_CONSTRAINT_COMMITHOOK,
                 ..
             }) => match self.stopper.watch.stop_error() {
                 Some(error) => Outcome::Failed(error),
                 None => outcome,
             },
+            // SQLite says only "disk I/O error".
+            Outcome::Failed(Error::Sqlite {
+                code: ffi::SQLITE_IOERR_DATA,
+                ..
+            }) => Outcome::Failed(damaged(&self.database)),
             outcome => outcome,
         }
     }
@@ -196,29 +238,66 @@ impl Session {
         }
     }
 
-    /// Whether the database's write lock is held.
+    /// Its databases, its own one first.
+    pub(super) fn databases(&self) -> Arc<[SessionDatabase]> {
+        self.joint.databases()
+    }
+
+    fn transaction_state(&self, schema: &CStr) -> c_int {
+        // SAFETY: the connection is open, and the schema name is a NUL-terminated text.
+        unsafe { ffi::sqlite3_txn_state(self.connection.handle(), schema.as_ptr()) }
+    }
+
+    /// Whether the write lock of any of its databases is held.
     pub(super) fn has_write_lock(&self) -> bool {
-        // SAFETY: as in `standing`.
-        let state = unsafe { ffi::sqlite3_txn_state(self.connection.handle(), c"main".as_ptr()) };
-        state == ffi::SQLITE_TXN_WRITE
+        self.databases()
+            .iter()
+            .any(|at| self.transaction_state(&at.schema) == ffi::SQLITE_TXN_WRITE)
+    }
+
+    fn in_transaction(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.connection.handle()) == 0 }
+    }
+
+    /// Whether a roll-back, or the end of the database, has made its connection useless.
+    pub(super) fn is_ended(&self) -> bool {
+        ringlite_vfs::is_ended(&self.connection, "main")
     }
 
     /// Where the connection stands.
     pub(super) fn standing(&self) -> Standing {
-        // SAFETY: the connection is open, and the schema name is a NUL-terminated text.
-        let (autocommit, state) = unsafe {
-            let handle = self.connection.handle();
-            (
-                ffi::sqlite3_get_autocommit(handle) != 0,
-                ffi::sqlite3_txn_state(handle, c"main".as_ptr()),
-            )
-        };
+        let databases = self.databases();
+        let mut snapshots = Positions::default();
+        let mut state = ffi::SQLITE_TXN_NONE;
+        for at in databases.iter() {
+            state = state.max(self.transaction_state(&at.schema));
+            let schema = at.schema.to_str().unwrap_or_default();
+            if let Some(position) = ringlite_vfs::read_position(&self.connection, schema) {
+                snapshots.raise(at.id, position);
+            }
+        }
         Standing {
-            in_transaction: !autocommit,
+            in_transaction: self.in_transaction(),
             has_snapshot: state != ffi::SQLITE_TXN_NONE,
             has_write_lock: state == ffi::SQLITE_TXN_WRITE,
-            snapshot: ringlite_vfs::read_position(&self.connection, "main"),
+            snapshots,
+            attached: databases[1..].iter().map(|at| at.id).collect(),
         }
+    }
+
+    /// Runs a statement to its next row or its end.
+    fn step(&self, statement: &mut Statement) -> Result<Step, Error> {
+        let stepped = statement.step();
+        self.joint.settle(stepped.is_err());
+        stepped
+    }
+
+    /// Ends a statement, which commits if it is one that writes, has not come to its end, and is a
+    /// transaction of its own.
+    fn reset(&self, statement: &mut Statement) {
+        let has_failed = statement.reset().is_err();
+        self.joint.settle(has_failed);
     }
 
     fn prepare(&mut self, sql: &str, allow_tail: bool) -> Result<Reply, Error> {
@@ -237,11 +316,19 @@ impl Session {
                 what: "the session holds too many prepared statements: finalize some",
             });
         }
+        let bytes = statement.memory_bytes();
+        if self.prepared_bytes + bytes > PREPARED_BYTES_MAX {
+            return Err(Error::Busy {
+                what: "the prepared statements of the session would take more than 16 MiB: \
+                       finalize some",
+            });
+        }
+        self.prepared_bytes += bytes;
         let parameters = statement.parameters();
         if slot == self.prepared.len() {
             self.prepared.push(Slot::Free);
         }
-        self.prepared[slot] = Slot::Kept(statement);
+        self.prepared[slot] = Slot::Kept(Prepared { statement, bytes });
         Ok(Reply::Prepared {
             statement: StatementId(u32::try_from(slot).unwrap_or(u32::MAX)),
             parameters,
@@ -252,20 +339,23 @@ impl Session {
     fn finalize(&mut self, id: StatementId) -> Result<Reply, Error> {
         self.end_query();
         match self.prepared.get_mut(id.0 as usize) {
-            Some(slot) if !matches!(slot, Slot::Free) => {
-                *slot = Slot::Free;
-                Ok(Reply::Done)
-            }
-            _ => Err(no_statement(id)),
+            Some(slot) => match std::mem::replace(slot, Slot::Free) {
+                Slot::Kept(prepared) => {
+                    self.prepared_bytes -= prepared.bytes;
+                    Ok(Reply::Done)
+                }
+                Slot::Running => unreachable!("the query was ended"),
+                Slot::Free => Err(no_statement(id)),
+            },
+            None => Err(no_statement(id)),
         }
     }
 
     fn abort(&mut self) -> Result<Reply, Error> {
         self.end_query();
-        let in_transaction = self.standing().in_transaction;
-        if in_transaction {
+        if self.in_transaction() {
             let (statement, _) = Statement::prepare(&self.connection, "ROLLBACK")?;
-            statement.ok_or_else(empty_statement)?.step()?;
+            self.step(&mut statement.ok_or_else(empty_statement)?)?;
         }
         Ok(Reply::Done)
     }
@@ -353,7 +443,11 @@ impl Session {
             self.stopper.watch.note_write();
         }
         statement.bind(parameters)?;
-        statement.step().map_err(|error| match error {
+        if statement.special().is_some() {
+            return Ok(self.step_special(statement)?);
+        }
+        self.take_snapshots()?;
+        self.step(statement).map_err(|error| match error {
             // The write lock is with another session of this node: wait for it.
             Error::Sqlite {
                 code: ffi::SQLITE_BUSY,
@@ -421,6 +515,7 @@ impl Session {
             return Err(Error::misuse(ffi::SQLITE_MISUSE, "no query is running"));
         };
         let step = cursor.statement.step();
+        self.joint.settle(step.is_err());
         let step = step.inspect_err(|_| self.end_query())?;
         self.fetch_from(step)
     }
@@ -462,7 +557,9 @@ impl Session {
                 }
                 _ => {}
             }
-            match cursor.statement.step() {
+            let next = cursor.statement.step();
+            self.joint.settle(next.is_err());
+            match next {
                 Ok(next) => step = next,
                 Err(error) => {
                     failed = Some(error);
@@ -491,9 +588,9 @@ impl Session {
         let slot = self.prepared.get_mut(id.0 as usize);
         let slot = slot.ok_or_else(|| no_statement(id))?;
         match std::mem::replace(slot, Slot::Running) {
-            Slot::Kept(statement) => Ok(Ready {
+            Slot::Kept(Prepared { statement, bytes }) => Ok(Ready {
                 statement,
-                home: Home::Prepared(id),
+                home: Home::Prepared { id, bytes },
                 end: 0,
             }),
             other => {
@@ -538,16 +635,16 @@ impl Session {
     }
 
     fn put_back(&mut self, mut statement: Statement, home: Home) {
-        statement.reset();
+        self.reset(&mut statement);
         match home {
             Home::Text(text) if text.len() <= TEXT_CACHE_TEXT_BYTES_MAX => {
                 self.texts.push_front((text, statement));
                 self.texts.truncate(TEXT_CACHE_STATEMENTS);
             }
             Home::Text(_) => {}
-            Home::Prepared(id) => {
+            Home::Prepared { id, bytes } => {
                 if let Some(slot) = self.prepared.get_mut(id.0 as usize) {
-                    *slot = Slot::Kept(statement);
+                    *slot = Slot::Kept(Prepared { statement, bytes });
                 }
             }
         }
@@ -589,6 +686,22 @@ fn configure(connection: &mut Connection, permissions: Permissions) -> rusqlite:
 fn is_plain_begin(sql: &str) -> bool {
     sql.trim_matches(|c: char| c.is_ascii_whitespace() || c == ';')
         .eq_ignore_ascii_case("begin")
+}
+
+/// What to tell of a page that was not given out.
+fn damaged(database: &Database) -> Error {
+    let page = database.damage();
+    Error::Sqlite {
+        code: ffi::SQLITE_IOERR_DATA,
+        message: format!(
+            "the file of database {:?} is damaged on this node, at page {} at least: what was asked \
+             for is not what was written there, and is not given out. The other nodes have their \
+             own copies; on this one, restore the database from a backup or replace the data of \
+             the node",
+            database.name(),
+            page.map_or_else(|| "?".to_owned(), |page| page.to_string()),
+        ),
+    }
 }
 
 /// The peer reports an empty statement with code 0, which its clients know.

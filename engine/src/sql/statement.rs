@@ -4,7 +4,7 @@
 //! that a session could keep neither statements nor half-read results. This is the thin layer
 //! over `sqlite3_stmt` that a session needs, and no more.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
@@ -23,18 +23,37 @@ pub(super) enum Step {
     Done,
 }
 
+/// A statement that changes which databases the connection has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Special {
+    /// It attaches the database of this name.
+    Attach(Box<str>),
+    /// It detaches one.
+    Detach,
+}
+
 /// A compiled statement.
 pub(super) struct Statement {
     raw: *mut ffi::sqlite3_stmt,
     connection: Rc<Connection>,
     parameters: u32,
     readonly: bool,
+    special: Option<Special>,
 }
 
 impl Statement {
     /// Compiles the first statement of `sql`; `None` if there is none but blanks and comments.
     /// Also returns where in `sql` the rest begins.
     pub(super) fn prepare(
+        connection: &Rc<Connection>,
+        sql: &str,
+    ) -> Result<(Option<Self>, usize), Error> {
+        Self::prepare_as(Call::Prepare, connection, sql)
+    }
+
+    /// As [`Statement::prepare`], with what the authorizer is to know of it.
+    pub(super) fn prepare_as(
+        call: Call,
         connection: &Rc<Connection>,
         sql: &str,
     ) -> Result<(Option<Self>, usize), Error> {
@@ -46,7 +65,7 @@ impl Statement {
         let mut tail: *const c_char = std::ptr::null();
         // SAFETY: the connection is open while `connection` lives; the text is valid for `length`
         // bytes, and SQLite writes both out-pointers before it returns.
-        let (code, refusal) = authorizer::observe(Call::Prepare, || unsafe {
+        let (code, observed) = authorizer::observe(connection, call, || unsafe {
             ffi::sqlite3_prepare_v3(
                 connection.handle(),
                 sql.as_ptr().cast(),
@@ -57,7 +76,7 @@ impl Statement {
             )
         });
         if code != ffi::SQLITE_OK {
-            return Err(match refusal {
+            return Err(match observed.refusal {
                 Some(Refusal::Because(reason)) => not_authorized(&reason),
                 _ => last_error(connection, code),
             });
@@ -80,8 +99,17 @@ impl Statement {
             connection: Rc::clone(connection),
             parameters: u32::try_from(parameters).unwrap_or(0),
             readonly,
+            special: observed.special,
         };
         Ok((Some(statement), consumed))
+    }
+
+    /// The memory that it takes now, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        // SAFETY: the statement is live.
+        let bytes =
+            unsafe { ffi::sqlite3_stmt_status(self.raw, ffi::SQLITE_STMTSTATUS_MEMUSED, 0) };
+        usize::try_from(bytes).unwrap_or(0)
     }
 
     /// How many parameters it takes.
@@ -92,6 +120,11 @@ impl Statement {
     /// Whether it changes no database.
     pub(super) fn is_readonly(&self) -> bool {
         self.readonly
+    }
+
+    /// Whether it attaches or detaches a database.
+    pub(super) fn special(&self) -> Option<&Special> {
+        self.special.as_ref()
     }
 
     /// Binds the parameters from the first on; those that are not given are NULL.
@@ -135,9 +168,13 @@ impl Statement {
 
     /// Runs to the next row or to the end.
     pub(super) fn step(&mut self) -> Result<Step, Error> {
-        match self.step_as(Call::Step) {
+        let call = match self.special {
+            Some(_) => Call::Attach,
+            None => Call::Step,
+        };
+        match self.step_as(call) {
             (Err(_), Some(Refusal::VacuumInto(path))) => {
-                self.reset();
+                drop(self.reset());
                 self.vacuum_into(&path)
             }
             (Err(_), Some(Refusal::Because(reason))) => Err(not_authorized(&reason)),
@@ -147,19 +184,21 @@ impl Statement {
 
     fn step_as(&mut self, call: Call) -> (Result<Step, Error>, Option<Refusal>) {
         // SAFETY: the statement is live.
-        let (code, refusal) = authorizer::observe(call, || unsafe { ffi::sqlite3_step(self.raw) });
+        let (code, observed) = authorizer::observe(&self.connection, call, || unsafe {
+            ffi::sqlite3_step(self.raw)
+        });
         let stepped = match code {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),
             code => Err(last_error(&self.connection, code)),
         };
-        (stepped, refusal)
+        (stepped, observed.refusal)
     }
 
     /// Runs `VACUUM INTO` for the operator's directory. SQLite does not sync that file, because
     /// `synchronous` is off for the database.
     fn vacuum_into(&self, path: &Path) -> Result<Step, Error> {
-        let sql = authorizer::vacuum_into(path);
+        let sql = authorizer::vacuum_into(&self.vacuumed_schema()?, path);
         let (statement, _) = Self::prepare(&self.connection, &sql)?;
         let Some(mut statement) = statement else {
             unreachable!("the text is a statement");
@@ -176,10 +215,43 @@ impl Statement {
         Ok(step)
     }
 
-    /// Makes it ready to run again and ends the reading of its snapshot.
-    pub(super) fn reset(&mut self) {
-        // SAFETY: the statement is live. The returned code repeats the last step's error.
-        unsafe { ffi::sqlite3_reset(self.raw) };
+    /// Which schema a VACUUM is of: its program says so in the first parameter of its instruction.
+    fn vacuumed_schema(&self) -> Result<String, Error> {
+        // SAFETY: the statement is live, and its text with it, which is copied here.
+        let sql = unsafe { text_at(ffi::sqlite3_sql(self.raw)) }.unwrap_or_default();
+        let explain = format!("EXPLAIN {sql}");
+        let (program, _) = Self::prepare(&self.connection, &explain)?;
+        let mut program = program.ok_or_else(Error::interrupted)?;
+        while program.step()? == Step::Row {
+            let (instruction, _) = program.row()?;
+            if let [_, Value::Text(name), Value::Integer(schema), ..] = &instruction[..]
+                && name == "Vacuum"
+            {
+                let place = usize::try_from(*schema).unwrap_or(0);
+                let name = schemas(&self.connection).into_iter().nth(place);
+                return Ok(name
+                    .and_then(|name| name.into_string().ok())
+                    .unwrap_or_default());
+            }
+        }
+        unreachable!("the statement is a VACUUM")
+    }
+
+    /// Makes it ready to run again and ends the reading of its snapshot. A statement that has not
+    /// come to its end ends here, which may commit.
+    ///
+    /// # Errors
+    /// The last step's, again, or that of the commit.
+    pub(super) fn reset(&mut self) -> Result<(), Error> {
+        // SAFETY: the statement is live.
+        let code = unsafe { ffi::sqlite3_reset(self.raw) };
+        // SAFETY: the statement is live. The values that were bound, which can be large, would stay
+        // until others are.
+        unsafe { ffi::sqlite3_clear_bindings(self.raw) };
+        match code {
+            ffi::SQLITE_OK => Ok(()),
+            code => Err(last_error(&self.connection, code)),
+        }
     }
 
     /// The columns of its rows. Asked for after the first step, since a step may compile it anew.
@@ -286,6 +358,26 @@ unsafe fn text_at(text: *const c_char) -> Option<String> {
     )
 }
 
+/// The names of the connection's databases, its own one first.
+pub(super) fn schemas(connection: &Connection) -> Vec<CString> {
+    let names = (0..).map_while(|place| {
+        // SAFETY: the connection is open; the name is valid until a database is attached or
+        // detached, and is copied at once. It is null behind the last database.
+        let name = unsafe { ffi::sqlite3_db_name(connection.handle(), place) };
+        // SAFETY: as above; it is NUL-terminated.
+        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_owned())
+    });
+    names.collect()
+}
+
+/// Whether the transaction was refused a page because it has too many.
+fn is_too_large(connection: &Connection) -> bool {
+    schemas(connection).iter().any(|schema| {
+        let schema = schema.to_str().unwrap_or_default();
+        ringlite_vfs::transaction_is_too_large(connection, schema)
+    })
+}
+
 /// A refusal of the authorizer.
 fn not_authorized(reason: &str) -> Error {
     Error::Sqlite {
@@ -318,7 +410,7 @@ fn last_error(connection: &Connection, code: c_int) -> Error {
         ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR_NOMEM => {
             "out of memory: the statement needs more than this node gives to SQLite".into()
         }
-        ffi::SQLITE_FULL if ringlite_vfs::transaction_is_too_large(connection, "main") => {
+        ffi::SQLITE_FULL if is_too_large(connection) => {
             "the transaction changes more than a transaction may, and was rolled back: make it \
              smaller, or start the nodes with a greater --transaction-bytes"
                 .into()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corosensei::Yielder;
+use ringlite_vfs::DiskWait;
 use rusqlite::{InterruptHandle, ffi};
 
 use crate::error::Error;
@@ -76,6 +77,10 @@ pub(super) struct Watch {
     pauser: AtomicPtr<Pauser>,
     may_write: AtomicBool,
     writes: AtomicBool,
+    /// Whether the run is away from the core.
+    is_away: AtomicBool,
+    /// Whether it has paused because it has to go on on the core.
+    wants_core: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -91,6 +96,8 @@ impl Watch {
             pauser: AtomicPtr::new(std::ptr::null_mut()),
             may_write: AtomicBool::new(false),
             writes: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            wants_core: AtomicBool::new(false),
         })
     }
 
@@ -116,6 +123,7 @@ impl Watch {
         );
         self.may_write.store(may_write, Ordering::Relaxed);
         self.writes.store(writes, Ordering::Relaxed);
+        self.set_away(false);
     }
 
     /// Forgets why an earlier statement was stopped. Not between two batches of one: it may have been
@@ -160,6 +168,28 @@ impl Watch {
         self.stop.load(Ordering::Relaxed) != 0
     }
 
+    /// Returns on the shard's core, wherever the run was until now; unless it was stopped meanwhile,
+    /// then false.
+    pub(super) fn go_to_core(&self) -> bool {
+        if self.is_away.load(Ordering::Relaxed) {
+            self.wants_core.store(true, Ordering::Relaxed);
+            self.pause();
+            return self.stop.load(Ordering::Relaxed) == 0;
+        }
+        true
+    }
+
+    /// Whether the run has paused because it has to go on on the core.
+    pub(super) fn wants_core(&self) -> bool {
+        self.wants_core.load(Ordering::Relaxed)
+    }
+
+    /// The run goes on away from the core from now on, or on it.
+    pub(super) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+        self.wants_core.store(false, Ordering::Relaxed);
+    }
+
     fn pause(&self) {
         let pauser = self.pauser.load(Ordering::Relaxed);
         if !pauser.is_null() {
@@ -183,6 +213,11 @@ impl Watch {
         self.may_write.load(Ordering::Relaxed)
     }
 
+    /// From now on the run may not take the write lock.
+    pub(super) fn forbid_writing(&self) {
+        self.may_write.store(false, Ordering::Relaxed);
+    }
+
     /// A statement that writes begins.
     pub(super) fn note_write(&self) {
         self.writes.store(true, Ordering::Relaxed);
@@ -192,8 +227,18 @@ impl Watch {
     /// write. Returns whether it has.
     pub(super) fn leave(&self) -> bool {
         let writes = self.writes.load(Ordering::Relaxed);
-        self.may_write.store(writes, Ordering::Relaxed);
+        let may_write = writes && self.may_write();
+        self.may_write.store(may_write, Ordering::Relaxed);
+        self.set_away(true);
         writes
+    }
+}
+
+/// A run on the core leaves it rather than wait for the disk there; the thread that goes on with it
+/// waits.
+impl DiskWait for Watch {
+    fn before_wait(&self) {
+        self.pause();
     }
 }
 

@@ -21,6 +21,8 @@ const NICENESS: i32 = 10;
 pub(crate) enum Back {
     /// A run that has ended.
     Returned(Returned),
+    /// A run that has to go on on the shard's core for a moment.
+    WantsCore(Paused),
     /// A run that panicked, which is a bug.
     Panicked,
 }
@@ -160,6 +162,7 @@ fn work(queue: &Queue, back: &flume::Sender<Back>) {
                 queue.push(paused);
                 continue;
             }
+            Ok(Resumed::WantsCore(paused)) => Back::WantsCore(paused),
             Ok(Resumed::Returned(returned)) => Back::Returned(returned),
             Err(_) => Back::Panicked,
         };

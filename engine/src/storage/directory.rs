@@ -74,6 +74,11 @@ impl DataDirectory {
         &self.identity
     }
 
+    /// The digest of the extensions that this life of the node loads.
+    pub(crate) fn set_extensions(&mut self, digest: u64) {
+        self.identity.extensions = digest;
+    }
+
     /// The cluster has formed: from now on the node may vote. The hard state comes first, as a
     /// formed directory without one would be damaged; so would one without a manifest.
     pub(crate) fn form(&mut self, formed: Identity) -> Result<(), StorageError> {

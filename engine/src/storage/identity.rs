@@ -54,6 +54,9 @@ pub(crate) struct Identity {
     /// members are then. Otherwise its cluster began with `members`.
     #[serde(default)]
     pub(crate) joins: bool,
+    /// The digest of the extensions that this life of the node loads; it is not kept.
+    #[serde(skip)]
+    pub(crate) extensions: u64,
 }
 
 mod hexadecimal {
@@ -85,6 +88,7 @@ impl Identity {
             cluster: None,
             members,
             joins: false,
+            extensions: 0,
         }
     }
 

@@ -38,6 +38,7 @@ struct Away {
 
 enum Stage {
     Runs(Paused),
+    WantsCore(Paused),
     /// It has ended, which the shard does not know yet.
     Returns(Returned),
 }
@@ -238,6 +239,19 @@ impl Node {
                     continue;
                 }
                 Stage::Runs(paused) => self.run_a_while(paused),
+                Stage::WantsCore(paused) => match self.running().sql.visit(paused) {
+                    Some(Started::Ran(ran)) => {
+                        self.input(Input::Ran(ran), now);
+                        continue;
+                    }
+                    Some(Started::Left {
+                        paused, captures, ..
+                    }) => {
+                        self.input(Input::Captured { captures }, now);
+                        Stage::Runs(paused)
+                    }
+                    None => continue,
+                },
             };
             let due = now + self.threads.below(12);
             self.running().away.push(Away { due, stage });
@@ -253,6 +267,7 @@ impl Node {
         for _ in 0..self.threads.between(1, 20) {
             match paused.resume(slice) {
                 Resumed::Paused(again) => paused = again,
+                Resumed::WantsCore(paused) => return Stage::WantsCore(paused),
                 Resumed::Returned(returned) => return Stage::Returns(returned),
             }
         }
@@ -266,9 +281,8 @@ impl Node {
 
     pub(crate) fn end_turn(&mut self, now: u64) {
         if self.threads.per_mille(700) {
-            for (database, capture) in self.running().sql.take_captures() {
-                self.input(Input::Captured { database, capture }, now);
-            }
+            let captures = self.running().sql.take_captures();
+            self.input(Input::Captured { captures }, now);
         }
         while self.running().replica.end_turn() {
             self.perform_effects(now);
@@ -302,12 +316,17 @@ impl Node {
                 });
                 let input = match process.sql.start(request, work, may_write) {
                     Started::Ran(ran) => Input::Ran(ran),
-                    Started::Left { paused, writes } => {
+                    Started::Left {
+                        paused,
+                        writes,
+                        captures,
+                    } => {
                         self.long_runs += 1;
                         let stage = Stage::Runs(paused);
                         let due = now + self.threads.below(12);
                         process.away.push(Away { due, stage });
-                        Input::Left { request, writes }
+                        process.replica.step(Input::Left { request, writes });
+                        Input::Captured { captures }
                     }
                 };
                 process.replica.step(input);
@@ -429,6 +448,10 @@ impl Node {
                     index,
                     commit_point,
                 })
+            }
+            Effect::ShowCommitted { database, to } => {
+                sql.show_committed(database, &to).expect("a known commit");
+                None
             }
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");

@@ -2,6 +2,7 @@
 //! it is asked to.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -48,6 +49,9 @@ struct State {
     /// Operations of the kind of `fault` since it was set.
     counted: usize,
     faults_done: usize,
+    /// How long each read, and each flush, takes.
+    read_time: Duration,
+    flush_time: Duration,
 }
 
 /// The disk; clones are of one and the same.
@@ -65,6 +69,8 @@ impl Device {
                 fault: None,
                 counted: 0,
                 faults_done: 0,
+                read_time: Duration::ZERO,
+                flush_time: Duration::ZERO,
             })),
         }
     }
@@ -114,6 +120,17 @@ impl Device {
             state.counted = 0;
             state.faults_done = 0;
         }
+    }
+
+    /// Makes each read take so long from now on. Reads do not wait for each other, and nothing else
+    /// waits for them.
+    pub fn set_read_time(&self, time: Duration) {
+        self.state().read_time = time;
+    }
+
+    /// Makes each flush take so long from now on; nothing else waits for it.
+    pub fn set_flush_time(&self, time: Duration) {
+        self.state().flush_time = time;
     }
 
     /// How many operations have failed since a fault was last set.
@@ -202,8 +219,15 @@ impl Filesystem for Device {
             return reply.error(Errno::EIO);
         }
         let content = state.image.read(offset as usize, size as usize);
+        let time = state.read_time;
         drop(state);
-        reply.data(&content);
+        if time.is_zero() {
+            return reply.data(&content);
+        }
+        thread::spawn(move || {
+            thread::sleep(time);
+            reply.data(&content);
+        });
     }
 
     fn write(
@@ -244,7 +268,14 @@ impl Filesystem for Device {
             return reply.error(Errno::EIO);
         }
         state.push(Event::Flush);
+        let time = state.flush_time;
         drop(state);
-        reply.ok();
+        if time.is_zero() {
+            return reply.ok();
+        }
+        thread::spawn(move || {
+            thread::sleep(time);
+            reply.ok();
+        });
     }
 }

@@ -53,6 +53,9 @@ impl Connection {
             Request::FinishRestore => Admin::FinishRestore,
             other => return Ok(Some(other)),
         };
+        if let Admin::RestoreChunk(_) | Admin::FinishRestore = admin {
+            self.shard.restores_are_written().await;
+        }
         self.answer(Ask::Admin(admin)).await?;
         Ok(None)
     }

@@ -6,13 +6,22 @@ use std::time::Duration;
 use ringlite_raft::{
     AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
 };
+use ringlite_vfs::VfsOptions;
 
 use crate::error::Result;
 use crate::replica::request::{
     Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Work,
 };
 use crate::replica::{Config, Effect, Input, NodeAddress, Replica};
-use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
+use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started, TRANSACTION_BYTES_DEFAULT};
+
+/// What a run that is away has come to.
+pub(super) enum Away {
+    /// Its end.
+    Returned(Returned),
+    /// It needs the core for a moment.
+    WantsCore(Paused),
+}
 
 /// An append that the replica has asked for.
 pub(super) struct Appended {
@@ -40,6 +49,11 @@ pub(super) struct Lone {
 impl Lone {
     /// Node 1 of 1, 2 and 3, which knows of no leader.
     pub(super) fn new(change: impl FnOnce(&mut Config)) -> Lone {
+        Self::bounded(TRANSACTION_BYTES_DEFAULT, change)
+    }
+
+    /// As [`Lone::new`], with a bound on what a transaction writes in one database.
+    pub(super) fn bounded(transaction_bytes: u64, change: impl FnOnce(&mut Config)) -> Lone {
         let voters: Vec<_> = (1..=3).map(NodeId).collect();
         let members = voters.iter().map(|id| NodeAddress {
             id: *id,
@@ -53,7 +67,9 @@ impl Lone {
         change(&mut config);
         let data = tempfile::tempdir().unwrap();
         let path = data.path().to_owned();
-        let mut sql = Sql::new(path.clone(), path).unwrap();
+        let mut options = VfsOptions::new(path.clone(), path);
+        options.transaction_bytes_max = transaction_bytes;
+        let mut sql = Sql::with_options(options).unwrap();
         sql.set_limits(RunLimits {
             core_time: Duration::MAX,
             statement_time: Duration::ZERO,
@@ -77,7 +93,12 @@ impl Lone {
 
     /// A leader with a database `app` in which there is an empty table `t`, and a session on it.
     pub(super) fn leading(change: impl FnOnce(&mut Config)) -> (Lone, SessionId) {
-        let mut lone = Lone::new(change);
+        Lone::new(change).lead()
+    }
+
+    /// It becomes such a leader.
+    pub(super) fn lead(self) -> (Lone, SessionId) {
+        let mut lone = self;
         lone.win();
         let session = lone.open(1);
         let created = lone.execute(
@@ -114,23 +135,25 @@ impl Lone {
                 work,
                 may_write,
             } => {
-                let input = match self.sql.start(request, work, may_write) {
+                match self.sql.start(request, work, may_write) {
                     Started::Ran(mut ran) => {
-                        if self.hide_captures
-                            && let Some(capture) = ran.capture.take()
-                        {
-                            let database = self.replica.catalogue.find("app").unwrap();
-                            self.hidden = Some(Input::Captured { database, capture });
-                            ran.is_ahead = true;
+                        if self.hide_captures && !ran.captures.is_empty() {
+                            let captures = std::mem::take(&mut ran.captures);
+                            ran.ahead = captures.iter().map(|(database, _)| *database).collect();
+                            self.hidden = Some(Input::Captured { captures });
                         }
-                        Input::Ran(ran)
+                        self.replica.step(Input::Ran(ran));
                     }
-                    Started::Left { paused, writes } => {
+                    Started::Left {
+                        paused,
+                        writes,
+                        captures,
+                    } => {
                         self.away.push(paused);
-                        Input::Left { request, writes }
+                        self.replica.step(Input::Left { request, writes });
+                        self.replica.step(Input::Captured { captures });
                     }
-                };
-                self.replica.step(input);
+                }
                 None
             }
             Effect::StopRun { session, reason } => {
@@ -189,6 +212,10 @@ impl Lone {
                 });
                 Some(Input::Backfilled { database, end })
             }
+            Effect::ShowCommitted { database, to } => {
+                self.sql.show_committed(database, &to).unwrap();
+                None
+            }
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = self.sql.restart_wal(database, &ends).unwrap();
                 Some(Input::WalRestarted {
@@ -242,11 +269,45 @@ impl Lone {
 
     /// The oldest run that is away goes on to its end, which nobody knows of yet.
     pub(super) fn run_away(&mut self) -> Returned {
+        match self.run_away_until_core() {
+            Away::Returned(returned) => returned,
+            Away::WantsCore(_) => panic!("a session with one database needs no core"),
+        }
+    }
+
+    /// The oldest run that is away goes on to its end, or until it needs the core.
+    pub(super) fn run_away_until_core(&mut self) -> Away {
         let mut paused = self.away.remove(0);
         loop {
             match paused.resume(Duration::MAX) {
                 Resumed::Paused(again) => paused = again,
-                Resumed::Returned(returned) => return returned,
+                Resumed::WantsCore(paused) => return Away::WantsCore(paused),
+                Resumed::Returned(returned) => return Away::Returned(returned),
+            }
+        }
+    }
+
+    /// A run that needs the core gets it for a moment.
+    pub(super) fn visit(&mut self, paused: Paused) {
+        let input = match self.sql.visit(paused) {
+            Some(Started::Ran(ran)) => Some(Input::Ran(ran)),
+            Some(Started::Left {
+                paused, captures, ..
+            }) => {
+                self.away.push(paused);
+                Some(Input::Captured { captures })
+            }
+            None => None,
+        };
+        self.turn(input);
+    }
+
+    /// Everything that is away goes on to its end, which becomes known.
+    pub(super) fn finish_away(&mut self) {
+        while !self.away.is_empty() {
+            match self.run_away_until_core() {
+                Away::Returned(returned) => self.come_back(returned),
+                Away::WantsCore(paused) => self.visit(paused),
             }
         }
     }
@@ -344,11 +405,16 @@ impl Lone {
 
     /// A session on the database `app`.
     pub(super) fn open(&mut self, session: u64) -> SessionId {
+        self.open_database(session, "app")
+    }
+
+    /// A session on a database.
+    pub(super) fn open_database(&mut self, session: u64, name: &str) -> SessionId {
         let session = SessionId(session);
         let (id, asked) = self.ask(
             session,
             Request::Open {
-                database: "app".into(),
+                database: name.into(),
                 create: true,
             },
         );
@@ -393,9 +459,14 @@ impl Lone {
 
     /// The rows of `t` in what this node holds, committed or not.
     pub(super) fn rows(&mut self) -> usize {
+        self.rows_in("app")
+    }
+
+    /// The rows of `t` in a database of this node, committed or not.
+    pub(super) fn rows_in(&mut self, name: &str) -> usize {
         let session = SessionId(u64::MAX);
         let id = RequestId { session, serial: 1 };
-        let database = self.replica.catalogue.find("app").expect("the database");
+        let database = self.replica.catalogue.find(name).expect("the database");
         let options = SessionOptions::default();
         let mut run = |work| self.sql.run(id, work, false).outcome;
         run(Work::Connect { database, options });

@@ -1,5 +1,6 @@
 //! Single moments that went wrong once, or would with a likely mistake.
 
+mod attach;
 mod databases;
 mod lone;
 mod long_runs;
@@ -218,4 +219,32 @@ fn a_parked_request_is_answered_when_its_session_is_closed() {
     assert!(lone.answer(parked).is_none());
     lone.turn([Input::SessionClosed { session: second }]);
     assert!(lone.reply(parked).is_err());
+}
+
+#[test]
+fn digests_that_wait_are_bounded() {
+    let (mut lone, _) = Lone::leading(|_| ());
+    let ask = |serial| Input::DigestAsked {
+        id: RequestId {
+            session: SessionId(77),
+            serial,
+        },
+        database: "app".into(),
+        index_min: LogIndex(1_000_000),
+    };
+    let waiting_max = super::DIGESTS_WAITING_MAX as u64;
+    for serial in 0..waiting_max + 3 {
+        lone.turn([ask(serial)]);
+    }
+    for serial in 0..waiting_max + 3 {
+        let id = RequestId {
+            session: SessionId(77),
+            serial,
+        };
+        match lone.answer(id) {
+            None => assert!(serial < waiting_max),
+            Some(Err(Error::Busy { .. })) => assert!(serial >= waiting_max),
+            other => panic!("{serial}: {other:?}"),
+        }
+    }
 }

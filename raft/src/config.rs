@@ -138,8 +138,9 @@ pub struct RestoredLog {
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
-    /// The members as of the base. Empty only for a log that was never cut: then
-    /// [`Config::bootstrap`] counts.
+    /// The members as of the base. None for a log that was never cut, where
+    /// [`Config::bootstrap`] counts; and none on a node that joined and cut its log before the first
+    /// configuration came, so that it is still nobody's member.
     pub configuration: Configuration,
     /// Every entry of kind [`Configuration`](crate::EntryKind::Configuration) in the log, in order of
     /// index; those in the tail may be left out.
@@ -234,12 +235,6 @@ pub enum ConfigError {
         index: LogIndex,
         /// The restored commit index.
         commit: LogIndex,
-    },
-    /// The log was cut, but nobody knows who the members were there.
-    #[error("the log begins behind {base}, but no members as of that entry are known")]
-    NoConfiguration {
-        /// The index of the base.
-        base: LogIndex,
     },
     /// An entry with a configuration cannot be read, or is not where the log says.
     #[error("the configuration at {index} cannot be restored: {source}")]

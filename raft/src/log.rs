@@ -99,12 +99,10 @@ impl Log {
                 commit,
             });
         }
-        let of_base = if !configuration.members().is_empty() {
-            configuration
-        } else if base.index == LogIndex::ZERO {
+        let of_base = if base.index == LogIndex::ZERO && configuration.members().is_empty() {
             bootstrap
         } else {
-            return Err(ConfigError::NoConfiguration { base: base.index });
+            configuration
         };
         let mut known = Configurations::new(base.index, of_base);
         let in_tail = tail.first().map_or(last, |first| first.index.prev());

@@ -58,6 +58,13 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.log_cuts += struck.log_cuts;
         sum.removed += struck.removed;
         sum.starts_behind_a_base += struck.starts_behind_a_base;
+        sum.changes += struck.changes;
+        sum.transfers += struck.transfers;
+        sum.transfers_abandoned += struck.transfers_abandoned;
+        sum.pauses += struck.pauses;
+        sum.installs += struck.installs;
+        sum.hangs += struck.hangs;
+        sum.lease_reads += struck.lease_reads;
         elections += cluster.invariants.elections.count();
         committed += cluster.invariants.committed.entries.len();
         reads += cluster.reads_answered;
@@ -79,6 +86,13 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.log_cuts,
         sum.removed,
         sum.starts_behind_a_base,
+        sum.changes,
+        sum.transfers,
+        sum.transfers_abandoned,
+        sum.pauses,
+        sum.installs,
+        sum.hangs,
+        sum.lease_reads,
         storage_reads,
         reads,
     ];

@@ -48,7 +48,7 @@ impl Raft {
         if !self.may_stand() {
             self.become_follower(self.hard_state.term, None);
             self.restart_election_timer();
-            if !self.is_voter() {
+            if !self.is_electable() && !self.is_removed() {
                 self.ask_whether_member();
             }
         } else if self.is_sole_voter() && self.role == Role::Candidate {
@@ -61,7 +61,10 @@ impl Raft {
 
     /// Whether this node could lead if it were elected.
     pub(super) fn may_stand(&self) -> bool {
-        self.is_voter() && !self.is_removed() && self.installing.is_none() && !self.stalls_others()
+        self.is_electable()
+            && !self.is_removed()
+            && self.installing.is_none()
+            && !self.stalls_others()
     }
 
     /// Whether a disk operation has been under way for too long.
@@ -159,7 +162,7 @@ impl Raft {
     /// take the vote and the end of the log; the node would stand again in the same term, and votes
     /// for its longer log would elect the shorter one.
     pub(super) fn campaign(&mut self, by_transfer: bool) {
-        assert!(self.is_voter(), "only a voter stands for election");
+        assert!(self.is_electable(), "this node cannot lead");
         assert!(
             by_transfer || self.is_sole_voter() || !self.has_leases() || !self.is_sticky(),
             "a candidate breaks its promise to its leader"

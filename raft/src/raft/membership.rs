@@ -88,6 +88,14 @@ impl Raft {
         self.configuration().is_voter(self.config.id)
     }
 
+    /// Whether this node may lead as far as its role goes: it votes, or did so until a change that
+    /// is not committed yet. If nobody else holds that change, nobody else can be elected (thesis,
+    /// 4.2.2 and figure 4.6). Its own vote counts only if it votes by the newest configuration.
+    pub(super) fn is_electable(&self) -> bool {
+        let committed = self.log.configuration_at(self.log.commit());
+        self.is_voter() || committed.is_some_and(|known| known.is_voter(self.config.id))
+    }
+
     pub(super) fn is_sole_voter(&self) -> bool {
         self.is_voter() && self.configuration().voter_count() == 1
     }

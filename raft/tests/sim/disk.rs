@@ -63,6 +63,23 @@ struct Manifest {
     segment: u64,
 }
 
+/// What a snapshot brings: the state up to the last of these entries, and the members there.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) configuration: Configuration,
+}
+
+impl Snapshot {
+    pub(crate) fn base(&self) -> LogBase {
+        let last = self.entries.last().expect("a snapshot of something");
+        LogBase {
+            index: last.index,
+            term: last.term,
+        }
+    }
+}
+
 pub(crate) struct Disk {
     identity: RecordIdentity,
     /// By number.
@@ -80,6 +97,8 @@ pub(crate) struct Disk {
     segment_of: Vec<u64>,
     /// The epoch in which the newest of them was written.
     durable_epoch: u64,
+    /// A snapshot that is about to take the place of everything, and when.
+    installing: Option<(u64, Snapshot)>,
     waiting: VecDeque<Operation>,
     in_flight: Option<InFlight>,
     pub(crate) torn: u64,
@@ -110,6 +129,7 @@ impl Disk {
             durable: Vec::new(),
             segment_of: Vec::new(),
             durable_epoch: 0,
+            installing: None,
             waiting: VecDeque::new(),
             in_flight: None,
             torn: 0,
@@ -135,13 +155,13 @@ impl Disk {
         });
     }
 
-    /// Starts the next write if none is in flight.
-    pub(crate) fn start(&mut self, now: u64, commit: LogIndex, delay: u64) {
+    /// Starts the next write if none is in flight; true if it did.
+    pub(crate) fn start(&mut self, now: u64, commit: LogIndex, delay: u64) -> bool {
         if self.in_flight.is_some() {
-            return;
+            return false;
         }
         let (io, write) = match self.waiting.pop_front() {
-            None => return,
+            None => return false,
             Some(Operation::Save { io, hard_state }) => {
                 let index = LogIndex(self.durable.len() as u64);
                 let mark = DurableMark {
@@ -166,6 +186,7 @@ impl Disk {
             done_at: now + delay,
             write,
         });
+        true
     }
 
     fn start_epoch(&mut self, epoch: u64, epoch_first: LogIndex) {
@@ -318,7 +339,7 @@ impl Disk {
     }
 
     pub(crate) fn is_cutting(&self) -> bool {
-        self.manifest_in_flight.is_some()
+        self.manifest_in_flight.is_some() || self.installing.is_some()
     }
 
     /// The manifest is durable if it is due: segments may vanish now. Returns the new base.
@@ -330,6 +351,51 @@ impl Disk {
         self.manifest = manifest;
         self.remove_some_obsolete(random);
         Some(base)
+    }
+
+    pub(crate) fn start_install(&mut self, snapshot: Snapshot, done_at: u64) {
+        self.manifest_in_flight = None;
+        self.installing = Some((done_at, snapshot));
+    }
+
+    /// The switch to the snapshot, if it is due; not before earlier appends are done with.
+    pub(crate) fn complete_install(&mut self, now: u64) -> Option<Snapshot> {
+        let appends = |operation: &Operation| matches!(operation, Operation::Append { .. });
+        if self.in_flight.is_some() || self.waiting.iter().any(appends) {
+            return None;
+        }
+        let (_, snapshot) = self.installing.take_if(|(done_at, _)| *done_at <= now)?;
+        self.install(&snapshot);
+        Some(snapshot)
+    }
+
+    /// A fresh segment, in an epoch of its own, with the record of the base; then the manifest.
+    fn install(&mut self, snapshot: &Snapshot) {
+        let base = snapshot.base();
+        self.durable.clone_from(&snapshot.entries);
+        self.start_epoch(self.writer.epoch + 1, base.index);
+        self.durable.pop();
+        let last = snapshot.entries.last().expect("the base").clone();
+        let (_, write) = self.encode(IoId(0), vec![last.clone()], base.index);
+        let Write::Records {
+            segment,
+            offset,
+            bytes,
+            ..
+        } = write
+        else {
+            unreachable!("a record is no hard state")
+        };
+        self.write(segment, offset, &bytes);
+        self.durable.push(last);
+        self.segment_of = vec![segment; self.durable.len()];
+        self.durable_epoch = self.writer.epoch;
+        self.manifest = Manifest {
+            base,
+            configuration: snapshot.configuration.clone(),
+            segment,
+        };
+        self.segments = self.segments.split_off(&segment);
     }
 
     /// Removes segments that are no part of the log any more, in any order; some stay for later.
@@ -344,6 +410,13 @@ impl Disk {
     /// The power fails: what waits is gone, the write in flight is torn.
     pub(crate) fn crash(&mut self, random: &mut Random) {
         self.waiting.clear();
+        if let Some((_, snapshot)) = self.installing.take() {
+            // One record flips all: the old state is found or the new one.
+            self.in_flight = None;
+            if random.per_mille(500) {
+                self.install(&snapshot);
+            }
+        }
         // Two copies, written one after the other: the old or the new one is found.
         if let Some((_, manifest)) = self.manifest_in_flight.take()
             && random.per_mille(500)

@@ -17,6 +17,13 @@ pub(crate) struct Struck {
     pub(crate) log_cuts: u64,
     pub(crate) removed: u64,
     pub(crate) starts_behind_a_base: u64,
+    pub(crate) changes: u64,
+    pub(crate) transfers: u64,
+    pub(crate) transfers_abandoned: u64,
+    pub(crate) pauses: u64,
+    pub(crate) installs: u64,
+    pub(crate) hangs: u64,
+    pub(crate) lease_reads: u64,
 }
 
 /// The chances of a run, per ten thousand units of time.

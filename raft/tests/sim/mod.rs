@@ -1,6 +1,7 @@
 //! A whole cluster in one thread: real replicas, real frames, real records and recovery; network,
 //! disks, clock and faults are simulated. A run is a function of its seed.
 
+mod churn;
 mod disk;
 pub(crate) mod faults;
 pub(crate) mod invariants;
@@ -10,13 +11,13 @@ mod random;
 
 use bytes::Bytes;
 use faults::Faults;
-use invariants::{Invariants, durable_quorum, fresh_reads, held_by_all, leader_completeness};
+use invariants::{Invariants, durable_quorum, fresh_reads, leader_completeness};
 use network::{Network, Weather};
 use node::{Node, Reading};
 use random::Random;
 use ringlite_raft::{
-    AppendResult, Config, Effect, EntryKind, Input, IoId, LogIndex, Message, NodeId, Raft, ReadId,
-    Role, SnapshotResult, Term,
+    AppendResult, Config, Configuration, Effect, EntryKind, Input, IoId, LogIndex, Message, NodeId,
+    Raft, ReadId, Role, Term, TransferOutcome,
 };
 
 /// Units of simulated time per tick.
@@ -39,6 +40,15 @@ pub(crate) struct Cluster {
     slow_disk: u64,
     /// How often a node cuts its log, per mille of its turns.
     log_cut: u64,
+    /// It may cut what others lack.
+    cuts_beyond: bool,
+    hung_disk: u64,
+    disk_stall_ticks: u32,
+    lease_ticks: u32,
+    lag_entries_max: u64,
+    /// The first nodes begin as voters; the others wait to be added.
+    founders: usize,
+    churn: churn::Churn,
     pub(crate) reads_answered: u64,
     pub(crate) storage_reads: u64,
     pub(crate) restarts: u64,
@@ -49,7 +59,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(seed: u64, size: usize) -> Cluster {
         let mut random = Random::new(seed);
-        let nodes = (1..=size as u64)
+        let joiners = [0, 3][random.below(2) as usize];
+        let nodes = (1..=size as u64 + joiners)
             .map(|id| Node::new(id, random.below(TICK)))
             .collect();
         let weather = Weather {
@@ -66,6 +77,13 @@ impl Cluster {
             cache_bytes_max: [0, 500, 1 << 20][random.below(3) as usize],
             slow_disk: [0, 30, 200][random.below(3) as usize],
             log_cut: [0, 5, 50][random.below(3) as usize],
+            cuts_beyond: random.per_mille(500),
+            hung_disk: [0, 5][random.below(2) as usize],
+            disk_stall_ticks: [0, 12, 1000][random.below(3) as usize],
+            lease_ticks: [0, 0, 4, 8][random.below(4) as usize],
+            lag_entries_max: [0, 10, 1000][random.below(3) as usize],
+            founders: size,
+            churn: churn::Churn::new(&mut random, joiners > 0),
             random,
             invariants: Invariants::default(),
             commit_max: LogIndex::ZERO,
@@ -76,7 +94,7 @@ impl Cluster {
             restarts: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
-        for node in 0..size {
+        for node in 0..cluster.nodes.len() {
             cluster.start(node);
         }
         cluster
@@ -88,8 +106,14 @@ impl Cluster {
 
     /// Starts a node from what its disk holds.
     pub(crate) fn start(&mut self, at: usize) {
-        let voters = (1..=self.nodes.len() as u64).map(NodeId).collect();
+        let voters = (1..=self.founders as u64).map(NodeId).collect();
         let mut config = Config::new(NodeId(at as u64 + 1), voters, self.random.number());
+        if at >= self.founders {
+            config.bootstrap = Configuration::default();
+        }
+        config.lag_entries_max = self.lag_entries_max;
+        config.disk_stall_ticks = self.disk_stall_ticks;
+        config.lease_ticks = self.lease_ticks;
         config.election_timeout_ticks_min = ELECTION_TICKS_MAX / 2;
         config.election_timeout_ticks_max = ELECTION_TICKS_MAX;
         config.heartbeat_ticks = 2;
@@ -115,6 +139,7 @@ impl Cluster {
         self.nodes[at].told = told;
         let raft = Raft::new(config, hard_state, log).expect("what was saved belongs together");
         self.nodes[at].raft = Some(raft);
+        self.nodes[at].life += 1;
         self.restarts += 1;
         self.flush(at);
     }
@@ -148,6 +173,7 @@ impl Cluster {
         if self.random.per_mille(60) {
             self.read_somewhere();
         }
+        churn::strike(self);
         self.step();
     }
 
@@ -156,6 +182,8 @@ impl Cluster {
         self.network.cut.clear();
         self.network.weather = Weather::CALM;
         self.slow_disk = 0;
+        self.hung_disk = 0;
+        self.nodes.iter_mut().for_each(|node| node.paused_until = 0);
         for at in 0..self.nodes.len() {
             if self.nodes[at].raft.is_none() {
                 self.start(at);
@@ -177,6 +205,7 @@ impl Cluster {
                 self.run(at);
             }
         }
+        churn::deliver_snapshots(self);
     }
 
     /// One node handles what has come in: in one turn, or in several.
@@ -186,13 +215,20 @@ impl Cluster {
             node.inbox.push(Input::Persisted { io });
         }
         if self.now % TICK == node.tick_phase {
-            node.inbox.push(Input::Tick);
+            node.missed_ticks += 1;
+        }
+        if self.now < node.paused_until {
+            return;
         }
         node.read_due(self.now);
         if node.inbox.len() > 1 && self.random.per_mille(200) {
             let with = self.random.below(node.inbox.len() as u64) as usize;
             node.inbox.swap(0, with);
         }
+        // All ticks that have passed come before what came in.
+        let ticks = std::mem::take(&mut node.missed_ticks) as usize;
+        node.inbox
+            .splice(0..0, std::iter::repeat_n(Input::Tick, ticks));
         for input in std::mem::take(&mut self.nodes[at].inbox) {
             self.input(at, input);
             if self.random.per_mille(300) {
@@ -200,7 +236,9 @@ impl Cluster {
             }
         }
         self.flush(at);
-        let delay = if self.random.per_mille(self.slow_disk) {
+        let delay = if self.random.per_mille(self.hung_disk) {
+            self.random.between(61, 400)
+        } else if self.random.per_mille(self.slow_disk) {
             self.random.between(1, 60)
         } else {
             1
@@ -210,7 +248,10 @@ impl Cluster {
             .raft
             .as_ref()
             .map_or(LogIndex::ZERO, |raft| raft.status().commit);
-        node.disk.start(self.now, commit, delay);
+        if node.disk.start(self.now, commit, delay) && delay > 60 {
+            self.faults.struck.hangs += 1;
+        }
+        self.complete_install(at);
         self.cut_log(at);
     }
 
@@ -224,7 +265,11 @@ impl Cluster {
         let Some(raft) = &node.raft else {
             return;
         };
-        let may_go = raft.status().matched_by_all.min(node.applied);
+        let status = raft.status();
+        let mut may_go = status.durable.min(node.applied);
+        if !self.cuts_beyond {
+            may_go = may_go.min(status.matched_by_all);
+        }
         let base = node.disk.base();
         if may_go > base && !node.disk.is_cutting() && self.random.per_mille(self.log_cut) {
             let up_to = LogIndex(self.random.between(base.0 + 1, may_go.0));
@@ -254,7 +299,6 @@ impl Cluster {
             node.persisted = io;
         }
         self.invariants.seen.step(at, &status);
-        held_by_all::check(&self.nodes, &status, &self.invariants.committed);
         self.note(status.term.0 ^ (status.last.0 << 20) ^ (status.commit.0 << 40) ^ self.now);
         self.release(at);
     }
@@ -349,6 +393,8 @@ impl Cluster {
                         .expect("a read of this node");
                     fresh_reads::check(id, index, floor);
                     self.reads_answered += 1;
+                    let raft = self.nodes[at].raft.as_ref().expect("a running node");
+                    self.faults.struck.lease_reads += u64::from(raft.status().lease);
                 }
                 Effect::ReadEntries {
                     peer, from, up_to, ..
@@ -364,15 +410,12 @@ impl Cluster {
                         up_to,
                     });
                 }
-                Effect::SendSnapshot { peer } => {
-                    let result = SnapshotResult::Failed;
-                    self.nodes[at]
-                        .inbox
-                        .push(Input::SnapshotSent { peer, result });
-                }
-                Effect::ConfigurationChanged { .. } | Effect::TransferEnded { .. } => {
-                    unreachable!("nobody changes members")
-                }
+                Effect::SendSnapshot { peer } => self.send_snapshot(at, peer),
+                Effect::ConfigurationChanged { index } => self.note(index.0 ^ (at as u64) << 50),
+                Effect::TransferEnded { outcome, .. } => match outcome {
+                    TransferOutcome::SteppedDown => self.faults.struck.transfers += 1,
+                    TransferOutcome::Abandoned => self.faults.struck.transfers_abandoned += 1,
+                },
                 Effect::RoleChanged { role, term, .. } => {
                     if role == Role::Leader {
                         self.invariants.elections.leads(at, term);
@@ -415,7 +458,12 @@ impl Cluster {
             let index = self.nodes[at].applied.next();
             let entry = self.nodes[at].entry(index);
             if self.invariants.committed.applied(&entry) {
-                durable_quorum::check(&self.nodes, &entry);
+                self.faults.struck.changes += u64::from(entry.kind == EntryKind::Configuration);
+                let raft = self.nodes[at].raft.as_ref().expect("a running node");
+                // Others learn of it later, and may know of other members then.
+                if raft.status().role == Role::Leader {
+                    durable_quorum::check(&self.nodes, raft.configuration(), &entry);
+                }
             }
             self.nodes[at].applied = index;
         }
@@ -507,14 +555,31 @@ impl Cluster {
             if self.reads_answered == answered {
                 self.read_somewhere();
             }
-            let done = |node: &Node| wanted.is_some_and(|index| node.applied >= index);
-            if self.nodes.iter().all(done) && self.reads_answered > answered {
+            if self.is_well(leader, wanted) && self.reads_answered > answered {
                 break;
             }
         }
+        let leader = self.leader().expect("a leader");
+        let raft = self.nodes[leader].raft.as_ref().expect("a running node");
         for entry in &self.invariants.committed.entries {
-            durable_quorum::check(&self.nodes, entry);
+            durable_quorum::check(&self.nodes, raft.configuration(), entry);
         }
+    }
+
+    /// All who get the log have applied it up to `wanted`, and nobody else stands for election.
+    fn is_well(&self, leader: usize, wanted: Option<LogIndex>) -> bool {
+        let raft = self.nodes[leader].raft.as_ref().expect("a running node");
+        let configuration = raft.configuration();
+        let (mut ids, mut nodes) = (1.., self.nodes.iter());
+        nodes.all(|node| {
+            let status = node.raft.as_ref().map(Raft::status);
+            match ids.next().and_then(|id| configuration.role(NodeId(id))) {
+                Some(role) if role.replicates() => {
+                    wanted.is_some_and(|index| node.applied >= index)
+                }
+                _ => status.is_some_and(|status| status.role == Role::Follower),
+            }
+        })
     }
 
     fn describe(&self) -> String {

@@ -26,6 +26,12 @@ pub(crate) struct Node {
     /// Outstanding reads, each with the highest commit index of all nodes when it began.
     pub(crate) reads: BTreeMap<ReadId, LogIndex>,
     pub(crate) tick_phase: u64,
+    /// The process stands still until then.
+    pub(crate) paused_until: u64,
+    /// Ticks that came while it stood still.
+    pub(crate) missed_ticks: u64,
+    /// How often it was started.
+    pub(crate) life: u64,
     /// The terms of the log that the disk holds once it has done all that it was told.
     pub(crate) told: Vec<Term>,
 }
@@ -42,6 +48,9 @@ impl Node {
             applied: LogIndex::ZERO,
             reads: BTreeMap::new(),
             tick_phase,
+            paused_until: 0,
+            missed_ticks: 0,
+            life: 0,
             told: Vec::new(),
         }
     }
@@ -55,6 +64,8 @@ impl Node {
         self.readings.clear();
         self.applied = LogIndex::ZERO;
         self.reads.clear();
+        self.paused_until = 0;
+        self.missed_ticks = 0;
     }
 
     /// An entry from memory or from the disk, as a runtime would find it.

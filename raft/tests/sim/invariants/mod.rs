@@ -6,15 +6,13 @@
 //! | equal index and term: equal entry, and equal before | paper, 5.3 | `log_matching` |
 //! | a leader holds all that was committed | paper, 5.4 | `leader_completeness` |
 //! | nodes apply the same entries | paper, 5.4.3 | `state_machine_safety` |
-//! | what is committed is durable on a majority | design, promise 1 | `durable_quorum` |
+//! | what is committed is durable on a majority of the voters | design, promise 1 | `durable_quorum` |
 //! | terms never fall, also over restarts; nor does a commit index in one life | `monotone` |
-//! | what a node believes to be held by all is durable on all | design, section 7 | `held_by_all` |
 //! | a read sees all that was acknowledged before it began | thesis, 6.4 | `fresh_reads` |
 
 pub(crate) mod durable_quorum;
 pub(crate) mod election_safety;
 pub(crate) mod fresh_reads;
-pub(crate) mod held_by_all;
 pub(crate) mod leader_completeness;
 pub(crate) mod log_matching;
 pub(crate) mod monotone;

@@ -193,8 +193,11 @@ impl Shard {
         }))
     }
 
-    /// Opens the databases that the manifest names, before anything else happens.
+    /// Opens the databases that the manifest names and dials the members, before anything else happens.
     pub(crate) fn open_databases(self: &Rc<Self>) {
+        for link in self.peers.links() {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
         self.perform_effects();
     }
 
@@ -216,9 +219,6 @@ impl Shard {
         })
         .detach();
         glommio::spawn_local(Rc::clone(self).tick_for_ever()).detach();
-        for link in self.peers.links() {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
-        }
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             while let Ok(back) = shard.back.recv_async().await {

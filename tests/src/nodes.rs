@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringlite::client::DatabaseDigest;
 use ringlite::local_cluster::free_addresses;
-use ringlite::{Client, ClientOptions};
+use ringlite::{Client, ClientError, ClientOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -213,22 +214,33 @@ impl Nodes {
     /// # Panics
     /// If they are not, or do not catch up.
     pub fn assert_identical(&self, database: &str) {
-        let mut leader = self.leader();
-        let wanted = leader
-            .digest(database, 0)
-            .expect("the leader gives a digest");
         for member in self.members() {
             if member["role"] == "spare" {
                 continue;
             }
             let address = member["address"].as_str().expect("an address").to_owned();
-            let found = wait_until(&format!("{address} at {}", wanted.applied), || {
-                let mut node = Client::connect_to(&address).map_err(|error| error.to_string())?;
-                node.digest(database, wanted.applied)
-                    .map_err(|error| error.to_string())
+            // The leader may change roles meanwhile, which is an entry too.
+            let (found, wanted) = wait_until(&format!("{address} at the end of the log"), || {
+                let digests = self.digests(&address, database);
+                let (found, wanted) = digests.map_err(|error| error.to_string())?;
+                let is_same_index = found.applied == wanted.applied;
+                is_same_index
+                    .then_some((found.clone(), wanted))
+                    .ok_or_else(|| format!("{found:?}"))
             });
             assert_eq!(found, wanted, "{address} differs");
         }
+    }
+
+    /// The digests of a node's copy and of the leader's.
+    fn digests(
+        &self,
+        address: &str,
+        database: &str,
+    ) -> Result<(DatabaseDigest, DatabaseDigest), ClientError> {
+        let wanted = self.leader().digest(database, 0)?;
+        let found = Client::connect_to(address)?.digest(database, wanted.applied)?;
+        Ok((found, wanted))
     }
 
     /// Lets a node stand still, and go on.
@@ -261,6 +273,12 @@ pub fn wait_until<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -
 
 impl Drop for Nodes {
     fn drop(&mut self) {
+        if thread::panicking() {
+            for number in 0..self.nodes.len() {
+                let address = &self.nodes[number].address;
+                eprintln!("node {number} at {address}:\n{}", self.words(number));
+            }
+        }
         for number in 0..self.nodes.len() {
             self.kill(number);
         }

@@ -120,7 +120,8 @@ pub(crate) fn answer_while_forming(identity: &Identity, asks: &Hello) -> Hello {
     let is_member = |member: &Member| member.id == asks.sender.0;
     let verdict = if !asks.has_common_version() {
         Verdict::NoCommonVersion
-    } else if identity.joins {
+    } else if identity.joins || asks.purpose == Purpose::Link {
+        // Who is a member is for the log to say, which is not read yet.
         Verdict::NotFormed
     } else if asks.target.0 != identity.node {
         Verdict::NotMe

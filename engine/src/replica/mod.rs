@@ -181,6 +181,9 @@ impl Replica {
                 });
             }
         }
+        if !replica.raft.configuration().members().is_empty() {
+            replica.tell_members();
+        }
         Ok(replica)
     }
 
@@ -295,7 +298,8 @@ impl Replica {
         for effect in effects {
             self.raft_effect(effect, &mut commits);
         }
-        !self.effects.is_empty()
+        // What was committed may have answers that need a round of their own.
+        !self.effects.is_empty() || !self.unconfirmed.is_empty()
     }
 
     /// Where the replica stands.

@@ -8,9 +8,10 @@ use ringlite_raft::{
 };
 use ringlite_vfs::VfsOptions;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::replica::request::{
-    Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Work,
+    Outcome, Ran, Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Standing,
+    Work,
 };
 use crate::replica::{Config, Effect, Input, NodeAddress, Replica};
 use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started, TRANSACTION_BYTES_DEFAULT};
@@ -41,7 +42,9 @@ pub(super) struct Lone {
     data: tempfile::TempDir,
     pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
     pub(super) appends: Vec<Appended>,
-    sent: Vec<Message>,
+    pub(super) sent: Vec<Message>,
+    /// Connections to databases fail.
+    pub(super) refuse_connections: bool,
     newest_io: IoId,
     serial: u64,
 }
@@ -86,6 +89,7 @@ impl Lone {
             replies: BTreeMap::new(),
             appends: Vec::new(),
             sent: Vec::new(),
+            refuse_connections: false,
             newest_io: IoId(0),
             serial: 0,
         }
@@ -130,6 +134,18 @@ impl Lone {
 
     fn perform(&mut self, effect: Effect) {
         let answer = match effect {
+            Effect::Run { request, work, .. }
+                if self.refuse_connections && matches!(work, Work::Connect { .. }) =>
+            {
+                let failed = Error::misuse(rusqlite::ffi::SQLITE_CANTOPEN, "no more files");
+                Some(Input::Ran(Ran {
+                    request,
+                    outcome: Outcome::Failed(failed),
+                    standing: Standing::default(),
+                    captures: Vec::new(),
+                    ahead: Vec::new(),
+                }))
+            }
             Effect::Run {
                 request,
                 work,
@@ -165,6 +181,7 @@ impl Lone {
                 assert!(before.is_none(), "a second answer");
                 None
             }
+            Effect::SetMembers { .. } => None,
             Effect::Send { message, .. } => {
                 self.sent.push(message);
                 None

@@ -4,6 +4,7 @@ mod attach;
 mod databases;
 mod lone;
 mod long_runs;
+mod members;
 
 use bytes::Bytes;
 use ringlite_raft::{Entry, EntryKind, LogIndex, Message, Term};

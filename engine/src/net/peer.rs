@@ -2,6 +2,7 @@
 //! it receives comes on the connections that the others have dialled.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -88,7 +89,12 @@ impl PeerLink {
                 Ok((stream, answer)) if answer.verdict == Verdict::Welcome => {
                     last_refusal = None;
                     self.connected.set(true);
-                    let ended = self.write_all(stream).await;
+                    let ended = match watcher(&stream) {
+                        Ok(watched) => {
+                            futures_lite::future::or(self.write_all(stream), end_of(watched)).await
+                        }
+                        Err(error) => Err(error),
+                    };
                     self.connected.set(false);
                     self.outgoing.borrow_mut().clear();
                     tracing::debug!("the link to {} ended: {ended:?}", self.peer);
@@ -114,6 +120,22 @@ impl PeerLink {
             writing.clear();
         }
     }
+}
+
+/// The same connection once more, to notice its end while nothing is written to it.
+fn watcher(stream: &TcpStream) -> std::io::Result<TcpStream> {
+    // SAFETY: the descriptor is of an open socket for as long as `stream` lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let watched = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+    // SAFETY: the descriptor is that of a connected TCP socket, and nobody else owns it.
+    Ok(unsafe { TcpStream::from_raw_fd(watched.into_raw_fd()) })
+}
+
+/// Waits until the peer, which says nothing on this connection, has ended it. Without this, a node
+/// that has nothing to say to a peer would find out that it was restarted only with the first
+/// messages that get lost, such as those of an election.
+async fn end_of(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read(&mut [0]).await.map(drop)
 }
 
 /// Connects to `peer`, says hello and hears the answer.

@@ -59,6 +59,7 @@ impl Backup {
                 .reply()
                 .await?;
         }
+        shard.with_replica(|replica| replica.check_whole(name))?;
         // Everything acknowledged before the confirmation is committed here.
         let (status, applied) =
             shard.with_replica(|replica| (replica.database(name), replica.status().applied));

@@ -25,6 +25,9 @@ mod database;
 mod database_file;
 mod error;
 mod extensions;
+#[cfg(fuzzing)]
+#[doc(hidden)] // For the targets in `fuzz`.
+pub mod fuzzing;
 pub mod local_cluster;
 mod net;
 mod node;

@@ -885,7 +885,7 @@ async fn start_shard(
         gateway.identity.replace(formed);
     }
     let identity = directory.identity().clone();
-    let recovered = directory.recover()?;
+    let recovered = directory.recover(identity.joins || identity.members.len() == 1)?;
     let config = replica_config(&identity, setup, recovered.hard_state.sequence)?;
     let replica = Replica::new(
         config,

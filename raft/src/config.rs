@@ -1,5 +1,6 @@
 //! What a replica is told at its start: who it is, its patience, and what it may hold.
 
+use crate::debt::Debt;
 use crate::entry::{Entry, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{LogIndex, NodeId, Term};
@@ -117,7 +118,7 @@ impl Config {
 /// What must survive a crash besides the log (Raft paper, figure 2).
 ///
 /// It is written as one record and is durable before any message that follows from it leaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The newest term that this node has seen.
     pub term: Term,
@@ -138,6 +139,8 @@ pub struct RestoredLog {
     pub commit: LogIndex,
     /// The newest entries: contiguous, ending at `last`, at least all those above `commit`.
     pub tail: Vec<Entry>,
+    /// What this node may have acknowledged beyond what was found, if its log was damaged.
+    pub debt: Option<Debt>,
     /// The members as of the base. None for a log that was never cut, where
     /// [`Config::bootstrap`] counts; and none on a node that joined and cut its log before the first
     /// configuration came, so that it is still nobody's member.

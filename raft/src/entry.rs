@@ -45,7 +45,7 @@ impl EntryKind {
 ///
 /// Two entries with equal index and term are equal in every byte, on every node, for ever (log
 /// matching, Raft paper 5.3). Cloning is cheap: the payload is shared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The term of the leader that created the entry.
     pub term: Term,

@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod debt;
 mod effect;
 mod entry;
 #[cfg(test)]
@@ -57,6 +58,7 @@ mod status;
 mod types;
 
 pub use config::{Config, ConfigError, HardState, RestoredLog};
+pub use debt::Debt;
 pub use effect::{Effect, Input, SnapshotResult, TransferOutcome};
 pub use entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX, TermRun};
 pub use membership::{
@@ -75,8 +77,8 @@ pub use record::{
     RecordPlace, decode_header, decode_record, encode_record, record_bytes,
 };
 pub use recovery::{
-    Cut, Damage, DurableMark, Evidence, RecordPosition, RecoveredLog, RecoveryError, SegmentScan,
-    recover, scan_segment,
+    Cut, Damage, DurableMark, Evidence, Fault, RecordPosition, RecoveredLog, RecoveryError,
+    SegmentScan, recover, scan_segment,
 };
 pub use refusal::{ChangeError, InstallError, NotLeader, ProposeError, TransferError, Unfit};
 pub use status::{Membership, PeerStatus, Role, Status};

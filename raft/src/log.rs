@@ -66,6 +66,7 @@ impl Log {
             last,
             commit,
             tail,
+            debt: _,
             configuration,
             configurations,
         } = found;

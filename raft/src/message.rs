@@ -139,6 +139,13 @@ pub enum AppendResult {
         /// Where the logs may still agree.
         conflict: Conflict,
     },
+    /// The same, of a follower whose log was damaged: it may lack entries that it accepted before.
+    Damaged {
+        /// `prev_index` of the message.
+        prev_index: LogIndex,
+        /// Where the logs may still agree.
+        conflict: Conflict,
+    },
 }
 
 /// A follower's hint after a rejection, with which the leader backs up one term per round.

@@ -22,14 +22,14 @@ pub enum Mode {
 const READS_FAILED_MAX: u32 = 20;
 
 /// An append on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Sent {
     last: LogIndex,
     bytes: usize,
 }
 
 /// The leader's view of one peer. Always `match_index < next`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Progress {
     pub(crate) role: MemberRole,
     pub(crate) mode: Mode,
@@ -98,6 +98,12 @@ impl Progress {
         self.staged.clear();
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+    }
+
+    /// The peer's log was damaged: it may hold nothing above `index`.
+    pub(crate) fn forget_match_above(&mut self, index: LogIndex) {
+        self.match_index = self.match_index.min(index);
+        self.told_commit = self.told_commit.min(index);
     }
 
     /// The peer was lost and may come back with less than it had: with another disk, or with a log

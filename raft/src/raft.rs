@@ -11,11 +11,14 @@ mod invariants;
 mod leader;
 mod lease;
 mod membership;
+#[cfg(test)]
+mod model;
 mod replication;
 mod snapshots;
 mod transfer;
 
 use crate::config::{Config, ConfigError, HardState, RestoredLog};
+use crate::debt::Debt;
 use crate::effect::{Effect, Input};
 use crate::entry::{Entry, EntryKind, LogBase, PAYLOAD_BYTES_MAX};
 use crate::io::Io;
@@ -47,6 +50,9 @@ pub struct Raft {
     role: Role,
     leader: Option<NodeId>,
     log: Log,
+    /// What was acknowledged beyond the end of a log that was damaged. Gone once the durable log
+    /// ends there or above.
+    debt: Option<Debt>,
     io: Io,
     timers: Timers,
     /// Who (pre-)voted for this candidate. Its own vote is in from the start, but counts only once
@@ -98,6 +104,7 @@ impl Raft {
         log: RestoredLog,
     ) -> Result<Raft, ConfigError> {
         config.validate()?;
+        let debt = log.debt;
         let log = Log::restore(log, config.bootstrap.clone(), config.log_cache_bytes_max)?;
         if hard_state.term < log.last_term() {
             return Err(ConfigError::HardStateBehindLog {
@@ -110,6 +117,7 @@ impl Raft {
             hard_state,
             role: Role::Follower,
             leader: None,
+            debt,
             io: Io::new(log.last()),
             timers: Timers::default(),
             votes: BTreeSet::new(),
@@ -137,8 +145,9 @@ impl Raft {
                 up_to: raft.log.commit(),
             });
         }
+        raft.forget_settled_debt();
         raft.restart_election_timer();
-        if raft.is_sole_voter() {
+        if raft.is_sole_voter() && raft.may_stand() {
             raft.campaign(false);
         }
         Ok(raft)
@@ -257,6 +266,7 @@ impl Raft {
             base: self.log.base(),
             matched_by_all: self.matched_by_all,
             serving: self.is_serving(),
+            debt: self.debt,
             membership: self.membership(),
             configuration_index: self.log.configuration().0,
             transferring_to: self.transferring_to(),
@@ -372,12 +382,22 @@ impl Raft {
 
     fn persisted(&mut self, io: IoId) {
         let grew = self.io.persisted(io);
+        self.forget_settled_debt();
         match self.role {
             Role::Candidate => self.count_votes(),
             Role::Leader if grew => self.commit_what_a_majority_holds(),
             _ => {}
         }
         self.evict();
+    }
+
+    /// The durable log says by itself what the debt says, once it ends there or above.
+    fn forget_settled_debt(&mut self) {
+        let index = self.io.durable();
+        let end = self.log.term(index).map(|term| Debt { term, index });
+        if end >= self.debt {
+            self.debt = None;
+        }
     }
 
     fn is_serving(&self) -> bool {

@@ -3,8 +3,9 @@
 //! The question is always the same. At some place a segment does not go on: was that record never
 //! completely written (*torn*: a crash came first, nobody was told that it is durable, it is cut),
 //! or was it durable once and is damaged now (*corrupt*: it may have been acknowledged, and cutting
-//! it would break a promise)? What other records, written later, say about it decides; see
-//! [`verdict`]. Nothing is guessed from the looks of the damage.
+//! it would break a promise in silence)? What other records, written later, say about it decides; see
+//! [`verdict`]. Nothing is guessed from the looks of the damage. A corrupt log is recovered up to the
+//! damage, and what it was is in its [`Fault`].
 //!
 //! What the writer must keep to, so that the conclusions hold:
 //! 1. One log write is in flight at a time. It may hold several records, but lies in one segment.
@@ -24,11 +25,12 @@ mod error;
 mod scan;
 mod verdict;
 
-pub use error::{Evidence, RecoveryError};
+pub use error::{Evidence, Fault, RecoveryError};
 pub use scan::{Damage, SegmentScan, scan_segment};
 
+use crate::debt::Debt;
 use crate::entry::{EntryKind, LogBase, TermRun};
-use crate::record::RecordHeader;
+use crate::record::{RecordHeader, RecordPlace};
 use crate::types::{LogIndex, Term};
 use verdict::{End, Verdict};
 
@@ -41,6 +43,17 @@ pub struct DurableMark {
     pub epoch: u64,
     /// The highest durable index; 0 says nothing.
     pub index: LogIndex,
+}
+
+impl DurableMark {
+    /// The highest index that it says something about in a log whose newest epoch is `epoch`.
+    fn speaks_of(&self, epoch: u64) -> LogIndex {
+        if self.epoch == 0 || self.epoch >= epoch {
+            self.index
+        } else {
+            LogIndex::ZERO
+        }
+    }
 }
 
 impl From<LogIndex> for DurableMark {
@@ -118,15 +131,29 @@ pub struct RecoveredLog {
     pub highest_segment: u64,
     /// What was cut, if anything.
     pub cut: Option<Cut>,
+    /// Where the log is damaged; it ends before that here, at its base if the fault is below the base.
+    pub fault: Option<Fault>,
+}
+
+impl RecoveredLog {
+    /// Whether the record at the base, or one before it, is damaged, so that the next recovery would
+    /// not find the base either.
+    pub fn lacks_base(&self) -> bool {
+        self.fault
+            .is_some_and(|fault| fault.index <= self.base.index)
+    }
 }
 
 /// Puts the scans of all segments together, from the one with the record at `base` on; of a log that
 /// was never cut, of all. `durable_mark` is a [`DurableMark`] or, if the epoch is unknown, a
 /// [`LogIndex`].
 ///
+/// A record that was durable and is damaged or missing is no error here, but the end of the log and its
+/// [`fault`](RecoveredLog::fault). Nothing may be written to such a log before the caller has decided what
+/// to do about it.
+///
 /// # Errors
-/// A record that was durable is damaged or missing, or the segments do not belong together. Nothing
-/// may be written to this log then.
+/// The segments do not belong together.
 pub fn recover(
     scans: Vec<SegmentScan>,
     durable_mark: impl Into<DurableMark>,
@@ -139,50 +166,68 @@ pub fn recover(
         .filter_map(SegmentScan::any_header)
         .map(|header| header.place.epoch);
     log.found.epoch = epochs.max().unwrap_or(0);
-    if scans.is_empty() && mark.index.max(base.index) > LogIndex::ZERO {
-        let end = End {
-            segment: 0,
-            offset: 0,
-            index: log.found.last.next(),
-            epoch: 0,
-            damaged: false,
-        };
-        return Err(end.corrupt(if base.index > LogIndex::ZERO {
-            Evidence::Base { index: base.index }
-        } else {
-            Evidence::DurableMark {
-                index: mark.index,
-                epoch: mark.epoch,
-            }
-        }));
-    }
-    let mut rest = scans.as_slice();
-    while let Some((scan, later)) = rest.split_first() {
-        if let Some(next) = later.first()
-            && next.segment <= scan.segment
-        {
-            return Err(RecoveryError::SegmentOrder {
-                before: scan.segment,
-                after: next.segment,
+    let written = scans.iter().filter(|scan| !scan.is_zero());
+    log.found.highest_segment = written.map(|scan| scan.segment).max().unwrap_or(0);
+    match log.assemble(&scans, (mark, base)) {
+        Ok(()) => {}
+        Err(Stop::Refused(error)) => return Err(error),
+        Err(Stop::Corrupt(end, evidence)) => {
+            let at_base = Debt {
+                term: base.term,
+                index: base.index,
+            };
+            log.found.fault = Some(Fault {
+                segment: end.segment,
+                offset: end.offset,
+                index: end.index,
+                evidence,
+                end: end_of(&scans).max(at_base),
+                proven: mark.speaks_of(log.found.epoch),
             });
         }
-        log.take(scan)?;
-        let end = End {
-            segment: scan.segment,
-            offset: scan.end_offset,
-            index: log.found.last.next(),
-            epoch: log.epoch,
-            damaged: scan.damage.is_some(),
-        };
-        match verdict::judge(&end, scan, later, (mark, base), log.found.epoch) {
-            Verdict::Superseded | Verdict::Continued | Verdict::End => {}
-            Verdict::Corrupt(evidence) => return Err(end.corrupt(evidence)),
-            Verdict::Torn => log.cut(scan, &end),
-        }
-        rest = later;
     }
     drop(scans);
     Ok(log.finish())
+}
+
+/// The end of the log as its headers tell it, whatever became of the records. Headers that a later epoch
+/// has voided do not count.
+fn end_of(scans: &[SegmentScan]) -> Debt {
+    let mut end = Debt {
+        term: Term(0),
+        index: LogIndex::ZERO,
+    };
+    // Where the epochs begin that are later than the one being looked at, and where that one begins.
+    let (mut void_from, mut epoch, mut epoch_first) = (LogIndex::MAX, u64::MAX, LogIndex::MAX);
+    for scan in scans.iter().rev() {
+        if let Some(header) = scan.any_header()
+            && header.place.epoch < epoch
+        {
+            void_from = void_from.min(epoch_first);
+            (epoch, epoch_first) = (header.place.epoch, header.place.epoch_first);
+        }
+        for header in scan.headers().chain(&scan.strays) {
+            if header.index < void_from {
+                let (term, index) = (header.term, header.index);
+                end = end.max(Debt { term, index });
+            }
+        }
+    }
+    end
+}
+
+/// Why the log is not put together any further.
+enum Stop {
+    /// What lies here was durable, and is damaged or missing.
+    Corrupt(End, Evidence),
+    /// It cannot be a log.
+    Refused(RecoveryError),
+}
+
+impl From<RecoveryError> for Stop {
+    fn from(error: RecoveryError) -> Stop {
+        Stop::Refused(error)
+    }
 }
 
 /// The log while it is put together, segment by segment.
@@ -206,18 +251,79 @@ impl Assembly {
         log
     }
 
-    fn take(&mut self, scan: &SegmentScan) -> Result<(), RecoveryError> {
-        if !scan.is_zero() {
-            self.found.highest_segment = scan.segment;
+    fn assemble(
+        &mut self,
+        scans: &[SegmentScan],
+        (mark, base): (DurableMark, LogBase),
+    ) -> Result<(), Stop> {
+        if scans.is_empty() && mark.index.max(base.index) > LogIndex::ZERO {
+            let end = End {
+                segment: 0,
+                offset: 0,
+                index: self.found.last.next(),
+                epoch: 0,
+                damaged: false,
+            };
+            let evidence = if base.index > LogIndex::ZERO {
+                Evidence::Base { index: base.index }
+            } else {
+                Evidence::DurableMark {
+                    index: mark.index,
+                    epoch: mark.epoch,
+                }
+            };
+            return Err(Stop::Corrupt(end, evidence));
         }
-        // Also a header that is cut below voids older epochs: when it was written, the write before
-        // had been given up, and what the new epoch replaces contradicted a newer leader.
-        if let Some(header) = scan.any_header() {
-            self.enter_epoch(scan, header)?;
+        let mut rest = scans;
+        while let Some((scan, later)) = rest.split_first() {
+            if let Some(next) = later.first()
+                && next.segment <= scan.segment
+            {
+                return Err(Stop::Refused(RecoveryError::SegmentOrder {
+                    before: scan.segment,
+                    after: next.segment,
+                }));
+            }
+            self.take(scan, later)?;
+            let end = End {
+                segment: scan.segment,
+                offset: scan.end_offset,
+                index: self.found.last.next(),
+                epoch: self.epoch,
+                damaged: scan.damage.is_some(),
+            };
+            match verdict::judge(&end, scan, later, (mark, base), self.found.epoch) {
+                Verdict::Superseded | Verdict::Continued | Verdict::End => {}
+                Verdict::Corrupt(evidence) => return Err(Stop::Corrupt(end, evidence)),
+                Verdict::Torn => self.cut(scan, &end),
+            }
+            rest = later;
         }
+        Ok(())
+    }
+
+    fn take(&mut self, scan: &SegmentScan, later: &[SegmentScan]) -> Result<(), Stop> {
         for header in scan.headers() {
             self.commit = self.commit.max(header.place.commit);
         }
+        let Some(RecordPlace {
+            epoch, epoch_first, ..
+        }) = scan.any_header().map(|any| any.place)
+        else {
+            return Ok(());
+        };
+        // What a later epoch voids need not follow on anything: a log that was cut at a fault leaves
+        // records and epochs behind that have no beginning any more.
+        let later = later.iter().filter_map(SegmentScan::any_header);
+        let newer = later.filter(|header| header.place.epoch > epoch);
+        let void_from = newer.map(|header| header.place.epoch_first).min();
+        let is_void = |index| void_from.is_some_and(|from| index >= from);
+        if is_void(epoch_first) {
+            return Ok(());
+        }
+        // Also a header that is cut below voids older epochs: when it was written, the write before
+        // had been given up, and what the new epoch replaces contradicted a newer leader.
+        self.enter_epoch(scan.segment, epoch, epoch_first)?;
         if !self.begun
             && let Some((_, first)) = scan.records.first()
         {
@@ -226,22 +332,21 @@ impl Assembly {
             self.found.last = self.found.last.min(first.index.prev());
         }
         for (offset, header) in &scan.records {
-            self.push(scan.segment, *offset, header)?;
+            if !is_void(header.index) {
+                self.push(scan.segment, *offset, header)?;
+            }
         }
         Ok(())
     }
 
-    fn enter_epoch(
-        &mut self,
-        scan: &SegmentScan,
-        header: &RecordHeader,
-    ) -> Result<(), RecoveryError> {
-        let (epoch, first) = (header.place.epoch, header.place.epoch_first);
+    fn enter_epoch(&mut self, segment: u64, epoch: u64, first: LogIndex) -> Result<(), Stop> {
         let next = self.found.last.next();
-        let inconsistent = |rule| RecoveryError::Inconsistent {
-            segment: scan.segment,
-            offset: 0,
-            rule,
+        let inconsistent = |rule| {
+            Stop::Refused(RecoveryError::Inconsistent {
+                segment,
+                offset: 0,
+                rule,
+            })
         };
         if epoch < self.epoch {
             return Err(inconsistent("log epochs never fall"));
@@ -256,21 +361,21 @@ impl Assembly {
         }
         if first > next {
             let end = End {
-                segment: scan.segment,
+                segment,
                 offset: 0,
                 index: next,
                 epoch: self.epoch,
                 damaged: false,
             };
-            let segment = scan.segment;
-            return Err(end.corrupt(Evidence::LaterEpoch {
+            let evidence = Evidence::LaterEpoch {
                 segment,
                 epoch,
                 first,
-            }));
+            };
+            return Err(Stop::Corrupt(end, evidence));
         }
         if self.epoch > 0 || self.found.base.index == LogIndex::ZERO {
-            if first <= self.found.base.index {
+            if first < self.found.base.index {
                 return Err(inconsistent("no epoch voids what the log was cut behind"));
             }
             self.found.records.retain(|record| record.index < first);
@@ -280,17 +385,14 @@ impl Assembly {
         Ok(())
     }
 
-    fn push(
-        &mut self,
-        segment: u64,
-        offset: u64,
-        header: &RecordHeader,
-    ) -> Result<(), RecoveryError> {
+    fn push(&mut self, segment: u64, offset: u64, header: &RecordHeader) -> Result<(), Stop> {
         let next = self.found.last.next();
-        let inconsistent = |rule| RecoveryError::Inconsistent {
-            segment,
-            offset,
-            rule,
+        let inconsistent = |rule| {
+            Stop::Refused(RecoveryError::Inconsistent {
+                segment,
+                offset,
+                rule,
+            })
         };
         if header.index > next {
             let end = End {
@@ -300,10 +402,11 @@ impl Assembly {
                 epoch: self.epoch,
                 damaged: false,
             };
-            return Err(end.corrupt(Evidence::LaterSegment {
+            let evidence = Evidence::LaterSegment {
                 segment,
                 index: header.index,
-            }));
+            };
+            return Err(Stop::Corrupt(end, evidence));
         }
         if header.index < next {
             return Err(inconsistent("an epoch holds each index once"));
@@ -360,6 +463,11 @@ impl Assembly {
 
     fn finish(self) -> RecoveredLog {
         let mut found = self.found;
+        if found.lacks_base() {
+            // What the base stands for is in the files of the databases, and in the manifest.
+            found.records.clear();
+            found.last = found.base.index;
+        }
         found.commit = self.commit.min(found.last).max(found.base.index);
         for record in &found.records {
             if found.runs.last().is_none_or(|run| run.term < record.term) {

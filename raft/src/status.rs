@@ -1,5 +1,6 @@
 //! What a replica can tell about itself.
 
+use crate::debt::Debt;
 use crate::membership::MemberRole;
 use crate::progress::Mode;
 use crate::types::{LogIndex, NodeId, Term};
@@ -54,6 +55,9 @@ pub struct Status {
     pub matched_by_all: LogIndex,
     /// It leads and its no-op is committed, so that its commit index covers all earlier leaders'.
     pub serving: bool,
+    /// What this node may have acknowledged and does not hold, because its log was damaged. Until it
+    /// is repaired from the leader, the node does not campaign and votes for no shorter log.
+    pub debt: Option<Debt>,
     /// Whether this node belongs to the cluster.
     pub membership: Membership,
     /// The index of the entry that the newest configuration came with, or of the base.

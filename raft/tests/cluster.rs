@@ -65,6 +65,8 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.installs += struck.installs;
         sum.hangs += struck.hangs;
         sum.lease_reads += struck.lease_reads;
+        sum.rotten += struck.rotten;
+        sum.repaired += struck.repaired;
         elections += cluster.invariants.elections.count();
         committed += cluster.invariants.committed.entries.len();
         reads += cluster.reads_answered;
@@ -93,6 +95,8 @@ fn all_invariants_hold_under_faults_and_the_cluster_heals() {
         sum.installs,
         sum.hangs,
         sum.lease_reads,
+        sum.rotten,
+        sum.repaired,
         storage_reads,
         reads,
     ];

@@ -3,9 +3,11 @@
 mod backup;
 mod cluster;
 mod demo;
+mod inspect;
 mod members;
 mod output;
 mod progress;
+mod recover;
 mod serve;
 mod shell;
 
@@ -25,13 +27,15 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node: alone, as a member of a fixed cluster, or joining a running one
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Type SQL at a cluster, or run it from an argument or a file
     Shell(shell::ShellArgs),
     /// Look at a cluster and change its members; create and drop databases
     Cluster(cluster::ClusterArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
+    Inspect(inspect::InspectArgs),
+    Recover(recover::RecoverArgs),
     /// Start three nodes here, write, kill the leader, and check that nothing is lost
     Demo(demo::DemoArgs),
 }
@@ -49,11 +53,13 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let result = match arguments.command {
-        Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Serve(args) => serve::run(*args).map_err(Into::into),
         Command::Shell(args) => shell::run(args).map_err(Into::into),
         Command::Cluster(args) => cluster::run(args).map_err(Into::into),
         Command::Backup(args) => backup::run_backup(&args).map_err(Into::into),
         Command::Restore(args) => backup::run_restore(&args).map_err(Into::into),
+        Command::Inspect(args) => inspect::run(&args).map_err(Into::into),
+        Command::Recover(args) => recover::run(&args).map_err(Into::into),
         Command::Demo(args) => demo::run(args).map_err(Into::into),
     };
     finish(result)

@@ -149,7 +149,9 @@ impl Replica {
         let applied = self.applied;
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.digests)
             .into_iter()
-            .partition(|digest| digest.index_min <= applied);
+            .partition(|digest| {
+                digest.index_min <= applied && self.check_whole(&digest.database).is_ok()
+            });
         self.digests = waiting;
         for digest in ready {
             let id = self.catalogue.find(&digest.database);

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use ringlite_raft::{Configuration, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
+use ringlite_raft::{Configuration, Debt, Entry, HardState, IoId, LogIndex, Message, NodeId, Role};
 use ringlite_vfs::{Capture, CommitPoint, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -359,6 +359,9 @@ pub struct Status {
     pub last: LogIndex,
     /// The last index of its log that is on stable storage.
     pub durable: LogIndex,
+    /// What it may have acknowledged and does not hold, because its log was damaged: it is being
+    /// repaired from the leader, and until then it does not campaign and votes for no shorter log.
+    pub debt: Option<Debt>,
     /// Whether the node was removed from the cluster: it serves nobody any more.
     pub removed: bool,
     /// The members of the cluster by the newest configuration in the node's log.

@@ -314,6 +314,7 @@ impl Replica {
             applied: self.applied,
             last: raft.last,
             durable: raft.durable,
+            debt: raft.debt,
             removed: self.is_removed(),
             members: self.member_statuses(),
             databases: self.catalogue.names().map(str::to_owned).collect(),
@@ -334,6 +335,21 @@ impl Replica {
     /// Who leads in this term, as far as this node knows.
     pub(crate) fn leader_id(&self) -> Option<ringlite_raft::NodeId> {
         self.raft.status().leader
+    }
+
+    /// Whether a database may be read at the applied index.
+    ///
+    /// # Errors
+    /// Its file may hold something of entries that are not applied yet: the log was damaged below them,
+    /// and comes from the leader.
+    pub(crate) fn check_whole(&self, name: &str) -> Result<(), Error> {
+        let found = self.catalogue.find(name);
+        match found.and_then(|id| self.catalogue.get(id)) {
+            Some(state) if state.file.target > self.applied => Err(Error::Busy {
+                what: "the log of this node is being repaired",
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The database of this name, as committed.

@@ -61,6 +61,7 @@ impl Shard {
             return Ok(known);
         }
         let replica = self.replica.borrow();
+        replica.check_whole(name)?;
         let sql = self.sql.borrow();
         let found = replica
             .find_database(name)

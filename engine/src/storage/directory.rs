@@ -90,6 +90,7 @@ impl DataDirectory {
             durable_mark: LogIndex(0),
             cluster: formed.cluster.unwrap_or(0),
             incarnation: formed.incarnation,
+            debt: None,
         };
         let mut bytes = vec![0; 2 * COPY_BYTES];
         record.encode(&mut bytes[..COPY_BYTES]);
@@ -146,14 +147,31 @@ impl DataDirectory {
         })
     }
 
-    /// Reads what an earlier life has left.
-    pub(crate) fn recover(&self) -> Result<Recovered, StorageError> {
+    /// Reads what an earlier life has left. A log that is damaged ends before the damage then, if there
+    /// are other voters to repair it from: what the node owes them is durable on return.
+    ///
+    /// # Errors
+    /// If the directory cannot be used, or if its log is damaged and nobody else can have it: the node was
+    /// started `alone`, and its log knows no other voter.
+    pub(crate) fn recover(&self, alone: bool) -> Result<Recovered, StorageError> {
         let path = self.hard_state_path();
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
         self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
         let (_, manifest) = self.manifest()?;
-        Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)
+        let mut recovered =
+            Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
+        let node = NodeId(self.identity.node);
+        let configuration = recovered.configuration()?;
+        // A node that has joined knows from its log only who else votes.
+        let is_known = !self.identity.joins || configuration.voter_count() > 0;
+        if alone && is_known && configuration.voters().all(|voter| voter == node) {
+            recovered.refuse_damage(&self.root)?;
+        } else if let Some(debt) = recovered.new_debt() {
+            hard_state::save(&self.shard(), &recovered.owe(debt))?;
+        }
+        recovered.remove_unused()?;
+        Ok(recovered)
     }
 
     pub(crate) fn record_identity(&self) -> RecordIdentity {
@@ -169,7 +187,7 @@ impl DataDirectory {
     }
 
     pub(super) fn shard(&self) -> PathBuf {
-        self.root.join(format!("shard-{SHARD}"))
+        shard_of(&self.root)
     }
 
     pub(crate) fn hard_state_path(&self) -> PathBuf {
@@ -187,6 +205,23 @@ impl DataDirectory {
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
+}
+
+/// Takes a directory that exists away from every node, until the file is closed.
+pub(super) fn lock_existing(root: &Path) -> Result<File, StorageError> {
+    match File::open(root.join("identity")) {
+        Err(source) => Err(StorageError::io("read", &root.join("identity"), source)),
+        Ok(_) => lock(root),
+    }
+}
+
+/// Whether a node uses the directory. Nothing is written.
+pub(super) fn is_in_use(root: &Path) -> bool {
+    let Ok(file) = File::open(root.join("lock")) else {
+        return false;
+    };
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    locked == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn lock(root: &Path) -> Result<File, StorageError> {
@@ -227,6 +262,10 @@ fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
         }
         Err(source) => Err(StorageError::io("write to", root, source)),
     }
+}
+
+pub(super) fn shard_of(root: &Path) -> PathBuf {
+    root.join(format!("shard-{SHARD}"))
 }
 
 fn check_identity(root: &Path, identity: &Identity, owner: &Owner<'_>) -> Result<(), StorageError> {

@@ -5,16 +5,16 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use ringlite_raft::{LogIndex, NodeId, Term};
+use ringlite_raft::{Debt, LogIndex, NodeId, Term};
 
 use super::{StorageError, twin};
 
 /// Each copy has a block of its own, so that no write touches both.
 pub(super) const COPY_BYTES: usize = 4096;
-const RECORD_BYTES: usize = 88;
+const RECORD_BYTES: usize = 104;
 
 const MAGIC: [u8; 8] = *b"RNGLHARD";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const AT_VERSION: usize = 8;
 const AT_ZERO: usize = AT_VERSION + 4;
@@ -25,7 +25,9 @@ const AT_LOG_EPOCH: usize = AT_VOTE + 8;
 const AT_DURABLE_MARK: usize = AT_LOG_EPOCH + 8;
 const AT_CLUSTER: usize = AT_DURABLE_MARK + 8;
 const AT_INCARNATION: usize = AT_CLUSTER + 16;
-const AT_CRC: usize = AT_INCARNATION + 8;
+const AT_DEBT_TERM: usize = AT_INCARNATION + 8;
+const AT_DEBT_INDEX: usize = AT_DEBT_TERM + 8;
+const AT_CRC: usize = AT_DEBT_INDEX + 8;
 const _: () = assert!(AT_CRC + 4 <= RECORD_BYTES && RECORD_BYTES <= COPY_BYTES);
 
 /// The record.
@@ -41,6 +43,8 @@ pub(crate) struct HardStateRecord {
     pub(crate) durable_mark: LogIndex,
     pub(crate) cluster: u128,
     pub(crate) incarnation: u64,
+    /// What the node may have acknowledged and lost, until it is repaired.
+    pub(crate) debt: Option<Debt>,
 }
 
 impl HardStateRecord {
@@ -56,6 +60,9 @@ impl HardStateRecord {
         put(AT_DURABLE_MARK, &self.durable_mark.0.to_le_bytes());
         put(AT_CLUSTER, &self.cluster.to_le_bytes());
         put(AT_INCARNATION, &self.incarnation.to_le_bytes());
+        let (term, index) = self.debt.map_or((0, 0), |debt| (debt.term.0, debt.index.0));
+        put(AT_DEBT_TERM, &term.to_le_bytes());
+        put(AT_DEBT_INDEX, &index.to_le_bytes());
         let crc = crc32fast::hash(&out[..AT_CRC]);
         out[AT_CRC..AT_CRC + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -76,6 +83,10 @@ impl HardStateRecord {
             return None;
         }
         let vote = u64_at(AT_VOTE)?;
+        let debt = Debt {
+            term: Term(u64_at(AT_DEBT_TERM)?),
+            index: LogIndex(u64_at(AT_DEBT_INDEX)?),
+        };
         Some(Self {
             sequence: u64_at(AT_SEQUENCE)?,
             term: Term(u64_at(AT_TERM)?),
@@ -84,6 +95,7 @@ impl HardStateRecord {
             durable_mark: LogIndex(u64_at(AT_DURABLE_MARK)?),
             cluster: u128::from_le_bytes(record[AT_CLUSTER..AT_CLUSTER + 16].try_into().ok()?),
             incarnation: u64_at(AT_INCARNATION)?,
+            debt: (debt.index > LogIndex(0)).then_some(debt),
         })
     }
 }
@@ -107,6 +119,14 @@ fn choose(file: &[u8], path: &Path) -> Result<(HardStateRecord, Option<usize>), 
     })
 }
 
+/// Both copies as they are, for looking at; `None` for a bad one.
+pub(super) fn copies(shard: &Path) -> [Option<HardStateRecord>; 2] {
+    let file = std::fs::read(path_in(shard)).unwrap_or_default();
+    let split = file.len().min(COPY_BYTES);
+    let (a, b) = file.split_at(split);
+    [a, b].map(HardStateRecord::decode)
+}
+
 /// Reads the hard state; `None` if the shard has never started. On return both copies are it,
 /// durably: a single one could rot, and one that a crash has cut short must not be all there is.
 pub(super) fn load(shard: &Path) -> Result<Option<HardStateRecord>, StorageError> {
@@ -121,6 +141,18 @@ pub(super) fn load(shard: &Path) -> Result<Option<HardStateRecord>, StorageError
         rewrite(&path, copy, &record).map_err(|source| StorageError::io("write", &path, source))?;
     }
     Ok(Some(record))
+}
+
+/// Saves a record before the log writer is there to do it. Both copies are durable on return.
+pub(super) fn save(shard: &Path, record: &HardStateRecord) -> Result<(), StorageError> {
+    let path = path_in(shard);
+    if !path.exists() {
+        std::fs::File::create(&path).map_err(|source| StorageError::io("make", &path, source))?;
+    }
+    for copy in 0..2 {
+        rewrite(&path, copy, record).map_err(|source| StorageError::io("write", &path, source))?;
+    }
+    Ok(())
 }
 
 /// Writes one copy; the other one is made durable before, so that there always is a good one.
@@ -146,6 +178,32 @@ mod tests {
             durable_mark: LogIndex(99),
             cluster: 0x1234_5678_9abc_def0,
             incarnation: 42,
+            debt: Some(Debt {
+                term: Term(6),
+                index: LogIndex(100),
+            }),
+        }
+    }
+
+    /// If this fails the format has changed: give it a new version.
+    #[test]
+    fn the_bytes_are_those_of_the_golden_file() {
+        let mut block = vec![0; COPY_BYTES];
+        record(5).encode(&mut block);
+        assert!(block[RECORD_BYTES..].iter().all(|&byte| byte == 0));
+        let hex: String = block[..RECORD_BYTES]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let golden = include_str!("../../testdata/hard-state.hex");
+        assert_eq!(golden.lines().last(), Some(hex.as_str()));
+        let without = HardStateRecord {
+            debt: None,
+            ..record(5)
+        };
+        for record in [record(5), without] {
+            record.encode(&mut block);
+            assert_eq!(HardStateRecord::decode(&block), Some(record));
         }
     }
 

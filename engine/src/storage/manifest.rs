@@ -169,6 +169,26 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
     is_all.then_some((stamp, manifest))
 }
 
+/// Reads any bytes as a copy, as they are and with a right length and checksum: what is understood is
+/// understood in the same way when it is written again.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = decode(bytes);
+    let mut record = bytes.to_vec();
+    if record.len() < HEADER_BYTES {
+        return;
+    }
+    let record_bytes = record.len() + CRC_BYTES;
+    record[..8].copy_from_slice(&MAGIC);
+    record[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    record[12..16].copy_from_slice(&(record_bytes as u32).to_le_bytes());
+    let crc = crc32fast::hash(&record);
+    record.put_u32_le(crc);
+    if let Some((stamp, manifest)) = decode(&record) {
+        assert_eq!(decode(&encode(&stamp, &manifest)), Some((stamp, manifest)));
+    }
+}
+
 fn decode_database(rest: &mut &[u8]) -> Option<ManifestDatabase> {
     let (mut fixed, names) = rest.split_at_checked(DATABASE_BYTES)?;
     let id = fixed.get_u64_le();
@@ -197,8 +217,22 @@ fn paths_in(shard: &Path) -> [PathBuf; 2] {
 
 /// Writes both copies of a shard's first manifest, durably up to the names of the files.
 pub(super) fn create(shard: &Path, stamp: &Stamp) -> Result<(), StorageError> {
+    replace(shard, stamp, &Manifest::default())
+}
+
+/// Both copies as they are, for looking at; `None` for a bad one.
+pub(super) fn copies(shard: &Path) -> [Option<(Stamp, Manifest)>; 2] {
+    paths_in(shard).map(|path| decode(&std::fs::read(path).ok()?))
+}
+
+/// Replaces the manifest when no node runs. Both copies are it on return, durably.
+pub(super) fn replace(
+    shard: &Path,
+    stamp: &Stamp,
+    manifest: &Manifest,
+) -> Result<(), StorageError> {
     for copy in 0..2 {
-        rewrite(shard, copy, &encode(stamp, &Manifest::default()))?;
+        rewrite(shard, copy, &encode(stamp, manifest))?;
     }
     Ok(())
 }

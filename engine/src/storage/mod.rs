@@ -12,8 +12,10 @@
 
 mod directory;
 mod durable;
+mod force;
 mod hard_state;
 mod identity;
+mod inspect;
 mod log;
 mod manifest;
 mod recovered;
@@ -25,11 +27,15 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-use ringlite_raft::{LogIndex, RecoveryError};
+use ringlite_raft::{Debt, Fault, LogIndex, RecoveryError};
 
 pub(crate) use directory::{DataDirectory, Owner};
+pub(crate) use force::Forced;
 pub(crate) use identity::{Identity, Member};
+pub(crate) use inspect::{Found, Inspection, inspect};
 pub(crate) use log::Log;
+#[cfg(fuzzing)]
+pub(crate) use manifest::fuzz as fuzz_manifest;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
@@ -107,8 +113,9 @@ pub enum StorageError {
     /// The log ends before an entry that the manifest knows as durable.
     #[error(
         "the log in {} ends at {last}, but the file of database {database:?} may hold what was \
-         committed up to {target}: the end of the log is lost, and the node must not start",
-        path.display()
+         committed up to {target}: the end of the log is lost, and nobody else has it; restore a backup, \
+         or go on without it by `ringlite recover {}`",
+        path.display(), data.display()
     )]
     LogShort {
         /// The directory.
@@ -119,6 +126,39 @@ pub enum StorageError {
         database: String,
         /// An entry that was there.
         target: LogIndex,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// Something that was durable in the log is damaged, and the node is alone.
+    #[error(
+        "the log is damaged in {} at offset {}: {fault}; nobody else has it: restore a backup, or go on \
+         without it and all that follows by `ringlite recover {}`",
+        path.display(), fault.offset, data.display()
+    )]
+    LogCorrupt {
+        /// The file of the segment.
+        path: PathBuf,
+        /// What is wrong, and how that is known.
+        fault: Box<Fault>,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The log was damaged earlier and not repaired, and the node is alone.
+    #[error(
+        "the log in {} was damaged and ends at {last}, but this node may have acknowledged entries up to \
+         {debt}, and nobody else has them: restore a backup, or go on without them by \
+         `ringlite recover {}`",
+        path.display(), data.display()
+    )]
+    DebtAlone {
+        /// The directory of the log.
+        path: PathBuf,
+        /// The last entry that was found.
+        last: LogIndex,
+        /// What may have been acknowledged.
+        debt: Debt,
+        /// The data directory.
+        data: PathBuf,
     },
     /// The log is damaged.
     #[error("the log in {} cannot be used: {source}", path.display())]
@@ -126,7 +166,7 @@ pub enum StorageError {
         /// Its directory.
         path: PathBuf,
         /// What is wrong, and where.
-        source: RecoveryError,
+        source: Box<RecoveryError>,
     },
     /// A write was cut short.
     #[error(

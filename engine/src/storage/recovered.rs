@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use memmap2::Mmap;
 use ringlite_raft::{
-    DurableMark, Entry, EntryKind, LogIndex, RECORD_HEADER_BYTES, RecordIdentity, RecordPosition,
-    RecoveredLog, RestoredLog,
+    Configuration, Debt, DurableMark, Entry, EntryKind, LogIndex, RECORD_HEADER_BYTES,
+    RecordIdentity, RecordPosition, RecoveredLog, RestoredLog,
 };
 
 use ringlite_vfs::PageSize;
@@ -33,6 +33,8 @@ pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
     log: RecoveredLog,
     segments: Vec<MappedSegment>,
+    /// Files that are no part of the log.
+    unused: Vec<u64>,
     directory: PathBuf,
 }
 
@@ -45,7 +47,7 @@ impl Recovered {
     ) -> Result<Self, StorageError> {
         let failed = |source| StorageError::Log {
             path: directory.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let mut segments = Vec::new();
         let mut scans = Vec::new();
@@ -66,15 +68,7 @@ impl Recovered {
         let mut log = ringlite_raft::recover(scans, mark, manifest.log.base).map_err(failed)?;
         // What a database's file may hold was committed, and was durable in this log.
         for database in &manifest.databases {
-            if database.target > log.last {
-                return Err(StorageError::LogShort {
-                    path: directory.to_owned(),
-                    last: log.last,
-                    database: database.name.clone(),
-                    target: database.target,
-                });
-            }
-            log.commit = log.commit.max(database.target);
+            log.commit = log.commit.max(database.target.min(log.last));
         }
         if let Some(cut) = &log.cut {
             tracing::info!("the log's unfinished end was cut: {cut}");
@@ -84,16 +78,128 @@ impl Recovered {
         let unused = segments
             .extract_if(.., |segment| segment.number > log.highest_segment)
             .map(|segment| segment.number);
-        for number in obsolete.into_iter().chain(unused) {
-            segment::remove(directory, number)?;
-        }
+        let unused = obsolete.into_iter().chain(unused).collect();
         Ok(Self {
             hard_state,
             manifest,
             log,
             segments,
+            unused,
             directory: directory.to_owned(),
         })
+    }
+
+    /// Removes the files that are no part of the log.
+    pub(super) fn remove_unused(&mut self) -> Result<(), StorageError> {
+        segment::remove_unfinished(&self.directory)?;
+        for number in self.unused.drain(..) {
+            segment::remove(&self.directory, number)?;
+        }
+        Ok(())
+    }
+
+    /// The database whose file may hold most of what the log does not, and up to where.
+    pub(super) fn ahead_of_log(&self) -> Option<(&str, LogIndex)> {
+        let databases = self.manifest.databases.iter();
+        let ahead = databases.filter(|database| database.target > self.log.last);
+        ahead
+            .map(|database| (database.name.as_str(), database.target))
+            .max_by_key(|(_, target)| *target)
+    }
+
+    /// # Errors
+    /// Something that was durable is damaged or missing, and nobody else has it.
+    pub(super) fn refuse_damage(&self, data: &Path) -> Result<(), StorageError> {
+        if let Some(fault) = self.log.fault {
+            return Err(StorageError::LogCorrupt {
+                path: segment::path_in(&self.directory, fault.segment),
+                fault: Box::new(fault),
+                data: data.to_owned(),
+            });
+        }
+        if let Some((database, target)) = self.ahead_of_log() {
+            return Err(StorageError::LogShort {
+                path: self.directory.clone(),
+                last: self.log.last,
+                database: database.to_owned(),
+                target,
+                data: data.to_owned(),
+            });
+        }
+        match self.hard_state.debt {
+            Some(debt) if self.end() < debt => Err(StorageError::DebtAlone {
+                path: self.directory.clone(),
+                last: self.log.last,
+                debt,
+                data: data.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the node may have acknowledged beyond the end of its log, unless the hard state says it
+    /// already.
+    pub(super) fn new_debt(&self) -> Option<Debt> {
+        let fault = self.log.fault.map(|fault| {
+            tracing::warn!(
+                "the log in {} is damaged: {fault}; it is cut there and repaired from the leader, and \
+                 until then this node does not campaign and votes for no log that ends before its own \
+                 did",
+                self.directory.display()
+            );
+            fault.debt(self.hard_state.term)
+        });
+        let short = self.ahead_of_log().map(|(database, target)| {
+            tracing::warn!(
+                "the log in {} ends at {}, but the file of database {database:?} may hold what was \
+                 committed up to {target}: the rest comes from the leader",
+                self.directory.display(),
+                self.log.last
+            );
+            Debt {
+                term: self.hard_state.term,
+                index: target,
+            }
+        });
+        let debt = fault.max(short);
+        debt.filter(|_| debt > self.hard_state.debt)
+    }
+
+    /// Takes note of a debt; returns the hard state that must be saved before anything is written.
+    pub(super) fn owe(&mut self, debt: Debt) -> HardStateRecord {
+        self.hard_state.sequence += 1;
+        self.hard_state.debt = Some(debt);
+        self.hard_state
+    }
+
+    /// Where the log ends.
+    pub(super) fn end(&self) -> Debt {
+        let last = self.log.records.last();
+        Debt {
+            term: last.map_or(self.log.base.term, |record| record.term),
+            index: self.log.last,
+        }
+    }
+
+    /// The newest configuration that is known: that of the log as it was kept, else of its base.
+    pub(super) fn configuration(&self) -> Result<Configuration, StorageError> {
+        let records = self.log.records.iter().rev();
+        let mut records = records.filter(|record| record.kind == EntryKind::Configuration);
+        let known = match records.next() {
+            Some(record) => Configuration::decode(self.entry(record)?.payload).ok(),
+            None => None,
+        };
+        Ok(known.unwrap_or_else(|| self.manifest.configuration.clone()))
+    }
+
+    /// What recovery has made of the segments.
+    pub(super) fn log(&self) -> &RecoveredLog {
+        &self.log
+    }
+
+    /// Whether the record of the base has to be replaced.
+    pub(super) fn lacks_base(&self) -> bool {
+        self.log.lacks_base() && self.log.base.index > LogIndex::ZERO
     }
 
     /// The databases, as the manifest tells of them.
@@ -140,6 +246,7 @@ impl Recovered {
             tail: uncommitted
                 .map(|record| self.entry(record))
                 .collect::<Result<_, _>>()?,
+            debt: self.hard_state.debt,
         })
     }
 
@@ -210,7 +317,7 @@ impl Recovered {
 
     /// The newest segment that was written to; there is none with a higher number any more.
     pub(super) fn newest_segment(&self) -> u64 {
-        self.log.highest_segment
+        self.log.highest_segment.max(self.manifest.log.segment)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -32,24 +33,50 @@ pub(super) fn path_in(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016x}{SUFFIX}"))
 }
 
-/// The numbers of all segments, ascending. Segments whose zeroing a crash has cut short are
-/// removed.
+/// The numbers of all segments, ascending.
 pub(super) fn numbers_in(directory: &Path) -> Result<Vec<u64>, StorageError> {
-    let failed = |source| StorageError::io("read", directory, source);
-    let mut numbers = Vec::new();
-    for file in std::fs::read_dir(directory).map_err(failed)? {
-        let name = file.map_err(failed)?.file_name();
-        let name = name.to_string_lossy();
-        if name.ends_with(UNFINISHED_SUFFIX) {
-            let path = directory.join(&*name);
-            std::fs::remove_file(&path)
-                .map_err(|source| StorageError::io("remove", &path, source))?;
-        } else if let Some(number) = name.strip_suffix(SUFFIX) {
-            numbers.extend(u64::from_str_radix(number, 16));
-        }
-    }
+    let names = names_in(directory)?;
+    let numbers = names.iter().filter_map(|name| name.strip_suffix(SUFFIX));
+    let numbers = numbers.filter_map(|number| u64::from_str_radix(number, 16).ok());
+    let mut numbers: Vec<u64> = numbers.collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Removes segments whose zeroing a crash has cut short.
+pub(super) fn remove_unfinished(directory: &Path) -> Result<(), StorageError> {
+    for name in names_in(directory)? {
+        if name.ends_with(UNFINISHED_SUFFIX) {
+            let path = directory.join(&name);
+            std::fs::remove_file(&path)
+                .map_err(|source| StorageError::io("remove", &path, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn names_in(directory: &Path) -> Result<Vec<String>, StorageError> {
+    let failed = |source| StorageError::io("read", directory, source);
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(directory).map_err(failed)? {
+        let name = file.map_err(failed)?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Makes a segment of these bytes, durably.
+pub(super) fn make(directory: &Path, number: u64, bytes: &[u8]) -> Result<(), StorageError> {
+    let path = path_in(directory, number);
+    let unfinished = path.with_extension(&UNFINISHED_SUFFIX[1..]);
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, &path)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    write().map_err(|source| StorageError::io("write", &path, source))
 }
 
 /// A zeroed segment that nothing was written to yet.

@@ -1,6 +1,7 @@
 //! The writer and recovery together: lives of a node's disk, one after the other.
 
 mod cutting;
+mod faulty;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -43,16 +44,21 @@ impl Life {
     }
 
     async fn begin_with(root: &Path, segment_bytes: u64) -> (Life, DataDirectory) {
+        Life::begin_as(root, segment_bytes, true).await
+    }
+
+    /// `alone`: the sole voter, who must not start with a damaged log.
+    async fn begin_as(root: &Path, segment_bytes: u64, alone: bool) -> (Life, DataDirectory) {
         let mut directory = DataDirectory::open(root, &ALONE, segment_bytes).unwrap();
         if directory.identity().cluster.is_none() {
             let mut formed = directory.identity().clone();
             formed.cluster = Some(7);
             directory.form(formed).unwrap();
         }
-        let recovered = directory.recover().unwrap();
+        let recovered = directory.recover(alone).unwrap();
         let (writer, log) = super::start(&directory, &recovered).await.unwrap();
         let (manifest_file, manifest) = ManifestFile::open(&directory).await.unwrap();
-        assert_eq!(manifest, recovered.manifest);
+        assert_eq!(manifest.log, log.start());
         assert_eq!(manifest.log.base, recovered.manifest.log.base);
         let done = Rc::new((RefCell::new(IoId(0)), Signal::default()));
         let told = Rc::clone(&done);

@@ -12,14 +12,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use ringlite_raft::{
-    Entry, HardState, IoId, LogIndex, RecordIdentity, RecordPlace, encode_record, record_bytes,
+    Debt, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, RecordPlace, Term,
+    encode_record, record_bytes,
 };
 
 use super::durable::DurableFile;
 use super::hard_state::{COPY_BYTES, HardStateRecord};
 use super::log::{Log, Place};
-use super::segment::{FreshSegment, SegmentReserve};
+use super::manifest::{LogStart, Manifest, ManifestFile};
+use super::segment::{self, FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
 
@@ -134,12 +137,23 @@ pub(crate) async fn start(
         recovered.newest_segment() + 1,
         directory.segment_bytes(),
     ));
+    let segment = reserve.take().await?;
+    let lacks_base = recovered.lacks_base();
+    let (start, segments) = if lacks_base {
+        let start = LogStart {
+            segment: segment.number,
+            ..recovered.manifest.log
+        };
+        (start, VecDeque::new())
+    } else {
+        (recovered.manifest.log, recovered.segments())
+    };
     let log = Rc::new(Log::new(
         directory.log(),
         Rc::clone(&reserve),
-        recovered.manifest.log,
+        start,
         recovered.places(),
-        recovered.segments(),
+        segments,
     ));
     let shared = Rc::new(Shared {
         jobs: RefCell::default(),
@@ -149,9 +163,8 @@ pub(crate) async fn start(
         marked: Cell::new(recovered.hard_state.durable_mark),
         idle_ticks: Cell::new(0),
     });
-    let segment = reserve.take().await?;
     log.begin_segment(segment.number);
-    let task = Task {
+    let mut task = Task {
         identity: directory.record_identity(),
         hard_state: recovered.hard_state,
         hard_state_file: DurableFile::open(&directory.hard_state_path()).await?,
@@ -167,6 +180,18 @@ pub(crate) async fn start(
         last: recovered.last(),
         shared: Rc::clone(&shared),
     };
+    if lacks_base {
+        task.replace_base(start.base).await?;
+        let (mut file, manifest) = ManifestFile::open(directory).await?;
+        let manifest = Manifest {
+            log: start,
+            ..manifest
+        };
+        file.save(&manifest).await?;
+        for number in recovered.segments() {
+            segment::remove(&directory.log(), number)?;
+        }
+    }
     glommio::spawn_local(task.run()).detach();
     Ok((LogWriter { shared }, log))
 }
@@ -321,6 +346,7 @@ impl Task {
         }
         let mut buffer = self.segment.file.buffer(bytes);
         let mut at = 0;
+        let mut end_term = Term(0);
         for entry in entries.drain(..count) {
             assert_eq!(entry.index, self.last.next(), "the log has no gaps");
             let place = self.next_place(commit);
@@ -335,11 +361,50 @@ impl Task {
             ));
             at = end;
             self.last = entry.index;
+            end_term = entry.term;
         }
         self.segment.file.write(buffer, self.offset).await?;
         self.offset += bytes as u64;
         self.durable_epoch = self.epoch;
         self.shared.durable.set(self.last);
+        self.forget_settled_debt(end_term).await
+    }
+
+    /// The log says by itself what the debt says, once it ends there or above.
+    async fn forget_settled_debt(&mut self, term: Term) -> Result<(), StorageError> {
+        let end = Debt {
+            term,
+            index: self.last,
+        };
+        match self.hard_state.debt {
+            Some(debt) if debt <= end => {
+                tracing::info!("the log is repaired up to {debt}");
+                self.hard_state.debt = None;
+                self.save_hard_state().await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins the log with another record of its base, whose own was damaged. What the entry did is in
+    /// the files of the databases, so that only its index and term count.
+    async fn replace_base(&mut self, base: LogBase) -> Result<(), StorageError> {
+        let entry = Entry {
+            term: base.term,
+            index: base.index,
+            kind: EntryKind::Noop,
+            payload: Bytes::new(),
+        };
+        self.epoch_first = base.index;
+        let place = RecordPlace {
+            durable_upto: base.index.prev(),
+            ..self.next_place(base.index)
+        };
+        let mut buffer = self.segment.file.buffer(bytes_of(&entry));
+        self.previous_header_crc = encode_record(&place, &entry, buffer.as_bytes_mut());
+        self.segment.file.write(buffer, self.offset).await?;
+        self.offset += bytes_of(&entry) as u64;
+        self.durable_epoch = self.epoch;
         Ok(())
     }
 

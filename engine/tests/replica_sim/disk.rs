@@ -175,6 +175,7 @@ impl Disk {
             last,
             commit,
             tail: tail.to_vec(),
+            debt: None,
             configuration: self.manifest.1.clone(),
             configurations: configurations.cloned().collect(),
         };

@@ -49,6 +49,7 @@ const REMOVED: u8 = 10;
 
 const ACCEPTED: u8 = 1;
 const REJECTED: u8 = 2;
+const DAMAGED: u8 = 3;
 
 /// Why bytes are no frame. The connection that they came from must be closed, because nothing
 /// after them can be trusted either.
@@ -242,14 +243,20 @@ fn put_append_result(result: &AppendResult, out: &mut Vec<u8>) {
         AppendResult::Rejected {
             prev_index,
             conflict,
-        } => {
-            put_u64(out, u64::from(REJECTED));
-            put_u64(out, prev_index.0);
-            put_u64(out, conflict.index.0);
-            put_u64(out, conflict.term.0);
-            put_u64(out, conflict.first.0);
-        }
+        } => put_conflict(REJECTED, *prev_index, conflict, out),
+        AppendResult::Damaged {
+            prev_index,
+            conflict,
+        } => put_conflict(DAMAGED, *prev_index, conflict, out),
     }
+}
+
+fn put_conflict(verdict: u8, prev_index: LogIndex, conflict: &Conflict, out: &mut Vec<u8>) {
+    put_u64(out, u64::from(verdict));
+    put_u64(out, prev_index.0);
+    put_u64(out, conflict.index.0);
+    put_u64(out, conflict.term.0);
+    put_u64(out, conflict.first.0);
 }
 
 fn put_u64(out: &mut Vec<u8>, number: u64) {
@@ -435,12 +442,23 @@ impl Reader {
                 match_index: self.index()?,
             });
         }
-        self.require("verdict", verdict, u64::from(REJECTED))?;
+        let is_damaged = verdict == u64::from(DAMAGED);
+        if !is_damaged {
+            self.require("verdict", verdict, u64::from(REJECTED))?;
+        }
         let prev_index = self.index()?;
         let (index, term, first) = (self.index()?, self.term()?, self.index()?);
-        Ok(AppendResult::Rejected {
-            prev_index,
-            conflict: Conflict { index, term, first },
+        let conflict = Conflict { index, term, first };
+        Ok(if is_damaged {
+            AppendResult::Damaged {
+                prev_index,
+                conflict,
+            }
+        } else {
+            AppendResult::Rejected {
+                prev_index,
+                conflict,
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 use super::Raft;
 use super::lease::Lease;
 use crate::config::HardState;
+use crate::debt::Debt;
 use crate::effect::TransferOutcome;
 use crate::entry::EntryKind;
 use crate::message::Message;
@@ -59,12 +60,13 @@ impl Raft {
         }
     }
 
-    /// Whether this node could lead if it were elected.
+    /// Whether this node could lead if it were elected. Not with a log that it cannot prove.
     pub(super) fn may_stand(&self) -> bool {
         self.is_electable()
             && !self.is_removed()
             && self.installing.is_none()
             && !self.stalls_others()
+            && self.debt.is_none()
     }
 
     /// Whether a disk operation has been under way for too long.
@@ -107,6 +109,16 @@ impl Raft {
 
     fn has_leases(&self) -> bool {
         self.config.lease_ticks > 0
+    }
+
+    /// Whether a log that ends there may lead: not below this one (Raft paper, 5.4.1), and not below
+    /// what this one was before it was damaged.
+    fn may_lead(&self, last_term: Term, last_index: LogIndex) -> bool {
+        let end = Debt {
+            term: last_term,
+            index: last_index,
+        };
+        self.log.is_up_to_date(last_term, last_index) && Some(end) >= self.debt
     }
 
     /// The connection with a peer was reset: its process is most likely gone.
@@ -253,7 +265,7 @@ impl Raft {
         let granted = !self.is_sticky()
             && !self.stalls_others()
             && term > self.hard_state.term
-            && self.log.is_up_to_date(last_term, last_index);
+            && self.may_lead(last_term, last_index);
         if granted && self.timers.lost_leader > 0 && self.role == Role::Follower {
             // Let the one who asked first go on, instead of standing against it.
             self.restart_election_timer();
@@ -302,7 +314,7 @@ impl Raft {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
         };
-        let granted = term == current && may_vote && self.log.is_up_to_date(last_term, last_index);
+        let granted = term == current && may_vote && self.may_lead(last_term, last_index);
         if granted {
             if self.hard_state.vote.is_none() {
                 self.save_hard_state(HardState {

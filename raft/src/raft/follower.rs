@@ -66,9 +66,16 @@ impl Raft {
             }
             Offer::Conflict(conflict) => {
                 let term = self.hard_state.term;
-                let result = AppendResult::Rejected {
-                    prev_index,
-                    conflict,
+                let result = if self.debt.is_some() {
+                    AppendResult::Damaged {
+                        prev_index,
+                        conflict,
+                    }
+                } else {
+                    AppendResult::Rejected {
+                        prev_index,
+                        conflict,
+                    }
                 };
                 self.send_after_hard_state(from, Message::AppendReply { term, result });
             }

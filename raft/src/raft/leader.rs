@@ -5,7 +5,7 @@ use crate::effect::Effect;
 use crate::entry::Entry;
 use crate::log;
 use crate::membership::MemberRole;
-use crate::message::AppendResult;
+use crate::message::{AppendResult, Conflict};
 use crate::progress::Mode;
 use crate::quorum;
 use crate::status::Role;
@@ -50,23 +50,41 @@ impl Raft {
                 prev_index,
                 conflict,
             } => {
-                // A rejection below the match, or of a probe that is not the current one, is late.
-                let late = match progress.mode {
-                    Mode::Probe => prev_index != progress.next.prev(),
-                    Mode::Replicate => false,
-                    Mode::Snapshot => true,
-                };
-                let matches = prev_index <= progress.match_index;
-                if late || matches || prev_index >= progress.next {
-                    return;
+                // One below the match is late.
+                if prev_index > progress.match_index {
+                    self.log_differs(from, prev_index, conflict);
                 }
-                let possible = self
-                    .log
-                    .last_possible_match(conflict)
-                    .min(prev_index.prev());
-                progress.probe_from(possible.next());
+            }
+            AppendResult::Damaged {
+                prev_index,
+                conflict,
+            } => {
+                // What it acknowledged before may be gone. A late message of this kind costs a probe.
+                progress.forget_match_above(conflict.index.min(prev_index.prev()));
+                self.log_differs(from, prev_index, conflict);
             }
         }
+    }
+
+    /// The peer has another entry, or none, where the last message would follow on.
+    fn log_differs(&mut self, from: NodeId, prev_index: LogIndex, conflict: Conflict) {
+        let Some(progress) = self.peers.get_mut(&from) else {
+            return;
+        };
+        // The rejection of a probe that is not the current one is late.
+        let late = match progress.mode {
+            Mode::Probe => prev_index != progress.next.prev(),
+            Mode::Replicate => false,
+            Mode::Snapshot => true,
+        };
+        if late || prev_index >= progress.next {
+            return;
+        }
+        let possible = self
+            .log
+            .last_possible_match(conflict)
+            .min(prev_index.prev());
+        progress.probe_from(possible.next());
     }
 
     pub(super) fn heartbeat_replied(&mut self, from: NodeId, round: u64) {

@@ -56,6 +56,7 @@ impl Raft {
         self.log.replace(base, configuration);
         self.io.replaced(base.index);
         self.matched_by_all = LogIndex::ZERO;
+        self.forget_settled_debt();
         // An acknowledgement that waits for the disk speaks of the log that is gone.
         self.configuration_may_have_changed();
     }

@@ -8,7 +8,7 @@ use crate::status::Role;
 use crate::types::{LogIndex, NodeId, Term};
 
 /// A transfer under way (thesis, 3.10).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Transfer {
     to: NodeId,
     /// Ticks since it began.

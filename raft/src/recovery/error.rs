@@ -1,7 +1,8 @@
 //! Why a log cannot be recovered, in sentences for the operator.
 
+use crate::debt::Debt;
 use crate::record::RecordIdentity;
-use crate::types::LogIndex;
+use crate::types::{LogIndex, Term};
 
 /// What proves that a damaged or missing record was durable once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum Evidence {
         /// The index of the base.
         index: LogIndex,
     },
+    /// A record that was written later, or this one itself, lies in its place.
+    #[error("the record {index} of segment {segment} lies here")]
+    Misplaced {
+        /// The segment that the record names.
+        segment: u64,
+        /// The index of the record.
+        index: LogIndex,
+    },
     /// A later segment of the same epoch goes on behind it.
     #[error("segment {segment} goes on with {index}")]
     LaterSegment {
@@ -51,26 +60,50 @@ pub enum Evidence {
     },
 }
 
+/// A place where the log was durable, and is damaged or missing now.
+///
+/// The log that was recovered ends before it. A node that is alone must not go on with that: what it
+/// acknowledged would be lost in silence. A member of a cluster may, if it makes its
+/// [debt](Fault::debt) durable first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the record {index} at offset {offset} of segment {segment} was durable and is damaged or missing \
+     now: {evidence}"
+)]
+pub struct Fault {
+    /// The segment.
+    pub segment: u64,
+    /// Where the record is or would be, in bytes.
+    pub offset: u64,
+    /// Its index.
+    pub index: LogIndex,
+    /// What proves that it was durable.
+    pub evidence: Evidence,
+    /// The end of the log as the headers tell it that are left.
+    pub(super) end: Debt,
+    /// The highest index of which the evidence speaks.
+    pub(super) proven: LogIndex,
+}
+
+impl Fault {
+    /// What this node may have acknowledged before the damage. `term` is that of its hard state, which
+    /// no entry exceeds.
+    pub fn debt(&self, term: Term) -> Debt {
+        if self.proven <= self.end.index {
+            return self.end;
+        }
+        Debt {
+            term,
+            index: self.proven,
+        }
+    }
+}
+
 /// Why a log cannot be recovered. Nothing may be written to it, and this node may not vote as if
 /// it had forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoveryError {
-    /// A record that was durable is damaged or missing.
-    #[error(
-        "the record {index} at offset {offset} of segment {segment} was durable and is damaged or \
-         missing now: {evidence}"
-    )]
-    Corrupt {
-        /// The segment.
-        segment: u64,
-        /// Where the record is or would be, in bytes.
-        offset: u64,
-        /// Its index.
-        index: LogIndex,
-        /// What proves that it was durable.
-        evidence: Evidence,
-    },
     /// A record of another cluster, shard or life of the data directory.
     #[error(
         "the record at offset {offset} of segment {segment} belongs to cluster \
@@ -100,16 +133,6 @@ pub enum RecoveryError {
         offset: u64,
         /// Its format version.
         found: u16,
-    },
-    /// A record that was written for another segment.
-    #[error("the record at offset {offset} of segment {segment} was written for segment {found}")]
-    Misplaced {
-        /// The segment that holds it.
-        segment: u64,
-        /// Where it is, in bytes.
-        offset: u64,
-        /// The segment that it names.
-        found: u64,
     },
     /// Whole records that contradict each other. No crash or damage does that; a bug did.
     #[error("the record at offset {offset} of segment {segment} breaks the rule that {rule}")]

@@ -17,6 +17,14 @@ pub enum Damage {
     Chain,
     /// There are zeros, but whole headers after them.
     Hole,
+    /// There is a whole record that was written for another segment: a write went to the wrong place,
+    /// or, if its number is lower, the segment was not zeroed before it was used again.
+    Misplaced {
+        /// The number of the segment that the record names.
+        named: u64,
+    },
+    /// There is a whole record of another log.
+    Foreign,
 }
 
 impl fmt::Display for Damage {
@@ -25,6 +33,10 @@ impl fmt::Display for Damage {
             Damage::Record(error) => error.fmt(formatter),
             Damage::Chain => formatter.write_str("the record does not follow the one before it"),
             Damage::Hole => formatter.write_str("there are only zeros, but headers after them"),
+            Damage::Misplaced { named } => {
+                write!(formatter, "the record was written for segment {named}")
+            }
+            Damage::Foreign => formatter.write_str("the record belongs to another log"),
         }
     }
 }
@@ -42,9 +54,31 @@ pub struct SegmentScan {
     pub(super) damage: Option<Damage>,
     /// Whole headers at or after `end_offset`. Their payloads may be damaged.
     pub(super) after: Vec<RecordHeader>,
+    /// Whole headers there that name a later segment of this log.
+    pub(super) strays: Vec<RecordHeader>,
 }
 
 impl SegmentScan {
+    /// The whole records from the start on, each with its offset in bytes.
+    pub fn records(&self) -> &[(u64, RecordHeader)] {
+        &self.records
+    }
+
+    /// Where they end, in bytes, and what is wrong there; `None` for zeros to the end of the segment.
+    pub fn end(&self) -> (u64, Option<Damage>) {
+        (self.end_offset, self.damage)
+    }
+
+    /// The epoch of its records; `None` if no header is left.
+    pub fn epoch(&self) -> Option<u64> {
+        Some(self.any_header()?.place.epoch)
+    }
+
+    /// How many whole headers are behind the place where the records end.
+    pub fn headers_behind(&self) -> usize {
+        self.after.len()
+    }
+
     /// All whole headers, in order of offset.
     pub(super) fn headers(&self) -> impl Iterator<Item = &RecordHeader> {
         self.records
@@ -67,7 +101,8 @@ impl SegmentScan {
 /// Reads one segment. Damage is not an error here: [`recover`](crate::recover) judges it.
 ///
 /// # Errors
-/// A whole record is there that does not belong to this log, this segment, or this version.
+/// Nothing of this log is there, but something of another one: the file got here by mistake. Or
+/// whole records contradict each other, or are of another version.
 pub fn scan_segment(
     bytes: &[u8],
     segment: u64,
@@ -79,9 +114,13 @@ pub fn scan_segment(
         end_offset: 0,
         damage: None,
         after: Vec::new(),
+        strays: Vec::new(),
     };
     scan.damage = scan.walk(bytes, identity)?;
     scan.gather_evidence(bytes, identity)?;
+    if scan.damage == Some(Damage::Foreign) && scan.any_header().is_none() {
+        return Err(scan.wrong_identity(bytes, identity));
+    }
     if scan.damage.is_none() && !scan.after.is_empty() {
         scan.damage = Some(Damage::Hole);
     }
@@ -113,7 +152,13 @@ impl SegmentScan {
                 Err(_) if block.iter().all(|&byte| byte == 0) => return Ok(None),
                 Err(error) => return Ok(Some(Damage::Record(error))),
             };
-            self.check_owner(&header, identity)?;
+            if header.place.identity != *identity {
+                return Ok(Some(Damage::Foreign));
+            }
+            if header.place.segment != self.segment {
+                let named = header.place.segment;
+                return Ok(Some(Damage::Misplaced { named }));
+            }
             let before = self.records.last().map(|(_, header)| *header);
             if header.place.previous_header_crc != before.map_or(0, |before| before.header_crc) {
                 return Ok(Some(Damage::Chain));
@@ -126,31 +171,15 @@ impl SegmentScan {
         }
     }
 
-    fn check_owner(
-        &self,
-        header: &RecordHeader,
-        identity: &RecordIdentity,
-    ) -> Result<(), RecoveryError> {
-        let (segment, offset) = (self.segment, self.end_offset);
-        let found = header.place.identity;
-        if found != *identity {
-            let expected = *identity;
-            return Err(RecoveryError::WrongIdentity {
-                segment,
-                offset,
-                found,
-                expected,
-            });
+    /// Whose log the record is from that the segment begins with.
+    fn wrong_identity(&self, bytes: &[u8], expected: &RecordIdentity) -> RecoveryError {
+        let found = decode_header(bytes).map_or(*expected, |header| header.place.identity);
+        RecoveryError::WrongIdentity {
+            segment: self.segment,
+            offset: self.end_offset,
+            found,
+            expected: *expected,
         }
-        if header.place.segment != segment {
-            let found = header.place.segment;
-            return Err(RecoveryError::Misplaced {
-                segment,
-                offset,
-                found,
-            });
-        }
-        Ok(())
     }
 
     fn check_follows(
@@ -186,15 +215,20 @@ impl SegmentScan {
         while let Some(block) = bytes.get(offset..offset + RECORD_ALIGN) {
             if let Ok(header) = decode_header(block)
                 && header.place.identity == *identity
-                && header.place.segment == self.segment
+                && header.place.segment >= self.segment
             {
+                offset += RECORD_ALIGN;
+                if header.place.segment > self.segment {
+                    self.strays.push(header);
+                    continue;
+                }
                 let other = self.any_header().map(|other| other.place);
                 if other.is_some_and(|other| {
                     other.epoch != header.place.epoch
                         || other.epoch_first != header.place.epoch_first
                 }) {
                     let rule = "a segment holds one epoch";
-                    let (segment, offset) = (self.segment, offset as u64);
+                    let (segment, offset) = (self.segment, (offset - RECORD_ALIGN) as u64);
                     return Err(RecoveryError::Inconsistent {
                         segment,
                         offset,
@@ -202,8 +236,9 @@ impl SegmentScan {
                     });
                 }
                 self.after.push(header);
+            } else {
+                offset += RECORD_ALIGN;
             }
-            offset += RECORD_ALIGN;
         }
         Ok(())
     }

@@ -9,12 +9,16 @@
 //! | 2 | a later segment of the same epoch starts with i | continued: the segment was full |
 //! | 3 | a later record was written when i was durable | corrupt |
 //! | 4 | the durable mark covers i, or an epoch of which nothing is left; or the log's base covers i | corrupt |
-//! | 5 | a later segment of the same epoch starts beyond i | corrupt |
-//! | 6 | a later epoch starts beyond i | corrupt |
-//! | 7 | something is there that is no record, or headers follow | torn: cut from i on |
-//! | 8 | nothing of all that | the end of the log |
+//! | 5 | a record of i or beyond lies here, but was written for a later segment | corrupt |
+//! | 6 | a later segment of the same epoch starts beyond i | corrupt |
+//! | 7 | a later epoch starts beyond i | corrupt |
+//! | 8 | something is there that is no record of this place, or headers follow | torn: cut from i on |
+//! | 9 | nothing of all that | the end of the log |
+//!
+//! What a verdict of *corrupt* leads to is for the caller, who knows whether there is anybody to repair
+//! the log from; see [`Fault`](super::Fault).
 
-use super::error::{Evidence, RecoveryError};
+use super::error::Evidence;
 use super::{DurableMark, SegmentScan};
 use crate::entry::LogBase;
 use crate::record::RecordHeader;
@@ -31,23 +35,6 @@ pub(super) struct End {
     pub(super) epoch: u64,
     /// Something is there that is no record, or headers follow.
     pub(super) damaged: bool,
-}
-
-impl End {
-    pub(super) fn corrupt(&self, evidence: Evidence) -> RecoveryError {
-        let End {
-            segment,
-            offset,
-            index,
-            ..
-        } = *self;
-        RecoveryError::Corrupt {
-            segment,
-            offset,
-            index,
-            evidence,
-        }
-    }
 }
 
 /// What the end of a segment means.
@@ -79,11 +66,12 @@ struct Case<'a> {
 type Row = fn(&Case<'_>) -> Option<Verdict>;
 
 /// The table of the module's documentation, in its order.
-const TABLE: [Row; 8] = [
+const TABLE: [Row; 9] = [
     |case| case.superseded(),
     |case| case.continued(),
     |case| case.later_record_durable(),
     |case| case.marked_durable(),
+    |case| case.misplaced(),
     |case| case.later_segment_beyond(),
     |case| case.later_epoch_beyond(),
     |case| case.torn(),
@@ -160,6 +148,16 @@ impl Case<'_> {
         }
         let index = self.base.index;
         (index >= self.end.index).then_some(Verdict::Corrupt(Evidence::Base { index }))
+    }
+
+    /// A write that went to the wrong place was acknowledged like any other.
+    fn misplaced(&self) -> Option<Verdict> {
+        let mut strays = self.scan.strays.iter();
+        let stray = strays.find(|stray| stray.index >= self.end.index)?;
+        Some(Verdict::Corrupt(Evidence::Misplaced {
+            segment: stray.place.segment,
+            index: stray.index,
+        }))
     }
 
     fn later_segment_beyond(&self) -> Option<Verdict> {

@@ -3,6 +3,7 @@
 //! Messages are handed over by hand, so that each test says exactly what arrives when.
 
 mod cutting;
+mod damage;
 mod elections;
 mod membership;
 mod reads;

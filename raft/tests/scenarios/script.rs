@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ringlite_raft::{
-    AppendResult, Config, Conflict, Effect, Entry, EntryKind, HardState, Input, LogBase, LogIndex,
-    Message, NodeId, Raft, RestoredLog, Role, Term, TermRun,
+    AppendResult, Config, ConfigError, Conflict, Debt, Effect, Entry, EntryKind, HardState, Input,
+    LogBase, LogIndex, Message, NodeId, Raft, RestoredLog, Role, Term, TermRun,
 };
 
 pub(crate) const A: NodeId = NodeId(1);
@@ -35,6 +35,17 @@ pub(crate) fn started_with(config: Config, terms: &[u64], commit: u64) -> Raft {
 }
 
 fn started_behind(config: Config, base: u64, terms: &[u64], commit: u64) -> Raft {
+    started_owing(config, base, terms, commit, None).expect("a good start")
+}
+
+/// A node whose log was damaged: it ends with these terms, and may have been acknowledged up to `debt`.
+pub(crate) fn started_owing(
+    config: Config,
+    base: u64,
+    terms: &[u64],
+    commit: u64,
+    debt: Option<Debt>,
+) -> Result<Raft, ConfigError> {
     let tail: Vec<Entry> = (1..)
         .zip(terms)
         .skip(base as usize)
@@ -55,7 +66,9 @@ fn started_behind(config: Config, base: u64, terms: &[u64], commit: u64) -> Raft
     }
     let last = LogIndex(terms.len() as u64);
     let hard_state = HardState {
-        term: Term(terms.last().copied().unwrap_or(0)),
+        term: debt
+            .map_or(Term(0), |debt| debt.term)
+            .max(Term(terms.last().copied().unwrap_or(0))),
         vote: None,
     };
     let log = RestoredLog {
@@ -64,10 +77,11 @@ fn started_behind(config: Config, base: u64, terms: &[u64], commit: u64) -> Raft
         last,
         commit: LogIndex(commit),
         tail,
+        debt,
         configuration: config.bootstrap.clone(),
         ..RestoredLog::default()
     };
-    Raft::new(config, hard_state, log).expect("a good start")
+    Raft::new(config, hard_state, log)
 }
 
 pub(crate) fn receive(raft: &mut Raft, from: NodeId, message: Message) {

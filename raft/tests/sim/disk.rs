@@ -6,7 +6,7 @@
 use super::random::Random;
 use bytes::Bytes;
 use ringlite_raft::{
-    Configuration, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
+    Configuration, Debt, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
     RECORD_HEADER_BYTES, RecordIdentity, RecordPlace, RecoveredLog, RestoredLog, encode_record,
     record_bytes, recover, scan_segment,
 };
@@ -56,8 +56,8 @@ struct Writer {
 
 /// Where the log begins: behind the base, whose record is in the segment.
 #[derive(Clone, Default)]
-struct Manifest {
-    base: LogBase,
+pub(super) struct Manifest {
+    pub(super) base: LogBase,
     /// The members as of the base.
     configuration: Configuration,
     segment: u64,
@@ -83,18 +83,22 @@ impl Snapshot {
 pub(crate) struct Disk {
     identity: RecordIdentity,
     /// By number.
-    segments: BTreeMap<u64, Vec<u8>>,
-    manifest: Manifest,
+    pub(super) segments: BTreeMap<u64, Vec<u8>>,
+    pub(super) manifest: Manifest,
     /// A manifest on its way to the disk, and when it will be there.
     manifest_in_flight: Option<(u64, Manifest)>,
-    hard_state: HardState,
-    mark: DurableMark,
+    pub(super) hard_state: HardState,
+    pub(super) mark: DurableMark,
+    /// Saved with the hard state.
+    pub(crate) debt: Option<Debt>,
+    /// Something has rotted since the last start.
+    pub(super) is_damaged: bool,
     writer: Writer,
     /// The entries of completed writes, less what a truncation that was asked for takes away. Also
     /// those that were cut off, for the checkers to look at.
     pub(crate) durable: Vec<Entry>,
     /// The segment that holds each of them.
-    segment_of: Vec<u64>,
+    pub(super) segment_of: Vec<u64>,
     /// The epoch in which the newest of them was written.
     durable_epoch: u64,
     /// A snapshot that is about to take the place of everything, and when.
@@ -119,6 +123,8 @@ impl Disk {
             manifest_in_flight: None,
             hard_state: HardState::default(),
             mark: DurableMark::default(),
+            debt: None,
+            is_damaged: false,
             writer: Writer {
                 epoch: 1,
                 epoch_first: LogIndex(1),
@@ -456,14 +462,21 @@ impl Disk {
         }
     }
 
+    pub(super) fn scans(&self) -> Vec<ringlite_raft::SegmentScan> {
+        let scans = self.segments.iter().map(|(&number, bytes)| {
+            scan_segment(bytes, number, &self.identity).expect("a segment of ours")
+        });
+        scans.collect()
+    }
+
     /// What the node finds when it starts again.
     pub(crate) fn restart(&mut self) -> (HardState, RestoredLog, RecoveredLog) {
         let Manifest { base, segment, .. } = self.manifest;
         self.segments = self.segments.split_off(&segment);
-        let scans = self.segments.iter().map(|(&number, bytes)| {
-            scan_segment(bytes, number, &self.identity).expect("a segment of ours")
-        });
-        let found = recover(scans.collect(), self.mark, base).expect("a crash is not damage");
+        let found = recover(self.scans(), self.mark, base).expect("a log of ours");
+        if let Some(fault) = found.fault {
+            self.repair(fault, found.last);
+        }
         let kept = found.last.0 as usize;
         assert!(kept >= self.durable.len(), "recovery lost what was durable");
         let mut entries = self.durable[..base.index.0 as usize].to_vec();
@@ -485,7 +498,8 @@ impl Disk {
         }
         self.cuts += u64::from(found.cut.is_some());
         self.durable_epoch = found.epoch;
-        self.start_epoch(found.epoch + 1, found.last.next());
+        // The mark may know an epoch of which nothing is left.
+        self.start_epoch(found.epoch.max(self.mark.epoch) + 1, found.last.next());
         assert!(found.highest_segment <= self.newest_segment());
         let tail = entries[found.commit.0 as usize..].to_vec();
         let behind = entries[base.index.0 as usize..].iter();
@@ -503,6 +517,7 @@ impl Disk {
                 last,
                 commit,
                 tail,
+                debt: self.debt,
                 configuration: self.manifest.configuration.clone(),
                 configurations,
             },

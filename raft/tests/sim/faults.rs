@@ -1,6 +1,7 @@
 //! What goes wrong, and when: crashes, partitions of several shapes, connections that are reset.
 
 use super::Cluster;
+use super::damage;
 use super::random::Random;
 
 /// How often each kind of fault really happened. A kind that never happens tests nothing.
@@ -24,6 +25,8 @@ pub(crate) struct Struck {
     pub(crate) installs: u64,
     pub(crate) hangs: u64,
     pub(crate) lease_reads: u64,
+    pub(crate) rotten: u64,
+    pub(crate) repaired: u64,
 }
 
 /// The chances of a run, per ten thousand units of time.
@@ -33,6 +36,8 @@ pub(crate) struct Faults {
     partition: u64,
     mend: u64,
     reset: u64,
+    /// Without a means to bring a node up to date that lacks what was cut, logs are not cut then.
+    pub(super) rot: u64,
     pub(super) struck: Struck,
 }
 
@@ -44,6 +49,7 @@ impl Faults {
             partition: [0, 30, 100][random.below(3) as usize],
             mend: random.between(50, 300),
             reset: [0, 20, 60][random.below(3) as usize],
+            rot: [0, 0, 300][random.below(3) as usize],
             struck: Struck::default(),
         }
     }
@@ -55,6 +61,9 @@ pub(super) fn strike(cluster: &mut Cluster) {
     let at = cluster.random.below(size as u64) as usize;
     let chance = |cluster: &mut Cluster, chance: u64| cluster.random.below(10_000) < chance;
     if cluster.nodes[at].raft.is_none() {
+        if chance(cluster, cluster.faults.rot) {
+            damage::strike(cluster, at);
+        }
         if chance(cluster, cluster.faults.restart) {
             cluster.start(at);
         }

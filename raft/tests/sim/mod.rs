@@ -2,6 +2,7 @@
 //! disks, clock and faults are simulated. A run is a function of its seed.
 
 mod churn;
+mod damage;
 mod disk;
 pub(crate) mod faults;
 pub(crate) mod invariants;
@@ -59,7 +60,13 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(seed: u64, size: usize) -> Cluster {
         let mut random = Random::new(seed);
-        let joiners = [0, 3][random.below(2) as usize];
+        let faults = Faults::new(&mut random);
+        // Who may be damaged is a matter of who votes, and stays so.
+        let joiners = if faults.rot > 0 {
+            0
+        } else {
+            [0, 3][random.below(2) as usize]
+        };
         let nodes = (1..=size as u64 + joiners)
             .map(|id| Node::new(id, random.below(TICK)))
             .collect();
@@ -73,7 +80,7 @@ impl Cluster {
             now: 0,
             nodes,
             network: Network::new(weather),
-            faults: Faults::new(&mut random),
+            faults,
             cache_bytes_max: [0, 500, 1 << 20][random.below(3) as usize],
             slow_disk: [0, 30, 200][random.below(3) as usize],
             log_cut: [0, 5, 50][random.below(3) as usize],
@@ -94,6 +101,9 @@ impl Cluster {
             restarts: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
+        if cluster.faults.rot > 0 {
+            cluster.log_cut = 0;
+        }
         for node in 0..cluster.nodes.len() {
             cluster.start(node);
         }
@@ -298,6 +308,14 @@ impl Cluster {
         if let Some(io) = persisted {
             node.persisted = io;
         }
+        if node.disk.debt.is_some() && status.debt.is_none() {
+            node.disk.debt = None;
+            self.faults.struck.repaired += 1;
+        }
+        assert!(
+            status.debt.is_none() || matches!(status.role, Role::Follower),
+            "a node stands for election with a log that it cannot prove"
+        );
         self.invariants.seen.step(at, &status);
         self.note(status.term.0 ^ (status.last.0 << 20) ^ (status.commit.0 << 40) ^ self.now);
         self.release(at);
@@ -575,7 +593,7 @@ impl Cluster {
             let status = node.raft.as_ref().map(Raft::status);
             match ids.next().and_then(|id| configuration.role(NodeId(id))) {
                 Some(role) if role.replicates() => {
-                    wanted.is_some_and(|index| node.applied >= index)
+                    wanted.is_some_and(|index| node.applied >= index) && node.disk.debt.is_none()
                 }
                 _ => status.is_some_and(|status| status.role == Role::Follower),
             }

@@ -484,6 +484,7 @@ impl Cluster {
             configurations: configurations.cloned().collect(),
             tail: node.log.clone(),
             configuration: node.members_at_base.clone(),
+            debt: None,
         };
         let raft = Raft::new(node.config.clone(), node.hard_state, log);
         node.raft = Some(raft.map_err(|error| error.to_string())?);

@@ -1,7 +1,8 @@
 //! How messages, entries and effects are written in a trace.
 
 use ringlite_raft::{
-    AppendResult, Configuration, Effect, Entry, EntryKind, LogIndex, MemberRole, Message, Term,
+    AppendResult, Configuration, Conflict, Effect, Entry, EntryKind, LogIndex, MemberRole, Message,
+    Term,
 };
 
 fn place(term: Term, index: LogIndex) -> String {
@@ -84,9 +85,15 @@ pub(crate) fn message(message: &Message) -> String {
                 prev_index,
                 conflict,
             } => format!(
-                "AppendReply {term} rejected behind {prev_index}, hint {} from {}",
-                place(conflict.term, conflict.index),
-                conflict.first
+                "AppendReply {term} rejected behind {prev_index}, {}",
+                hint(*conflict)
+            ),
+            AppendResult::Damaged {
+                prev_index,
+                conflict,
+            } => format!(
+                "AppendReply {term} damaged behind {prev_index}, {}",
+                hint(*conflict)
             ),
         },
         Message::Heartbeat {
@@ -103,6 +110,11 @@ pub(crate) fn message(message: &Message) -> String {
             commit_term,
         } => format!("Removed {term} as of {}", place(*commit_term, *commit)),
     }
+}
+
+fn hint(conflict: Conflict) -> String {
+    let place = place(conflict.term, conflict.index);
+    format!("hint {place} from {}", conflict.first)
 }
 
 fn verdict(granted: bool) -> &'static str {

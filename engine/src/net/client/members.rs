@@ -194,6 +194,7 @@ pub(super) fn status_json(status: &Status) -> String {
         "applied_index": status.applied.0,
         "last_index": status.last.0,
         "durable_index": status.durable.0,
+        "debt": status.debt.map(|debt| serde_json::json!({"term": debt.term.0, "index": debt.index.0})),
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
         "databases": status.databases,
         "sessions": status.sessions,

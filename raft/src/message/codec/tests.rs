@@ -72,6 +72,13 @@ fn one_of_each() -> Vec<Message> {
             round: 0x55,
         },
         Message::HeartbeatReply { term, round: 0x55 },
+        Message::AppendReply {
+            term,
+            result: AppendResult::Damaged {
+                prev_index: LogIndex(0x10),
+                conflict,
+            },
+        },
         Message::TimeoutNow { term },
         Message::Removed {
             term,
@@ -179,7 +186,7 @@ fn what_no_correct_peer_sends_is_named() {
         |frame| frame[FRAME_HEADER_BYTES + 24] = 2,
         "\"by transfer\"",
     );
-    check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 3, "\"verdict\"");
+    check(6, |frame| frame[FRAME_HEADER_BYTES + 8] = 4, "\"verdict\"");
     const ENTRIES: usize = FRAME_HEADER_BYTES + 48;
     check(4, |frame| frame[ENTRIES - 8] = 200, "\"entry count\"");
     check(4, |frame| frame[ENTRIES - 1] = 200, "\"entry count\"");

@@ -1,0 +1,179 @@
+//! A log that is damaged on the disk: who starts with it, what is owed, and how the log goes on.
+
+use std::path::PathBuf;
+
+use ringlite_raft::Debt;
+
+use super::*;
+use crate::storage::hard_state;
+
+/// The directory of a log of 20 records of one block each, in the segments 1 and 2, that was cut behind
+/// `base`; its hard state has term 3.
+fn twenty(base: u64) -> tempfile::TempDir {
+    let data = new_directory();
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin(&root).await;
+        life.save(3);
+        for index in 1..=20 {
+            life.append(None, vec![entry(index, 1 + index / 15, 100)]);
+            life.settle().await;
+        }
+        if base > 0 {
+            life.save_start(base).await;
+        }
+        life.save(3);
+        life.settle().await;
+    });
+    data
+}
+
+fn flip(root: &Path, segment: u64, at: u64) -> PathBuf {
+    let path = root.join(format!("shard-0/log/{segment:016x}.seg"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at as usize] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn open(root: &Path, alone: bool) -> Result<Recovered, crate::storage::StorageError> {
+    DataDirectory::open(root, &ALONE, SEGMENT_BYTES)
+        .unwrap()
+        .recover(alone)
+}
+
+fn debt_on_disk(root: &Path) -> Option<Debt> {
+    let shard = root.join("shard-0");
+    hard_state::load(&shard).unwrap().unwrap().debt
+}
+
+const OLD_END: Debt = Debt {
+    term: Term(2),
+    index: LogIndex(20),
+};
+
+#[test]
+fn a_node_that_is_alone_refuses_and_changes_nothing() {
+    let data = twenty(0);
+    let path = flip(data.path(), 1, 4 * 4096 + 150);
+    let log = || {
+        let files = std::fs::read_dir(data.path().join("shard-0/log")).unwrap();
+        let mut files: Vec<_> = files
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = log();
+    let said = open(data.path(), true)
+        .err()
+        .expect("a refusal")
+        .to_string();
+    let command = format!("ringlite recover {}", data.path().display());
+    for part in [path.to_str().unwrap(), "offset 16384", "i5", &command] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(before == log(), "the log was touched");
+    assert_eq!(debt_on_disk(data.path()), None);
+}
+
+#[test]
+fn a_member_starts_below_the_fault_and_is_repaired() {
+    let data = twenty(0);
+    flip(data.path(), 1, 4 * 4096 + 150);
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+        assert_eq!(life.found.len(), 4);
+        assert_eq!(debt_on_disk(&root), Some(OLD_END));
+        life.append(None, (5..=19).map(|index| entry(index, 1, 10)).collect());
+        life.settle().await;
+        assert_eq!(debt_on_disk(&root), Some(OLD_END), "it is not repaired yet");
+    });
+    // The fault is history, the debt is not.
+    let found = open(data.path(), false).unwrap();
+    assert_eq!(
+        (entries_of(&found).len(), found.restored_log().unwrap().debt),
+        (19, Some(OLD_END))
+    );
+    let said = open(data.path(), true).err().expect("alone").to_string();
+    assert!(said.contains("ringlite recover"), "{said}");
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+        life.append(None, vec![entry(20, 2, 10)]);
+        life.settle().await;
+        assert_eq!(debt_on_disk(&root), None);
+    });
+    assert_eq!(entries_of(&open(data.path(), true).unwrap()).len(), 20);
+}
+
+#[test]
+fn a_crash_before_anything_was_written_finds_the_fault_again() {
+    let data = twenty(0);
+    flip(data.path(), 2, 150);
+    for _ in 0..3 {
+        let root = data.path().to_owned();
+        live(async move || {
+            let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+            assert_eq!(life.found.len(), 16);
+            // Its durable mark falls below what it owes.
+            life.save(4);
+            life.settle().await;
+        });
+        assert_eq!(debt_on_disk(data.path()), Some(OLD_END));
+    }
+}
+
+#[test]
+fn a_second_fault_does_not_shrink_the_debt() {
+    let data = twenty(0);
+    flip(data.path(), 1, 4 * 4096 + 150);
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+        life.append(None, vec![entry(5, 1, 10)]);
+        life.append(None, vec![entry(6, 1, 10)]);
+        life.settle().await;
+    });
+    flip(data.path(), 1, 150);
+    let found = open(data.path(), false).unwrap();
+    assert_eq!(found.restored_log().unwrap().debt, Some(OLD_END));
+    assert_eq!(entries_of(&found).len(), 0);
+}
+
+/// What the base stands for is in the files of the databases; the manifest has its index and its term.
+#[test]
+fn a_member_whose_base_is_damaged_begins_the_log_anew_behind_it() {
+    for block in [2, 7] {
+        let data = twenty(8);
+        flip(data.path(), 1, block * 4096 + 150);
+        assert!(open(data.path(), true).is_err());
+        for life in 0..2 {
+            let root = data.path().to_owned();
+            live(async move || {
+                let (mut begun, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+                assert_eq!(begun.found.len(), if life == 0 { 0 } else { 2 });
+                if life == 0 {
+                    assert_eq!(debt_on_disk(&root), Some(OLD_END));
+                    assert_eq!(begun.log.start(), begun.manifest.log);
+                    begun.append(None, vec![entry(9, 1, 10), entry(10, 1, 10)]);
+                } else {
+                    let missing = (11..=20).map(|index| entry(index, 1 + index / 15, 10));
+                    begun.append(None, missing.collect());
+                }
+                begun.settle().await;
+            });
+        }
+        let found = open(data.path(), true).unwrap();
+        assert_eq!(
+            (
+                found.restored_log().unwrap().base.index.0,
+                entries_of(&found).len()
+            ),
+            (8, 12)
+        );
+        assert_eq!(debt_on_disk(data.path()), None);
+    }
+}

@@ -1,0 +1,430 @@
+//! One bit of one node's directory changes while the node is down: whatever it is, it is noticed and
+//! mended, or harmless, or refused by name. No answer is wrong, and no acknowledged row is lost.
+//!
+//! `BIT_FLIPS` is how many kinds of places are tried (24 by default, spread over all of them; 0 for all).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ringlite::local_cluster::{Launch, LocalCluster};
+use ringlite::{Client, Value};
+use ringlite_tests::{process, scene, segments};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
+const DATABASE: &str = "d";
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The fields of a record header, as in `docs/FORMAT.md`: where they begin.
+const RECORD_FIELDS: [(&str, u64); 18] = [
+    ("magic", 0),
+    ("version", 8),
+    ("kind", 10),
+    ("zero", 11),
+    ("shard", 12),
+    ("segment", 16),
+    ("epoch", 24),
+    ("epoch_first", 32),
+    ("index", 40),
+    ("term", 48),
+    ("durable_upto", 56),
+    ("commit", 64),
+    ("cluster", 72),
+    ("incarnation", 88),
+    ("payload_bytes", 96),
+    ("payload_crc", 100),
+    ("previous_header_crc", 104),
+    ("header_crc", 140),
+];
+
+const HARD_STATE_FIELDS: [(&str, u64); 11] = [
+    ("magic", 0),
+    ("version", 8),
+    ("sequence", 16),
+    ("term", 24),
+    ("vote", 32),
+    ("log_epoch", 40),
+    ("durable_mark", 48),
+    ("cluster", 56),
+    ("debt", 80),
+    ("crc", 96),
+    ("what follows", 200),
+];
+
+const MANIFEST_FIELDS: [(&str, u64); 11] = [
+    ("magic", 0),
+    ("version", 8),
+    ("record_bytes", 12),
+    ("sequence", 16),
+    ("cluster", 24),
+    ("base_index", 48),
+    ("segment", 64),
+    ("count", 72),
+    ("database id", 88),
+    ("applied", 96),
+    ("what follows", 4000),
+];
+
+/// A kind of place, and where it is in the directory of a node.
+struct Place {
+    name: String,
+    path: PathBuf,
+    offset: u64,
+}
+
+/// Where a bit can change in a directory. The last record is left alone: of it a node cannot know at once
+/// that it was durable.
+fn places(data: &Path) -> Vec<Place> {
+    let shard = data.join("shard-0");
+    let mut places = Vec::new();
+    let mut add = |name: String, path: &Path, offset: u64| {
+        places.push(Place {
+            name,
+            path: path.to_owned(),
+            offset,
+        });
+    };
+    let records = segments::records(data);
+    let count = records.len();
+    assert!(count > 10, "only {count} records");
+    for (which, record) in [
+        ("the first record", &records[0]),
+        ("a record in the middle", &records[count / 2]),
+        ("the last record but one", &records[count - 2]),
+    ] {
+        for (field, at) in RECORD_FIELDS {
+            add(
+                format!("{field} of {which}"),
+                &record.path,
+                record.offset + at,
+            );
+        }
+        let payload = record.offset + 144;
+        let bytes = record.payload_bytes as u64;
+        if bytes > 0 {
+            add(
+                format!("the first byte of the payload of {which}"),
+                &record.path,
+                payload,
+            );
+            add(
+                format!("the payload of {which}"),
+                &record.path,
+                payload + bytes / 2,
+            );
+            add(
+                format!("the last byte of the payload of {which}"),
+                &record.path,
+                payload + bytes - 1,
+            );
+        }
+        add(
+            format!("reserved bytes of {which}"),
+            &record.path,
+            record.offset + 120,
+        );
+        if !(144 + bytes).is_multiple_of(4096) {
+            add(
+                format!("the padding of {which}"),
+                &record.path,
+                payload + bytes,
+            );
+        }
+    }
+    let last = records
+        .iter()
+        .max_by_key(|record| (&record.path, record.offset))
+        .unwrap();
+    add(
+        "the zeros behind the log".to_owned(),
+        &last.path,
+        last.offset + (1 << 20),
+    );
+    for copy in ["A", "B"] {
+        let start = if copy == "A" { 0 } else { 4096 };
+        for (field, at) in HARD_STATE_FIELDS {
+            let name = format!("{field} of copy {copy} of the hard state");
+            add(name, &shard.join("hard-state"), start + at);
+        }
+    }
+    for copy in ["manifest.a", "manifest.b"] {
+        for (field, at) in MANIFEST_FIELDS {
+            add(format!("{field} of {copy}"), &shard.join(copy), at);
+        }
+    }
+    let identity = data.join("identity");
+    let bytes = std::fs::metadata(&identity).unwrap().len();
+    for at in [1, 12, bytes / 2, bytes - 12, bytes - 3] {
+        add(format!("byte {at} of the identity"), &identity, at);
+    }
+    places
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn insert(client: &mut Client, next: &mut i64, count: i64) {
+    for _ in 0..count {
+        let row = [Value::Integer(*next), Value::Text("x".repeat(50))];
+        client.execute("INSERT INTO t VALUES (?, ?)", &row).unwrap();
+        *next += 1;
+    }
+}
+
+/// What `ringlite inspect` says.
+fn inspect(data: &Path) -> serde_json::Value {
+    let mut command = Command::new(PROGRAM);
+    command.arg("inspect").arg(data);
+    let said = process::run(&mut command, b"", LIMIT).succeeded();
+    serde_json::from_str(&said).unwrap()
+}
+
+/// Whether the node has ended, or has what the leader has and owes nothing.
+fn has_come_back(cluster: &mut LocalCluster, id: usize, what: &str) -> bool {
+    let deadline = Instant::now() + LIMIT;
+    let address = cluster.addresses()[id - 1].clone();
+    loop {
+        if cluster.dead_node() == Some(id) {
+            return false;
+        }
+        let status = Client::connect_to(&address).and_then(|mut node| node.status());
+        if let Ok(status) = &status
+            && status["debt"].is_null()
+            && !status["leader"].is_null()
+        {
+            return true;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what}: node {id} is not repaired: {status:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_bit_that_changes_on_one_node_of_three_costs_nothing() {
+    let directory = directory();
+    // So little memory that the files of the database are written and the log is cut meanwhile.
+    let arguments = ["--segment-mib", "4", "--wal-kib", "64"];
+    let launch = Launch::program(PROGRAM).with_arguments(arguments);
+    let mut cluster = scene::launch_nodes(directory.path(), 3, launch);
+    let mut client = scene::open(&mut cluster, DATABASE);
+    client
+        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
+        .unwrap();
+    let mut next = 0;
+    insert(&mut client, &mut next, 100);
+    let count = places(&cluster.data_of(1)).len();
+    let wanted = match process::size("BIT_FLIPS", 24) {
+        0 => count,
+        wanted => wanted.min(count),
+    };
+    let (mut mended, mut refused, mut harmless) = (0, 0, 0);
+    for round in 0..wanted {
+        let victim = if round % 4 == 3 {
+            scene::leader_of(&mut cluster)
+        } else {
+            round % 3 + 1
+        };
+        cluster.kill(victim);
+        let mut client = scene::open(&mut cluster, DATABASE);
+        insert(&mut client, &mut next, 5);
+        let data = cluster.data_of(victim);
+        let mut places = places(&data);
+        let place = places.swap_remove((round * count / wanted).min(places.len() - 1));
+        segments::flip_a_bit(&place.path, place.offset);
+        let told_before = std::fs::read_to_string(cluster.log_of(victim))
+            .unwrap()
+            .len();
+        // It writes nothing, and says what is there whatever it is.
+        let inspected = inspect(&data);
+        cluster.start_node(victim).unwrap();
+        let name = &place.name;
+        let is_back = has_come_back(&mut cluster, victim, name);
+        let told = std::fs::read_to_string(cluster.log_of(victim)).unwrap();
+        let told = &told[told_before..];
+        assert!(!told.contains("panicked"), "{name}: {told}");
+        if !is_back {
+            // There is one copy of the identity only. Nothing may be guessed about it.
+            let file = place.path.to_string_lossy();
+            assert!(
+                name.contains("identity") && told.contains(&*file),
+                "{name}: {told}"
+            );
+            assert!(
+                !inspected["identity"]["bad"].is_null(),
+                "{name}: {inspected}"
+            );
+            cluster.kill(victim);
+            segments::flip_a_bit(&place.path, place.offset);
+            cluster.start_node(victim).unwrap();
+            assert!(has_come_back(&mut cluster, victim, name));
+            refused += 1;
+        } else if told.contains(" is damaged") || told.contains("one of the two copies") {
+            mended += 1;
+        } else {
+            harmless += 1;
+            let is_read = name.contains("record") && !name.contains("behind");
+            let is_copy = (name.contains("copy") || name.contains("manifest"))
+                && !name.contains("what follows");
+            // A segment may be obsolete, if the log was cut behind it before the node was killed.
+            let base = inspected["manifest"][0]["good"]["base_segment"].as_u64();
+            let is_old = base > Some(0) && name.contains("first record");
+            assert!(
+                !is_copy && (!is_read || is_old),
+                "{name} was not noticed: {told}"
+            );
+        }
+        let mut client = scene::open(&mut cluster, DATABASE);
+        insert(&mut client, &mut next, 5);
+        assert_eq!(
+            scene::integer(&mut client, "SELECT count(*) FROM t"),
+            next,
+            "{name}"
+        );
+        scene::assert_identical(&mut cluster, DATABASE);
+    }
+    println!("{wanted} of {count} places: {mended} mended, {refused} refused, {harmless} harmless");
+    assert!(mended > 0);
+    // Nothing is left of all that.
+    for id in 1..=3 {
+        cluster.kill(id);
+        let log = &inspect(&cluster.data_of(id))["log"];
+        assert!(
+            log["good"]["fault"].is_null() && log["bad"].is_null(),
+            "node {id}: {log}"
+        );
+    }
+}
+
+/// Two of three are damaged, and the third is gone: nobody may be elected, whatever is missing.
+#[test]
+fn beyond_a_minority_nobody_is_elected_and_the_operator_decides() {
+    let directory = directory();
+    let mut cluster = scene::start(PROGRAM, directory.path(), 3);
+    let mut client = scene::open(&mut cluster, DATABASE);
+    client
+        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
+        .unwrap();
+    let mut next = 0;
+    insert(&mut client, &mut next, 30);
+    scene::assert_identical(&mut cluster, DATABASE);
+    cluster.kill_all();
+    for id in [1, 2] {
+        let records = segments::records(&cluster.data_of(id));
+        records[records.len() / 2 + id].flip_a_bit();
+        cluster.start_node(id).unwrap();
+    }
+    let addresses = cluster.addresses();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut owing = 0;
+    while Instant::now() < deadline {
+        for address in &addresses[..2] {
+            let status = Client::connect_to(address).and_then(|mut node| node.status());
+            if let Ok(status) = status {
+                assert!(status["leader"].is_null(), "{status}");
+                owing += usize::from(!status["debt"].is_null());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(owing > 10, "only {owing} times");
+    let recover = |data: &Path, arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("recover").arg(data).args(arguments);
+        process::run(&mut command, b"", LIMIT)
+    };
+    let data = cluster.data_of(2);
+    let running = recover(&data, &["--yes"]);
+    assert!(running.refusal().contains("in use"), "{running:?}");
+    cluster.kill_all();
+    let unasked = recover(&data, &[]);
+    assert!(
+        unasked.stderr.contains("nothing was changed"),
+        "{unasked:?}"
+    );
+    assert!(unasked.stderr.contains("LOST"), "{unasked:?}");
+    let done = recover(&data, &["--yes"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let again = recover(&data, &["--yes"]);
+    assert!(again.refusal().contains("needs no recovery"), "{again:?}");
+    assert!(data.join("before-recover-1").join("hard-state").exists());
+    let mut command = Command::new(PROGRAM);
+    command.args([
+        "serve",
+        "--id",
+        "2",
+        "--listen",
+        &addresses[1],
+        "--stop-with-parent",
+    ]);
+    let mut node = command.arg("--data").arg(&data).spawn().unwrap();
+    let mut client = Client::connect(&addresses[1..2], ringlite::ClientOptions::default()).unwrap();
+    client.open(DATABASE).unwrap();
+    let kept = scene::integer(&mut client, "SELECT count(*) FROM t");
+    let newest = scene::integer(&mut client, "SELECT max(a) FROM t");
+    insert(&mut client, &mut next, 5);
+    // It has the rows up to the damage, without a gap.
+    assert!(
+        kept > 5 && kept < 30 && newest == kept - 1,
+        "{kept} rows up to {newest}"
+    );
+    node.kill().unwrap();
+    node.wait().unwrap();
+}
+
+/// The disk of a node that is alone: a refusal that names file and offset, and a way out.
+#[test]
+fn a_node_that_is_alone_names_the_file_the_offset_and_the_way_out() {
+    let directory = directory();
+    let mut cluster = scene::start(PROGRAM, directory.path(), 1);
+    let mut client = scene::open(&mut cluster, DATABASE);
+    client
+        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
+        .unwrap();
+    let mut next = 0;
+    insert(&mut client, &mut next, 20);
+    cluster.kill(1);
+    let data = cluster.data_of(1);
+    let records = segments::records(&data);
+    let record = &records[records.len() / 2];
+    for (field, at) in RECORD_FIELDS.iter().step_by(4).chain(&[("payload", 150)]) {
+        segments::flip_a_bit(&record.path, record.offset + at);
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("serve")
+            .arg("--data")
+            .arg(&data)
+            .args(["--listen", "127.0.0.1:0"]);
+        let finished = process::run(&mut command, b"", LIMIT);
+        let refusal = finished.refusal();
+        let offset = format!("offset {}", record.offset);
+        let way_out = format!("ringlite recover {}", data.display());
+        for word in [&*record.path.to_string_lossy(), &*offset, &*way_out] {
+            assert!(
+                refusal.contains(word),
+                "{field}: {word:?} is not in: {refusal}"
+            );
+        }
+        segments::flip_a_bit(&record.path, record.offset + at);
+    }
+    record.flip_a_bit();
+    let mut command = Command::new(PROGRAM);
+    let done = process::run(command.arg("recover").arg(&data).arg("--yes"), b"", LIMIT);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let kept = data
+        .join("before-recover-1")
+        .join(record.path.file_name().unwrap());
+    assert!(kept.exists(), "the segment is kept");
+    for _ in 0..2 {
+        cluster.start_node(1).unwrap();
+        let mut client = scene::open(&mut cluster, DATABASE);
+        let count = scene::integer(&mut client, "SELECT count(*) FROM t WHERE a < 20");
+        assert!(count > 3 && count < 20, "{count}");
+        insert(&mut client, &mut next, 3);
+        cluster.kill(1);
+    }
+}

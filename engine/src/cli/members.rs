@@ -60,6 +60,12 @@ pub(crate) fn change(addresses: &str, change: &Change) -> Result<(), ClusterErro
             Err(ClusterError::Client(error)) if error.is_not_leader() && attempt < ATTEMPTS => {
                 client.reconnect()?;
             }
+            // A leader that was asked before, and left then, has removed it.
+            Err(ClusterError::NoMember { .. })
+                if attempt > 1 && matches!(change, Change::Remove { .. }) =>
+            {
+                return Ok(());
+            }
             result => return result,
         }
     }

@@ -23,6 +23,9 @@ fn leadership_is_handed_over_only_when_what_is_under_way_is_answered() {
     let (mut lone, session) = Lone::leading(|_| ());
     let written = lone.execute(session, INSERT);
     lone.turn([Input::HandOver]);
+    // Node 2 has all of the log, of which the end is not committed.
+    let accepted = lone.accepted(lone.last());
+    lone.turn([accepted]);
     assert!(!is_told_to_stand(&lone), "a write is under way");
     let held_back = lone.execute(session, INSERT);
     lone.commit_all();

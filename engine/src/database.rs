@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backup::BackupHead;
 use crate::commands::{BackupPiece, Command, Commands};
@@ -154,6 +154,8 @@ pub struct Database {
     readers: Arc<Readers>,
     /// For reads on the caller's thread, once there was one.
     read: Arc<OnceLock<Arc<ReadDatabase>>>,
+    /// The same, once a snapshot has taken the place of that one.
+    read_anew: Arc<Mutex<Option<Arc<ReadDatabase>>>>,
 }
 
 impl Database {
@@ -173,6 +175,7 @@ impl Database {
             sessions,
             readers,
             read: Arc::default(),
+            read_anew: Arc::default(),
         }
     }
 
@@ -275,7 +278,18 @@ impl Database {
     }
 
     pub(crate) fn read_database(&self) -> Result<Arc<ReadDatabase>> {
-        if let Some(known) = self.read.get() {
+        if let Some(known) = self.read.get()
+            && !known.is_replaced()
+        {
+            return Ok(Arc::clone(known));
+        }
+        let mut anew = self
+            .read_anew
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*anew
+            && !known.is_replaced()
+        {
             return Ok(Arc::clone(known));
         }
         let (reply, receiver) = flume::bounded(1);
@@ -285,7 +299,10 @@ impl Database {
             .send(Command::Read { name, reply })
             .map_err(|_| Error::Stopped)?;
         let database = receiver.recv().map_err(|_| Error::Stopped)??;
-        Ok(Arc::clone(self.read.get_or_init(|| database)))
+        if self.read.set(Arc::clone(&database)).is_err() {
+            *anew = Some(Arc::clone(&database));
+        }
+        Ok(database)
     }
 
     /// Begins a transaction, waiting for its turn to write. Dropping it rolls it back.

@@ -122,6 +122,8 @@ pub struct NodeBuilder {
     segment_bytes: u64,
     transaction_bytes: u64,
     wal_bytes: u64,
+    log_window_bytes: u64,
+    snapshot_bytes_per_second: u64,
     vacuum_directory: Option<PathBuf>,
     extensions: Vec<Extension>,
     limits: RunLimits,
@@ -262,6 +264,22 @@ impl NodeBuilder {
         self
     }
 
+    /// How many bytes at the end of the log are kept for members that lack them, 256 MiB unless told.
+    /// A member that was down, or slow, for longer gets a snapshot of all databases instead.
+    #[must_use]
+    pub fn log_window_bytes(mut self, bytes: u64) -> Self {
+        self.log_window_bytes = bytes;
+        self
+    }
+
+    /// How many bytes a second leave at the most for a member that gets a snapshot, 64 MiB unless
+    /// told. More has it there sooner, less leaves more of the disks and the network to commits.
+    #[must_use]
+    pub fn snapshot_rate(mut self, bytes_per_second: u64) -> Self {
+        self.snapshot_bytes_per_second = bytes_per_second;
+        self
+    }
+
     /// Lets SQL write copies of a database into `directory` with `VACUUM INTO 'FILE'`; without it
     /// that statement is refused.
     #[must_use]
@@ -372,6 +390,8 @@ impl NodeBuilder {
             timeouts: self.timeouts,
             transaction_bytes: self.transaction_bytes,
             wal_bytes: self.wal_bytes,
+            log_window_bytes: self.log_window_bytes,
+            snapshot_bytes_per_second: self.snapshot_bytes_per_second,
             limits: self.limits,
             vacuum_directory,
             extensions: extensions.list,
@@ -591,6 +611,8 @@ impl Node {
             extensions: Vec::new(),
             transaction_bytes: sql::TRANSACTION_BYTES_DEFAULT,
             wal_bytes: replica::WAL_BYTES_DEFAULT,
+            log_window_bytes: replica::LOG_WINDOW_BYTES_DEFAULT,
+            snapshot_bytes_per_second: shard::SNAPSHOT_RATE_DEFAULT,
             limits: RunLimits::default(),
             snapshot_time: Duration::from_secs(30),
         }
@@ -754,6 +776,8 @@ struct ShardSetup {
     timeouts: Timeouts,
     transaction_bytes: u64,
     wal_bytes: u64,
+    log_window_bytes: u64,
+    snapshot_bytes_per_second: u64,
     limits: RunLimits,
     /// Where `VACUUM INTO` may write.
     vacuum_directory: Option<PathBuf>,
@@ -921,6 +945,10 @@ async fn start_shard(
         peers,
         Arc::clone(&setup.readers),
         &setup.worker_cores,
+        shard::Snapshots::new(
+            storage::StagingArea::of(&directory),
+            setup.snapshot_bytes_per_second,
+        ),
     )
     .map_err(|error| NodeError::Settings {
         what: format!("the threads for long statements cannot be started: {error}"),
@@ -955,6 +983,7 @@ fn replica_config(
     let mut config = Config::new(raft, known.collect());
     config.snapshot_ticks = shard::ticks(setup.snapshot_time);
     config.set_wal_bytes(setup.wal_bytes);
+    config.log_window_bytes = setup.log_window_bytes;
     config.roles.voters = setup.voters.unwrap_or(config.roles.voters);
     config.roles.standbys = setup.standbys.unwrap_or(config.roles.standbys);
     config.voter_gone_ticks = shard::ticks(setup.voter_gone_after);

@@ -160,6 +160,8 @@ impl Threads {
 pub(crate) struct ReadDatabase {
     id: DatabaseId,
     handle: ringlite_vfs::Database,
+    /// Whether a snapshot has taken its place: it has to be asked for again.
+    is_replaced: AtomicBool,
     idle: Mutex<Vec<Reader>>,
     /// What is being read at this moment, by number.
     running: Mutex<RunningReads>,
@@ -189,6 +191,7 @@ impl ReadDatabase {
         Self {
             id,
             handle,
+            is_replaced: AtomicBool::new(false),
             idle: Mutex::default(),
             running: Mutex::default(),
         }
@@ -204,6 +207,11 @@ impl ReadDatabase {
             database: self,
             number,
         }
+    }
+
+    /// Whether a snapshot has taken its place.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Acquire)
     }
 
     fn take_reader(&self) -> Result<Reader> {
@@ -331,6 +339,13 @@ impl Readers {
     /// A database is gone, and its name may be given to another one.
     pub(crate) fn forget(&self, id: DatabaseId) {
         lock(&self.databases).retain(|_, database| database.id != id);
+    }
+
+    /// A snapshot has taken the place of all databases.
+    pub(crate) fn replace_all(&self) {
+        for (_, database) in lock(&self.databases).drain() {
+            database.is_replaced.store(true, Ordering::Release);
+        }
     }
 
     fn not_leader(&self) -> Error {

@@ -7,6 +7,7 @@
 
 mod files;
 mod reads;
+mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +33,7 @@ use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
+pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
@@ -143,6 +145,7 @@ pub(crate) struct Shard {
     is_quiet: Cell<bool>,
     /// Ends that.
     disturbed: Signal,
+    snapshots: Snapshots,
     /// Why the shard can go on no longer.
     halted: RefCell<Option<String>>,
     halt: Signal,
@@ -163,6 +166,7 @@ impl Shard {
         peers: Peers,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
+        snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
         // Not longer than there are sessions with a long run.
         let (ended, back) = flume::unbounded();
@@ -188,6 +192,7 @@ impl Shard {
             digests_running: Cell::new(0),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
+            snapshots,
             halted: RefCell::default(),
             halt: Signal::default(),
         }))
@@ -634,13 +639,17 @@ impl Shard {
             } => self.read_entries(peer, from, up_to, bytes_max),
             Effect::SaveManifest {
                 base,
+                owed,
                 configuration,
                 databases,
-            } => self.save_manifest(base, configuration, &databases),
+            } => self.save_manifest((base, owed), configuration, &databases),
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),
             Effect::SetMembers { members } => self.set_members(&members),
+            Effect::SendSnapshot { to, head } => self.send_snapshot(to, head),
+            Effect::InstallSnapshot { head } => self.replace_by_snapshot(head),
+            Effect::SnapshotEnded { outcome } => self.snapshots.end(outcome),
             Effect::Halt { reason } => self.halt(reason),
             effect => self.perform_on_databases(effect),
         }

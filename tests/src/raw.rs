@@ -181,9 +181,16 @@ pub struct Hello {
     pub target: u64,
     /// The range of versions that the speaker knows.
     pub versions: [u16; 2],
+    /// What the connection is for.
+    pub purpose: u16,
     /// Flipped in the checksum.
     pub crc_flip: u32,
 }
+
+/// The purpose of a connection for messages.
+const LINK: u16 = 1;
+/// The purpose of a connection for a snapshot.
+pub const SNAPSHOT: u16 = 3;
 
 impl Hello {
     /// What the node with the data directory `data` says to the node `target`.
@@ -202,19 +209,19 @@ impl Hello {
             incarnation: number("incarnation"),
             target,
             versions: [1, 1],
+            purpose: LINK,
             crc_flip: 0,
         }
     }
 
     /// Its bytes.
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
-        const LINK: u16 = 1;
         let mut bytes = [0; HELLO_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, b"RNGLPEER");
         put(8, &self.versions[0].to_le_bytes());
         put(10, &self.versions[1].to_le_bytes());
-        put(12, &LINK.to_le_bytes());
+        put(12, &self.purpose.to_le_bytes());
         put(16, &self.cluster.to_le_bytes());
         put(32, &self.sender.to_le_bytes());
         put(40, &self.incarnation.to_le_bytes());

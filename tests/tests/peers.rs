@@ -1,8 +1,10 @@
 //! Peers that are none, or that have a bug: the handshake lets nobody in who does not belong to the
 //! cluster, and what a peer sends after it may cost an election, but no node and no row.
 
-use ringlite_raft::{AppendResult, Entry, EntryKind, LogIndex, Message, Term};
-use ringlite_tests::raw::{Answer, Hello, Random, RawConnection, WELCOME};
+use ringlite_raft::{
+    AppendResult, Configuration, Entry, EntryKind, LogIndex, Message, NodeId, Term,
+};
+use ringlite_tests::raw::{Answer, Hello, Random, RawConnection, SNAPSHOT, WELCOME};
 use ringlite_tests::scene;
 use ringlite_tests::victim::{DATABASE, Victim};
 use tempfile::TempDir;
@@ -256,4 +258,82 @@ fn a_peer_at_the_end_of_all_terms_stops_no_node() {
         assert_eq!(dead, None, "after {message:?}: {words:?}");
         drop(scene::connect(&mut victim.cluster));
     }
+}
+
+/// A frame on the connection of a snapshot; `docs/FORMAT.md` has the table.
+fn snapshot_frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend((body.len() as u32).to_le_bytes());
+    frame.extend([0; 4]);
+    frame.extend([1, 0, kind, 0, 0, 0, 0, 0]);
+    frame.extend(body);
+    let crc = crc32fast::hash(&frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    frame
+}
+
+/// The offer of a snapshot far ahead of everything, of one database of this name.
+fn snapshot_offer(name: &str) -> Vec<u8> {
+    let voters = Configuration::of_voters([1, 2, 3].map(NodeId)).unwrap();
+    let configuration = voters.encode();
+    let mut body = Vec::new();
+    for number in [1_u64 << 40, 1, 1 << 40, 1] {
+        body.extend(number.to_le_bytes());
+    }
+    body.extend((configuration.len() as u32).to_le_bytes());
+    body.extend(1_u32.to_le_bytes());
+    body.extend(configuration);
+    for number in [1_u64, 1 << 40, 1 << 40] {
+        body.extend(number.to_le_bytes());
+    }
+    body.extend(4096_u32.to_le_bytes());
+    body.extend((name.len() as u16).to_le_bytes());
+    body.extend([0; 2]);
+    body.extend(name.as_bytes());
+    snapshot_frame(1, &body)
+}
+
+#[test]
+fn what_is_no_whole_snapshot_replaces_nothing() {
+    let (_directory, mut victim) = victim();
+    let hello = Hello {
+        purpose: SNAPSHOT,
+        ..hello_to(&victim)
+    };
+    let offer = snapshot_offer("hostile");
+    let mut flipped = offer.clone();
+    flipped[100] ^= 1;
+    let mut chunk = vec![0; 12];
+    chunk.extend([7; 1000]);
+    let chunk = snapshot_frame(2, &chunk);
+    let end_of_first = snapshot_frame(3, &[0, 0, 0, 0, 0xe8, 3, 0, 0, 0, 0, 0, 0]);
+    let end = snapshot_frame(5, &(1_u64 << 40).to_le_bytes());
+    let mut torn = chunk.clone();
+    torn[500] ^= 4;
+    for (name, frames) in [
+        ("a flipped bit in the offer", vec![flipped]),
+        ("a name that leads out", vec![snapshot_offer("../identity")]),
+        ("no offer", vec![chunk.clone()]),
+        ("an offer alone", vec![offer.clone()]),
+        ("an end without files", vec![offer.clone(), end.clone()]),
+        (
+            "a chunk twice",
+            vec![offer.clone(), chunk.clone(), chunk.clone()],
+        ),
+        ("a flipped bit in a chunk", vec![offer.clone(), torn]),
+        ("a file missing", vec![offer, chunk, end_of_first, end]),
+        ("random bytes", vec![Random::new(3).bytes(5_000)]),
+    ] {
+        let mut connection = RawConnection::open(&victim.address);
+        assert_eq!(connection.greet(&hello), Some(WELCOME), "{name}");
+        for frame in frames {
+            connection.send(&frame);
+        }
+        connection.end();
+        assert_eq!(connection.hear_end(), Answer::Closed, "after {name}");
+        victim.serves_on(name);
+    }
+    victim.check();
+    let identity = victim.cluster.data_of(victim.leader).join("identity");
+    assert!(identity.exists());
 }

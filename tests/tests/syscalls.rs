@@ -18,7 +18,7 @@ const CLIENTS: usize = 8;
 const O_DIRECT: u32 = 0o40_000;
 const O_DSYNC: u32 = 0o10_000;
 /// Large enough that no window in which calls are counted needs a new one.
-const SEGMENT_MIB: &str = "16";
+const SEGMENT_MIB: &str = "64";
 /// The one in use, the one that is ready, and the one after it.
 const SEGMENTS_AHEAD: usize = 3;
 
@@ -41,6 +41,9 @@ const WRITES: [&str; 7] = [
     "ftruncate",
     "fallocate",
 ];
+
+/// How often a window is tried.
+const WINDOWS_MAX: usize = 10;
 
 /// Calls for each commit, in hundredths: generous bounds that a lost batch or a wait in the wrong
 /// place breaks.
@@ -94,11 +97,21 @@ fn commit(client: &mut Client, count: usize) {
     }
 }
 
-/// The calls of one node while `act` runs.
-fn traced(cluster: &LocalCluster, id: usize, output: &Path, act: impl FnOnce()) -> Vec<Call> {
-    let tracer = Tracer::attach(cluster.process_of(id).unwrap(), output).unwrap();
-    act();
-    tracer.detach()
+/// The calls of one node while `act` runs, in a window in which no pages are moved into the files of
+/// databases: that goes on every few seconds, beside the commits, and flushes.
+fn traced(cluster: &LocalCluster, id: usize, output: &Path, mut act: impl FnMut()) -> Vec<Call> {
+    let manifest = cluster.data_of(id).join("shard-0").join("manifest.a");
+    let saved = || std::fs::metadata(&manifest).and_then(|file| file.modified());
+    for _ in 0..WINDOWS_MAX {
+        let before = saved().unwrap();
+        let tracer = Tracer::attach(cluster.process_of(id).unwrap(), output).unwrap();
+        act();
+        let calls = tracer.detach();
+        if saved().unwrap() == before {
+            return calls;
+        }
+    }
+    panic!("pages were moved in each of {WINDOWS_MAX} windows");
 }
 
 fn print_table(title: &str, calls: &[Call], commits: usize) {
@@ -179,14 +192,14 @@ fn a_commit_is_one_durable_write_through_the_ring_and_no_flush() {
         print_table(title, &calls, commits);
         judge(&calls, commits, &data);
     }
-    let clients: Vec<_> = (0..CLIENTS)
+    let mut clients: Vec<_> = (0..CLIENTS)
         .map(|_| scene::open(&mut cluster, DATABASE))
         .collect();
     let each = commits / 4;
     let calls = traced(&cluster, leader, &directory.path().join("trace"), || {
         std::thread::scope(|scope| {
-            for mut client in clients {
-                scope.spawn(move || commit(&mut client, each));
+            for client in &mut clients {
+                scope.spawn(move || commit(client, each));
             }
         });
     });

@@ -94,7 +94,7 @@ pub use extensions::Extension;
 pub use header::{CommitPoint, WalPosition};
 pub use joint_commit::JointCommit;
 pub use page::{Page, PageNumber, PageSize};
-pub use page_sums::PageSumsBuilder;
+pub use page_sums::{DATABASE_FILE_SUFFIXES, PageSumsBuilder};
 pub use registration::{Vfs, VfsOptions};
 pub use restart::Parking;
 pub use snapshot::Pin;

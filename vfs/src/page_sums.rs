@@ -18,6 +18,10 @@ use crate::page::{PageNumber, PageSize};
 
 /// What the name of the file has behind that of the database.
 pub(crate) const SUFFIX: &str = ".sum";
+/// What the names of a database's files have behind the name of the database: that of its pages, and
+/// that of their checksums. A copy of both, taken while a backfill writes to them, is healed like what
+/// a power loss leaves, by replaying what the backfill has written.
+pub const DATABASE_FILE_SUFFIXES: [&str; 2] = ["", SUFFIX];
 /// One checksum.
 const SUM_BYTES: usize = 4;
 /// How much of a database file is read at once to make its checksums.

@@ -88,6 +88,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "KIB", default_value_t = 32 << 10,
           value_parser = clap::value_parser!(u64).range(16..=64 << 20))]
     wal_kib: u64,
+    /// How much of the log is kept for members that lack it, in MiB; one that lacks more gets a
+    /// snapshot of all databases
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u64).range(..=1 << 30))]
+    log_window_mib: u64,
+    /// How fast a snapshot is sent at the most, in MiB per second
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    snapshot_mib_per_second: u64,
     /// How long a statement may run, in ms; 0 for no limit
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     statement_time: u64,
@@ -180,6 +189,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
         .wal_bytes(args.wal_kib << 10)
+        .log_window_bytes(args.log_window_mib << 20)
+        .snapshot_rate(args.snapshot_mib_per_second << 20)
         .statement_time(Duration::from_millis(args.statement_time))
         .snapshot_time(Duration::from_millis(args.snapshot_time));
     if let Some(id) = args.id {

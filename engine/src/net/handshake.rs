@@ -41,6 +41,8 @@ pub(crate) enum Purpose {
     Link = 1,
     /// To learn at its first start who else starts for the first time.
     Formation = 2,
+    /// To send a snapshot.
+    Snapshot = 3,
 }
 
 /// What the other node thinks of it.
@@ -159,6 +161,7 @@ impl Hello {
         let purpose = match u16_at(AT_PURPOSE) {
             1 => Purpose::Link,
             2 => Purpose::Formation,
+            3 => Purpose::Snapshot,
             _ => return Err(HelloError::Unknown("purpose")),
         };
         let verdict = match u16_at(AT_VERDICT) {

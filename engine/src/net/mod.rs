@@ -6,6 +6,7 @@ pub(crate) mod handshake;
 pub(crate) mod joining;
 pub(crate) mod peer;
 pub(crate) mod peers;
+pub(crate) mod snapshot;
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -91,6 +92,8 @@ async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Res
     stream.write_all(&answer.encode()).await?;
     if let Some(incoming) = accepted {
         peer::receive(shard, stream, asks.sender, incoming).await;
+    } else if answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Snapshot {
+        snapshot::receive(shard, stream).await;
     }
     Ok(())
 }

@@ -121,6 +121,12 @@ impl Peers {
         Some(link)
     }
 
+    /// Where a node is reached.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<NodeAddress> {
+        let peers = self.peers.borrow();
+        peers.get(&node).map(|peer| peer.link.peer().clone())
+    }
+
     /// Queues a message for the next flush. One for a node that is not known is lost, as messages
     /// may be.
     pub(crate) fn send(&self, to: NodeId, message: &Message) {

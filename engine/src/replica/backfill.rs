@@ -57,6 +57,13 @@ impl Backfills {
         }
     }
 
+    /// The files of a snapshot have taken the place of all others.
+    pub(super) fn installed(&mut self, base: LogIndex) {
+        assert!(matches!(self.stage, Stage::Idle), "files are being written");
+        self.base = base;
+        self.last = None;
+    }
+
     /// The database whose WAL is about to be restarted, so that nothing may be added to it.
     pub(super) fn parked(&self) -> Option<DatabaseId> {
         match self.stage {
@@ -79,6 +86,11 @@ impl Replica {
     /// Whether the WAL of some database is parked.
     pub(super) fn is_any_parked(&self) -> bool {
         self.backfills.parked().is_some()
+    }
+
+    /// Whether no file is being written, or about to be.
+    pub(super) fn is_backfill_idle(&self) -> bool {
+        matches!(self.backfills.stage, Stage::Idle)
     }
 
     /// Takes nothing new any more, so that the files can catch up.
@@ -105,6 +117,9 @@ impl Replica {
     /// Begins the next step, if it is time for one.
     pub(super) fn drive_backfill(&mut self) {
         match self.backfills.stage {
+            // The files are about to be others.
+            Stage::Idle if self.snapshots.is_installing() => {}
+            Stage::Draining { .. } if self.snapshots.is_installing() => self.end_stage(),
             Stage::Idle => {
                 let next = self.next_wish();
                 self.backfills.last = next.as_ref().map(|(id, _)| *id).or(self.backfills.last);
@@ -334,8 +349,36 @@ impl Replica {
     }
 
     fn save_manifest(&mut self) {
+        let (base, databases) = self.files();
+        // Members that lack more than the window holds are left to a snapshot.
+        let members = self
+            .raft
+            .status()
+            .matched_by_all
+            .max(self.log_window.start());
+        let held = self.snapshots.hold().unwrap_or(LogIndex::MAX);
+        let base = base.min(members).min(held);
+        self.backfills.base = self.backfills.base.max(base);
+        let base = self.backfills.base;
         let bound = self.fileable();
-        let mut base = bound.min(self.raft.status().matched_by_all);
+        let targets = databases.iter().map(|file| file.target);
+        let owed = targets.filter(|target| *target > bound).max();
+        let Some(configuration) = self.raft.configuration_at(base).cloned() else {
+            unreachable!("the log does not reach from {base} on");
+        };
+        self.effects.push_back(Effect::SaveManifest {
+            base,
+            owed: owed.unwrap_or(LogIndex::ZERO),
+            configuration,
+            databases,
+        });
+    }
+
+    /// What the files of all databases hold, and the entry behind which a restart from them needs
+    /// the log.
+    pub(super) fn files(&mut self) -> (LogIndex, Vec<DatabaseFile>) {
+        let bound = self.fileable();
+        let mut base = bound;
         // What has arrived of a restored file is in the log alone.
         if let Some(restore) = self.oldest_restore() {
             base = base.min(restore.prev());
@@ -368,16 +411,7 @@ impl Replica {
                 target: state.file.target,
             });
         }
-        self.backfills.base = self.backfills.base.max(base);
-        let base = self.backfills.base;
-        let Some(configuration) = self.raft.configuration_at(base).cloned() else {
-            unreachable!("the log does not reach from {base} on");
-        };
-        self.effects.push_back(Effect::SaveManifest {
-            base,
-            configuration,
-            databases,
-        });
+        (base, databases)
     }
 }
 

@@ -16,7 +16,7 @@ impl Replica {
         if self.serving {
             self.commit_own(up_to);
         } else {
-            let waits = self.is_any_parked() || self.is_flushing();
+            let waits = self.is_any_parked() || self.is_flushing() || self.snapshots.is_switching();
             while self.applied < up_to && !waits && self.apply_next() {}
             if self.leading && self.raft.status().serving && self.applied >= up_to {
                 self.start_serving();

@@ -25,6 +25,10 @@ impl fmt::Display for NodeAddress {
 /// How large the WAL of a database gets before it is begun anew.
 pub(crate) const WAL_BYTES_DEFAULT: u64 = 32 << 20;
 
+/// How much of the log is kept for members that are down: half a minute of a thousand small commits
+/// a second, and the time that a restart takes at any rate.
+pub(crate) const LOG_WINDOW_BYTES_DEFAULT: u64 = 256 << 20;
+
 /// Settings and bounds of a replica. Times are in ticks of its runtime.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,6 +65,9 @@ pub struct Config {
     pub backfill_ticks_max: u64,
     /// A WAL that has grown to so many bytes of frames is begun anew as soon as its readers allow.
     pub wal_bytes_max: u64,
+    /// The end of the log, in bytes, that is kept for members that lack it. One that lacks more gets a
+    /// snapshot.
+    pub log_window_bytes: u64,
     /// If its readers do not allow it until the WAL has grown to this, they are ended.
     pub wal_bytes_hard: u64,
 }
@@ -94,6 +101,7 @@ impl Config {
             backfill_ticks_max: 500,
             wal_bytes_max: WAL_BYTES_DEFAULT,
             wal_bytes_hard: WAL_BYTES_DEFAULT * 4,
+            log_window_bytes: LOG_WINDOW_BYTES_DEFAULT,
         }
     }
 

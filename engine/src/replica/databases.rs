@@ -99,10 +99,11 @@ impl Replica {
     /// asked within a turn.
     pub fn database(&self, name: &str) -> Option<DatabaseStatus> {
         let id = self.catalogue.find(name)?;
-        Some(DatabaseStatus {
+        let state = self.catalogue.get(id)?;
+        self.is_whole(state).then_some(DatabaseStatus {
             id,
             name: name.to_owned(),
-            commit_point: self.catalogue.get(id)?.committed?,
+            commit_point: state.committed?,
         })
     }
 

@@ -11,6 +11,7 @@ use super::member::Member;
 use super::members::MemberStatus;
 use super::payload::{DatabaseChange, RestoreId};
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work};
+use super::snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
 use crate::error::Error;
 
 /// What happens to a replica.
@@ -125,6 +126,24 @@ pub enum Input {
         /// The state of the empty WAL; `None` if readers stood in the way.
         commit_point: Option<CommitPoint>,
     },
+    /// The end of [`Effect::SendSnapshot`].
+    SnapshotSent {
+        /// To whom.
+        to: NodeId,
+        /// Which one.
+        id: SnapshotId,
+        /// Whether the member has installed it, or did not need it; else it was given up.
+        is_installed: bool,
+    },
+    /// All files of a snapshot are here, durable, and nothing uses them. Answered by
+    /// [`Effect::SnapshotEnded`]; until then there is no other.
+    SnapshotArrived {
+        /// What it consists of, with the targets of the end of the copy, and without databases that
+        /// were dropped meanwhile.
+        head: SnapshotHead,
+    },
+    /// [`Effect::InstallSnapshot`] is done, durably.
+    SnapshotInstalled,
     /// A digest of a database is wanted.
     DigestAsked {
         /// Who asks.
@@ -233,6 +252,9 @@ pub enum Effect {
     SaveManifest {
         /// The log begins behind this entry, as far as the databases need it.
         base: LogIndex,
+        /// Targets up to here came with a snapshot, and this node's log may end before them; 0 for
+        /// none.
+        owed: LogIndex,
         /// The members as of the base.
         configuration: Configuration,
         /// All databases.
@@ -264,6 +286,29 @@ pub enum Effect {
     CutLog {
         /// The last of them.
         up_to: LogIndex,
+    },
+    /// Stream the files of these databases to a member, which installs them; answered by
+    /// [`Input::SnapshotSent`] unless [`Replica::snapshot_targets`](super::Replica::snapshot_targets)
+    /// says that it is not wanted any more. When all files have been read, that tells the targets.
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// What it consists of.
+        head: SnapshotHead,
+    },
+    /// Put a snapshot in the place of all databases, of the log and of the manifest, in this order:
+    /// await all writes to the log; save a manifest with an empty log behind the snapshot's base
+    /// and with its databases; remove the databases that are open; bring its files to their
+    /// names. Answered by [`Input::SnapshotInstalled`]. A crash leaves either the old state or, once
+    /// the manifest is saved, one from which a start finishes the rest.
+    InstallSnapshot {
+        /// What it consists of.
+        head: SnapshotHead,
+    },
+    /// What has become of the snapshot that [`Input::SnapshotArrived`] told of.
+    SnapshotEnded {
+        /// What.
+        outcome: SnapshotOutcome,
     },
     /// Undo what did not commit; answered by [`Input::RolledBack`].
     RollBack {

@@ -20,6 +20,7 @@ mod gate;
 mod handover;
 mod interface;
 mod invariants;
+mod log_window;
 mod long_runs;
 pub mod member;
 mod members;
@@ -29,6 +30,7 @@ pub mod request;
 mod roles;
 mod serving;
 mod session;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod write_queue;
@@ -44,15 +46,15 @@ use backfill::Backfills;
 use batch::Batch;
 use catalogue::Catalogue;
 pub use catalogue::DatabaseId;
-pub(crate) use config::WAL_BYTES_DEFAULT;
 pub use config::{Config, NodeAddress};
+pub(crate) use config::{LOG_WINDOW_BYTES_DEFAULT, WAL_BYTES_DEFAULT};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
-use file::FileState;
 use gate::{Gate, Held};
 use handover::Handover;
 pub use interface::{Effect, Input, Status};
+use log_window::LogWindow;
 use long_runs::Ahead;
 use member::Member;
 pub use members::MemberStatus;
@@ -62,6 +64,8 @@ pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
 pub use roles::RoleTargets;
 use session::Session;
+use snapshot::Snapshots;
+pub use snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
 use write_queue::WriteQueues;
 
 use crate::error::Error;
@@ -120,6 +124,8 @@ pub struct Replica {
     parts_first: Option<LogIndex>,
     backfills: Backfills,
     restores: Restores,
+    snapshots: Snapshots,
+    log_window: LogWindow,
     member_work: MemberWork,
     handover: Option<Handover>,
     effects: VecDeque<Effect>,
@@ -141,6 +147,7 @@ impl Replica {
         let base = log.base.index;
         let raft = Raft::new(config.raft.clone(), hard_state, log)?;
         let mut replica = Self {
+            log_window: LogWindow::new(config.log_window_bytes),
             config,
             raft,
             now: 0,
@@ -166,21 +173,10 @@ impl Replica {
             restores: Restores::default(),
             member_work: MemberWork::default(),
             handover: None,
+            snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
-        for database in databases {
-            let file = FileState::new(database.applied, database.target);
-            if replica
-                .catalogue
-                .insert(database.id, &database.name, database.id.0, file)
-            {
-                replica.effects.push_back(Effect::OpenDatabase {
-                    id: database.id,
-                    name: database.name.clone(),
-                    page_size: database.page_size,
-                });
-            }
-        }
+        replica.open_databases(databases);
         if !replica.raft.configuration().members().is_empty() {
             replica.tell_members();
         }
@@ -190,6 +186,7 @@ impl Replica {
     /// Applies a committed entry that storage recovered; in order, from the log's first.
     pub fn replay(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.applied.next(), "replay is in order");
+        self.log_window.appended(entry);
         self.apply_entry(entry.index, entry.kind, &entry.payload);
         self.applied = entry.index;
         self.raft.applied(entry.index);
@@ -257,6 +254,13 @@ impl Replica {
                 end,
                 commit_point,
             } => self.wal_restarted(database, end, commit_point),
+            Input::SnapshotSent {
+                to,
+                id,
+                is_installed,
+            } => self.snapshot_sent(to, id, is_installed),
+            Input::SnapshotArrived { head } => self.snapshot_arrived(head),
+            Input::SnapshotInstalled => self.snapshot_installed(),
             Input::DigestAsked {
                 id,
                 database,
@@ -287,6 +291,7 @@ impl Replica {
     pub fn end_turn(&mut self) -> bool {
         // Not before the effects that apply what was committed have been performed.
         self.answer_digests();
+        self.begin_snapshots();
         self.propose_batch();
         if self.is_any_parked() {
             self.drive_backfill();
@@ -298,6 +303,8 @@ impl Replica {
         for effect in effects {
             self.raft_effect(effect, &mut commits);
         }
+        // Behind everything that the core wanted written before.
+        self.drive_installation();
         // What was committed may have answers that need a round of their own.
         !self.effects.is_empty() || !self.unconfirmed.is_empty()
     }
@@ -340,21 +347,25 @@ impl Replica {
     /// Whether a database may be read at the applied index.
     ///
     /// # Errors
-    /// Its file may hold something of entries that are not applied yet: the log was damaged below them,
-    /// and comes from the leader.
+    /// Its file may hold something of entries that are not applied yet: it came with a snapshot, or the
+    /// log was damaged below them; they come from the leader.
     pub(crate) fn check_whole(&self, name: &str) -> Result<(), Error> {
         let found = self.catalogue.find(name);
         match found.and_then(|id| self.catalogue.get(id)) {
-            Some(state) if state.file.target > self.applied => Err(Error::Busy {
-                what: "the log of this node is being repaired",
-            }),
+            Some(state) if !self.is_whole(state) || self.snapshots.is_switching() => {
+                Err(Error::Busy {
+                    what: "this node has not got all that belongs to the file of the database yet",
+                })
+            }
             _ => Ok(()),
         }
     }
 
-    /// The database of this name, as committed.
+    /// The database of this name, as committed, if it may be shown.
     pub(crate) fn find_database(&self, name: &str) -> Option<DatabaseId> {
-        self.catalogue.find(name)
+        let id = self.catalogue.find(name)?;
+        let state = self.catalogue.get(id)?;
+        self.is_whole(state).then_some(id)
     }
 
     /// The node that leads and serves, as far as this one knows; itself only once it serves.
@@ -391,6 +402,7 @@ impl Replica {
         self.raft.step(ringlite_raft::Input::Tick);
         self.expire();
         self.require_files();
+        self.release_holds();
         self.drive_backfill();
         self.drive_handover();
         self.drive_members();
@@ -489,12 +501,17 @@ impl Replica {
                 io,
                 truncate_from,
                 entries,
-            } => self.effects.push_back(Effect::Append {
-                io,
-                truncate_from,
-                entries,
-                commit: commits.pop().unwrap_or(LogIndex::ZERO),
-            }),
+            } => {
+                for entry in &entries {
+                    self.log_window.appended(entry);
+                }
+                self.effects.push_back(Effect::Append {
+                    io,
+                    truncate_from,
+                    entries,
+                    commit: commits.pop().unwrap_or(LogIndex::ZERO),
+                });
+            }
             Raft::Send { to, message, after } => {
                 self.effects.push_back(Effect::Send { to, message, after });
             }
@@ -517,11 +534,7 @@ impl Replica {
                 bytes_max,
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
-            // The log is cut at most where all members hold it, so that nobody needs one.
-            Raft::SendSnapshot { peer } => self.raft.step(ringlite_raft::Input::SnapshotSent {
-                peer,
-                result: ringlite_raft::SnapshotResult::Failed,
-            }),
+            Raft::SendSnapshot { peer } => self.snapshot_wanted(peer),
             Raft::ConfigurationChanged { .. } => self.tell_members(),
             Raft::TransferEnded { outcome, .. } => self.transfer_ended(outcome),
         }

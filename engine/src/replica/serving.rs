@@ -506,6 +506,7 @@ impl Replica {
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
         self.restores.forget_uploads();
+        self.snapshots.stop_sending();
         // Their connections have ended with the proposal; whatever those left goes too.
         changed.extend(self.catalogue.abandon_pending());
         for (id, state) in self.catalogue.iter_mut() {

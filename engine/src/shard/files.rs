@@ -133,13 +133,15 @@ impl Shard {
 
     pub(super) fn save_manifest(
         self: &Rc<Self>,
-        base: LogIndex,
+        (base, owed): (LogIndex, LogIndex),
         configuration: Configuration,
         databases: &[DatabaseFile],
     ) {
         let log = self.log.start_behind(base);
         let manifest = Manifest {
             log: log.unwrap_or(self.log_start.get()),
+            owed,
+            installs: false,
             configuration,
             databases: databases.iter().map(ManifestDatabase::from).collect(),
         };

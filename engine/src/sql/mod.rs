@@ -469,6 +469,24 @@ impl Sql {
         }
     }
 
+    /// Closes all databases, on which there are no sessions, and removes their files.
+    pub fn remove_databases(&mut self) -> Result<(), VfsError> {
+        let databases = std::mem::take(&mut self.databases);
+        databases
+            .values()
+            .try_for_each(|database| self.vfs.remove(database.name()))
+    }
+
+    /// Opens the file of a database whose name has `suffix` behind that of the database, for reading
+    /// its bytes as they are; `None` if the database does not exist (any more).
+    pub fn open_file(&self, id: DatabaseId, suffix: &str) -> std::io::Result<Option<File>> {
+        let Some(database) = self.databases.get(&id) else {
+            return Ok(None);
+        };
+        let name = format!("{}{suffix}", database.name());
+        File::open(self.directory.join(name)).map(Some)
+    }
+
     /// Makes room for a file that will become a database.
     pub fn begin_restore(&mut self, restore: RestoreId) -> Result<(), VfsError> {
         let file = RestoreFile::create(&self.temporary_directory, restore)?;

@@ -213,7 +213,11 @@ impl Session {
             Outcome::Failed(Error::Sqlite {
                 code: ffi::SQLITE_IOERR_DATA,
                 ..
-            }) => Outcome::Failed(damaged(&self.database)),
+            }) => {
+                let databases = self.databases();
+                let of_it = databases.iter().find(|at| at.database.damage().is_some());
+                Outcome::Failed(damaged(of_it.map_or(&self.database, |at| &at.database)))
+            }
             outcome => outcome,
         }
     }

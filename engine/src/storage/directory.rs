@@ -11,7 +11,7 @@ use super::hard_state::{self, COPY_BYTES, HardStateRecord};
 use super::identity::{Identity, Member};
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StorageError};
+use super::{SHARD, StorageError, staging};
 use crate::replica::NodeAddress;
 
 /// Whose directory it is meant to be.
@@ -158,7 +158,8 @@ impl DataDirectory {
         let hard_state = hard_state::load(&self.shard())?
             .ok_or_else(|| StorageError::HardStateLost { path: path.clone() })?;
         self.check_owner(|| path.clone(), hard_state.cluster, hard_state.incarnation)?;
-        let (_, manifest) = self.manifest()?;
+        let (stamp, manifest) = self.manifest()?;
+        let (_, manifest) = staging::settle(&self.shard(), stamp, manifest)?;
         let mut recovered =
             Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
         let node = NodeId(self.identity.node);

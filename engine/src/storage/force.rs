@@ -19,7 +19,7 @@ use super::hard_state::{self, HardStateRecord};
 use super::identity::Identity;
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StorageError, directory, segment};
+use super::{SHARD, StorageError, directory, segment, staging};
 
 /// A directory that is going to be a cluster of its own. Nothing is changed before
 /// [`Forced::carry_out`]; no node can use the directory meanwhile.
@@ -74,6 +74,7 @@ impl Forced {
             ..HardStateRecord::default()
         });
         let (stamp, manifest) = manifest::load(&shard)?;
+        let (stamp, manifest) = staging::settle(&shard, stamp, manifest)?;
         let owner = RecordIdentity {
             cluster,
             shard: SHARD,

@@ -373,7 +373,12 @@ fn databases_of(shard: &Path, manifest: &Manifest) -> Vec<Database> {
 fn unknown_files(shard: &Path, manifest: Option<&Manifest>) -> Vec<String> {
     let known = |name: &String| {
         let databases = manifest.iter().flat_map(|manifest| &manifest.databases);
-        databases.into_iter().any(|database| database.name == *name)
+        let mut names = databases.into_iter().map(|database| &database.name);
+        // A database may have a file with the checksums of its pages.
+        names.any(|known| {
+            name.strip_prefix(known)
+                .is_some_and(|end| end.is_empty() || end == ".sum")
+        })
     };
     let files = std::fs::read_dir(shard.join("databases"));
     let names = files.into_iter().flatten().flatten();

@@ -87,7 +87,6 @@ impl Log {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn directory(&self) -> &std::path::Path {
         &self.directory
     }
@@ -163,6 +162,24 @@ impl Log {
             let wanted = state.places.len() * 2;
             state.places.shrink_to(wanted);
         }
+    }
+
+    /// A new log takes the place of this one: it begins at `start`, has nothing behind it, and goes on
+    /// in the segment of `start`. The old segments are used again or removed, in the background.
+    ///
+    /// The manifest must say `start` durably before this is called.
+    pub(super) fn replace(&self, start: LogStart) {
+        let mut state = self.state.borrow_mut();
+        state.start = start;
+        state.places = VecDeque::new();
+        for segment in std::mem::take(&mut state.segments) {
+            if state.readers.contains_key(&segment) {
+                state.awaiting_readers.insert(segment);
+            } else {
+                self.reserve.recycle(segment);
+            }
+        }
+        state.segments.push_back(start.segment);
     }
 
     /// Reads the entries from `from` to `up_to`, or the first of them if they exceed `bytes_max`.

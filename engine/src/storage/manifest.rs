@@ -21,7 +21,7 @@ const VERSION: u32 = 2;
 /// Files are written in whole blocks.
 const BLOCK_BYTES: usize = 4096;
 
-const HEADER_BYTES: usize = 88;
+const HEADER_BYTES: usize = 96;
 const DATABASE_BYTES: usize = 32;
 const CRC_BYTES: usize = 4;
 
@@ -70,6 +70,12 @@ impl From<&DatabaseFile> for ManifestDatabase {
 pub(crate) struct Manifest {
     /// Where the log begins.
     pub(crate) log: LogStart,
+    /// Targets up to here are of an installed snapshot: the files came from another node, so that
+    /// they are no evidence of what this node's log has held. 0 once the log holds it durably.
+    pub(crate) owed: LogIndex,
+    /// The files of a snapshot have become the databases, and may still lie under other names; see
+    /// [`Staging`](super::Staging).
+    pub(crate) installs: bool,
     /// The members as of the base of the log; none while the log has never been cut and nobody has
     /// told them.
     pub(crate) configuration: Configuration,
@@ -90,6 +96,8 @@ pub(super) struct Stamp {
 pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
     let Manifest {
         log,
+        owed,
+        installs,
         configuration,
         databases,
     } = manifest;
@@ -106,6 +114,8 @@ pub(super) fn encode(stamp: &Stamp, manifest: &Manifest) -> Vec<u8> {
     out.put_u64_le(log.segment);
     out.put_u32_le(databases.len() as u32);
     out.put_u32_le(configuration.len() as u32);
+    out.put_u64_le(owed.0);
+    out.put_u8(u8::from(*installs));
     out.put_bytes(0, HEADER_BYTES - out.len());
     out.put_slice(&configuration);
     for database in databases {
@@ -155,14 +165,18 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
     let (configuration, behind) = rest.split_at_checked(header.get_u32_le() as usize)?;
     let configuration = Configuration::decode(Bytes::copy_from_slice(configuration)).ok()?;
     rest = behind;
+    let owed = LogIndex(header.get_u64_le());
+    let installs = header.get_u8();
     let mut databases = Vec::new();
     for _ in 0..count {
         databases.push(decode_database(&mut rest)?);
     }
     let log = LogStart { base, segment };
-    let is_all = rest.is_empty() && header.iter().all(|&byte| byte == 0);
+    let is_all = rest.is_empty() && installs <= 1 && header.iter().all(|&byte| byte == 0);
     let manifest = Manifest {
         log,
+        owed,
+        installs: installs == 1,
         configuration,
         databases,
     };
@@ -171,7 +185,7 @@ fn decode(file: &[u8]) -> Option<(Stamp, Manifest)> {
 
 /// Reads any bytes as a copy, as they are and with a right length and checksum: what is understood is
 /// understood in the same way when it is written again.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = decode(bytes);
     let mut record = bytes.to_vec();

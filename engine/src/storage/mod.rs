@@ -8,6 +8,7 @@
 //! DATA/shard-0/manifest.a, .b  where the log begins and what the databases' files hold
 //! DATA/shard-0/log/*.seg       the segments of the log
 //! DATA/shard-0/databases/NAME  the databases
+//! DATA/shard-0/snapshot/        the databases of another node, on their way in
 //! ```
 
 mod directory;
@@ -20,6 +21,7 @@ mod log;
 mod manifest;
 mod recovered;
 mod segment;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod twin;
@@ -39,6 +41,7 @@ pub(crate) use manifest::fuzz as fuzz_manifest;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
+pub(crate) use staging::{Position, StagedFile, Staging, StagingArea};
 pub(crate) use writer::{LogWriter, WriteDone, start};
 
 /// Why a data directory cannot be used, or not any more.

@@ -16,7 +16,7 @@ use ringlite_vfs::PageSize;
 use super::StorageError;
 use super::hard_state::HardStateRecord;
 use super::log::Place;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, ManifestDatabase};
 use super::segment;
 use crate::replica::{DatabaseFile, DatabaseId};
 
@@ -66,8 +66,10 @@ impl Recovered {
             epoch: hard_state.log_epoch,
         };
         let mut log = ringlite_raft::recover(scans, mark, manifest.log.base).map_err(failed)?;
-        // What a database's file may hold was committed, and was durable in this log.
-        for database in &manifest.databases {
+        // What a database's file may hold was committed, and was durable in this log, unless it came
+        // with a snapshot.
+        let own = |database: &&ManifestDatabase| database.target > manifest.owed;
+        for database in manifest.databases.iter().filter(own) {
             log.commit = log.commit.max(database.target.min(log.last));
         }
         if let Some(cut) = &log.cut {
@@ -101,7 +103,9 @@ impl Recovered {
     /// The database whose file may hold most of what the log does not, and up to where.
     pub(super) fn ahead_of_log(&self) -> Option<(&str, LogIndex)> {
         let databases = self.manifest.databases.iter();
-        let ahead = databases.filter(|database| database.target > self.log.last);
+        // Nobody has promised what came with a snapshot.
+        let held = self.log.last.max(self.manifest.owed);
+        let ahead = databases.filter(|database| database.target > held);
         ahead
             .map(|database| (database.name.as_str(), database.target))
             .max_by_key(|(_, target)| *target)

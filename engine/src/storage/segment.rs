@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -27,10 +28,67 @@ const OLD_SEGMENTS_MAX: usize = 2;
 
 const SUFFIX: &str = ".seg";
 const UNFINISHED_SUFFIX: &str = ".new";
+/// A segment that a new log begins with, until the manifest says so.
+const STAGED_SUFFIX: &str = ".base";
 
 /// The file of a segment.
 pub(super) fn path_in(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016x}{SUFFIX}"))
+}
+
+/// The file of a segment that is no part of the log unless the manifest names it.
+fn staged_path_in(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:016x}{STAGED_SUFFIX}"))
+}
+
+/// Takes a segment out of the log, durably, until [`settle`] puts it back.
+pub(super) async fn stage(directory: &Path, number: u64) -> Result<(), StorageError> {
+    rename(
+        &path_in(directory, number),
+        &staged_path_in(directory, number),
+    )?;
+    sync_names(directory).await
+}
+
+/// The manifest that says that the log begins with this segment is durable: it is a part of the log.
+pub(super) async fn unstage(directory: &Path, number: u64) -> Result<(), StorageError> {
+    rename(
+        &staged_path_in(directory, number),
+        &path_in(directory, number),
+    )?;
+    sync_names(directory).await
+}
+
+/// Finishes at a start what a crash has interrupted: a staged segment is the one that the manifest
+/// names, `first`, or is removed.
+pub(super) fn settle(directory: &Path, first: u64) -> Result<(), StorageError> {
+    let failed = |source| StorageError::io("read", directory, source);
+    for file in std::fs::read_dir(directory).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        if path.extension() != Some(OsStr::new(&STAGED_SUFFIX[1..])) {
+            continue;
+        }
+        if path == staged_path_in(directory, first) {
+            rename(&path, &path_in(directory, first))?;
+        } else {
+            std::fs::remove_file(&path)
+                .map_err(|source| StorageError::io("remove", &path, source))?;
+        }
+        std::fs::File::open(directory)
+            .and_then(|names| names.sync_all())
+            .map_err(|source| StorageError::io("sync", directory, source))?;
+    }
+    Ok(())
+}
+
+async fn sync_names(directory: &Path) -> Result<(), StorageError> {
+    let names = glommio::io::Directory::open(directory)
+        .await
+        .map_err(|source| StorageError::glommio("open", directory, source))?;
+    names
+        .sync()
+        .await
+        .map_err(|source| StorageError::glommio("sync", directory, source))
 }
 
 /// The numbers of all segments, ascending.
@@ -175,14 +233,7 @@ impl Maker {
             .await
             .map_err(|source| StorageError::glommio("close", &unfinished, source))?;
         rename(&unfinished, &path)?;
-        let directory = &self.directory;
-        let names = glommio::io::Directory::open(directory)
-            .await
-            .map_err(|source| StorageError::glommio("open", directory, source))?;
-        names
-            .sync()
-            .await
-            .map_err(|source| StorageError::glommio("sync", directory, source))?;
+        sync_names(&self.directory).await?;
         let file = DurableFile::open(&path).await?;
         Ok(FreshSegment { number, file })
     }

@@ -2,6 +2,7 @@
 
 mod cutting;
 mod faulty;
+mod replacing;
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use glommio::channels::local_channel::{self, LocalSender};
 use ringlite_raft::{
     Debt, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, RecordPlace, Term,
     encode_record, record_bytes,
@@ -53,6 +54,16 @@ enum Job {
         commit: LogIndex,
     },
     SaveMark,
+    Replace(Box<Replacement>),
+}
+
+/// What takes the place of the whole log.
+struct Replacement {
+    base: LogBase,
+    file: ManifestFile,
+    /// Says what the databases are; where the log begins is filled in.
+    manifest: Manifest,
+    done: LocalSender<(ManifestFile, Manifest)>,
 }
 
 type Listener = Box<dyn Fn(WriteDone)>;
@@ -98,6 +109,32 @@ impl LogWriter {
     /// Queues a save of term and vote for the next flush.
     pub(crate) fn save(&self, io: IoId, hard_state: HardState) {
         self.push(Job::SaveHardState { io, hard_state });
+    }
+
+    /// Replaces the log by an empty one that begins behind `base`, and the manifest by one that says
+    /// so: everything of the old log, and of the old manifest, counts up to the moment when
+    /// `manifest` is saved, and nothing afterwards. Returns both, with the beginning of the log
+    /// filled in, when that has happened; never, if it fails, which the listener is told.
+    ///
+    /// Comes behind all writes that were queued before; nothing may be queued until it has returned.
+    pub(crate) async fn replace_log(
+        &self,
+        base: LogBase,
+        file: ManifestFile,
+        manifest: Manifest,
+    ) -> (ManifestFile, Manifest) {
+        let (done, replaced) = local_channel::new_bounded(1);
+        self.push(Job::Replace(Box::new(Replacement {
+            base,
+            file,
+            manifest,
+            done,
+        })));
+        self.flush();
+        match replaced.recv().await {
+            Some(replaced) => replaced,
+            None => std::future::pending().await,
+        }
     }
 
     fn push(&self, job: Job) {
@@ -240,6 +277,7 @@ impl Task {
                     entries,
                     commit,
                 }) => self.append(io, truncate_from, entries, commit).await,
+                Some(Job::Replace(replacement)) => self.replace(*replacement).await.map(|()| None),
             };
             match done {
                 Ok(Some(io)) => self.tell(WriteDone::Persisted(io)),
@@ -386,8 +424,8 @@ impl Task {
         }
     }
 
-    /// Begins the log with another record of its base, whose own was damaged. What the entry did is in
-    /// the files of the databases, so that only its index and term count.
+    /// Begins the log with another record of its base, whose own was damaged, or was never here. What
+    /// the entry did is in the files of the databases, so that only its index and term count.
     async fn replace_base(&mut self, base: LogBase) -> Result<(), StorageError> {
         let entry = Entry {
             term: base.term,
@@ -437,6 +475,40 @@ impl Task {
             // no evidence against the new one; the next save sets it right.
             marked.set(LogIndex(0));
         }
+        Ok(())
+    }
+
+    /// The new log begins with a record that stands for its base, in a segment that nobody takes
+    /// for a part of the old log: recovery demands that record, as it does the one at any other
+    /// base, and it voids the old epochs.
+    async fn replace(&mut self, replacement: Replacement) -> Result<(), StorageError> {
+        let Replacement {
+            base,
+            mut file,
+            mut manifest,
+            done,
+        } = replacement;
+        self.segment = self.reserve.take().await?;
+        let number = self.segment.number;
+        segment::stage(self.log.directory(), number).await?;
+        self.epoch += 1;
+        self.offset = 0;
+        self.previous_header_crc = 0;
+        self.replace_base(base).await?;
+        manifest.log = LogStart {
+            base,
+            segment: number,
+        };
+        file.save(&manifest).await?;
+        segment::unstage(self.log.directory(), number).await?;
+        self.log.replace(manifest.log);
+        self.last = base.index;
+        self.shared.durable.set(base.index);
+        // The mark on disk is of an older epoch, so that it is no evidence against this one.
+        self.shared.marked.set(LogIndex(0));
+        self.forget_settled_debt(base.term).await?;
+        // Whoever has waited may have gone away.
+        let _ = done.send((file, manifest)).await;
         Ok(())
     }
 

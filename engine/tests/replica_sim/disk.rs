@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringlite::replica::DatabaseFile;
+use ringlite::replica::{DatabaseFile, DatabaseId, SnapshotHead};
 use ringlite_raft::{
     Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RestoredLog, Term, TermRun,
 };
@@ -25,13 +25,24 @@ struct Waiting {
     write: Write,
 }
 
+/// What a manifest says; where the log begins is a part of the log here.
+#[derive(Default)]
+pub(crate) struct Manifest {
+    pub(crate) base: LogIndex,
+    pub(crate) owed: LogIndex,
+    pub(crate) configuration: Configuration,
+    pub(crate) databases: Vec<DatabaseFile>,
+}
+
 #[derive(Default)]
 pub(crate) struct Disk {
     hard_state: HardState,
     /// The log, from the index after its base.
     entries: Vec<Entry>,
     base: LogBase,
-    manifest: (LogIndex, Configuration, Vec<DatabaseFile>),
+    manifest: Manifest,
+    /// The files of a snapshot, by the names that they do not have yet.
+    pub(crate) installs: Option<Vec<(String, Vec<u8>)>>,
     /// The highest commit index that any record ever named: records that are void by now stay on
     /// the medium, and recovery reads their headers too.
     commit: LogIndex,
@@ -114,16 +125,46 @@ impl Disk {
     }
 
     pub(crate) fn databases(&self) -> &[DatabaseFile] {
-        &self.manifest.2
+        &self.manifest.databases
     }
 
-    pub(crate) fn save_manifest(&mut self, manifest: (LogIndex, Configuration, Vec<DatabaseFile>)) {
+    /// How far the file of a database may have been written, by the manifest.
+    pub(crate) fn target_of(&self, id: DatabaseId) -> Option<LogIndex> {
+        let mut files = self.manifest.databases.iter();
+        files.find(|file| file.id == id).map(|file| file.target)
+    }
+
+    pub(crate) fn save_manifest(&mut self, manifest: Manifest) {
         self.manifest = manifest;
+    }
+
+    /// Whether everything that was to be written is.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// One save of the manifest puts a snapshot in the place of log and databases.
+    pub(crate) fn replace(&mut self, head: SnapshotHead, files: Vec<Vec<u8>>) {
+        let names = (0..).map_while(|place| {
+            let (database, suffix) = head.file(place)?;
+            Some(format!("{}{suffix}", database.name))
+        });
+        self.installs = Some(names.zip(files).collect());
+        let targets = head.databases.iter().map(|file| file.target);
+        self.base = head.base;
+        self.entries.clear();
+        self.commit = head.base.index;
+        self.manifest = Manifest {
+            base: head.base.index,
+            owed: targets.max().unwrap_or(LogIndex::ZERO),
+            configuration: head.configuration,
+            databases: head.databases,
+        };
     }
 
     /// Removes entries up to `up_to`, which the manifest does not need any more.
     pub(crate) fn cut(&mut self, up_to: LogIndex) {
-        assert!(up_to <= self.manifest.0, "the log is cut too early");
+        assert!(up_to <= self.manifest.base, "the log is cut too early");
         if up_to > self.base.index {
             let cut = self.place(up_to) + 1;
             let last = self.entries.drain(..cut).next_back().expect("an entry");
@@ -153,8 +194,9 @@ impl Disk {
     pub(crate) fn recover(&self) -> (HardState, RestoredLog, Vec<Entry>) {
         let last = LogIndex(self.base.index.0 + self.entries.len() as u64);
         // What a file may hold is committed.
-        let targets = self.manifest.2.iter().map(|file| file.target);
-        let known = targets.fold(self.commit.min(last), LogIndex::max);
+        let targets = self.manifest.databases.iter().map(|file| file.target);
+        let own = targets.filter(|target| *target > self.manifest.owed);
+        let known = own.fold(self.commit.min(last), LogIndex::max);
         let commit = known.max(self.base.index);
         assert!(commit <= last, "an entry that a file may hold is gone");
         let mut runs: Vec<TermRun> = Vec::new();
@@ -176,7 +218,7 @@ impl Disk {
             commit,
             tail: tail.to_vec(),
             debt: None,
-            configuration: self.manifest.1.clone(),
+            configuration: self.manifest.configuration.clone(),
             configurations: configurations.cloned().collect(),
         };
         (self.hard_state, log, committed.to_vec())

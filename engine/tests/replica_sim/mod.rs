@@ -10,6 +10,7 @@ mod node;
 mod operation;
 mod oracle;
 mod random;
+mod snapshots;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -24,6 +25,7 @@ use node::Node;
 use operation::{FLEETING, Operation, RESTORED, Role};
 use oracle::Oracle;
 use random::Random;
+use snapshots::Copies;
 
 /// Units of simulated time per tick.
 const TICK: u64 = 4;
@@ -47,6 +49,7 @@ struct Bounds {
     backfill_bytes: u64,
     backfill_ticks_max: u64,
     wal_bytes_max: u64,
+    log_window_bytes: u64,
 }
 
 pub(crate) struct Cluster {
@@ -54,6 +57,7 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     clients: Vec<Client>,
     network: Network,
+    copies: Copies,
     random: Random,
     pub(crate) faults: Faults,
     oracle: Oracle,
@@ -93,6 +97,9 @@ pub(crate) struct Yield {
     pub(crate) wal_restarts: u64,
     pub(crate) cuts: u64,
     pub(crate) long_runs: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) snapshots_interrupted: u64,
+    pub(crate) snapshot_files_gone: u64,
 }
 
 impl Yield {
@@ -117,6 +124,9 @@ impl Yield {
         self.wal_restarts += other.wal_restarts;
         self.cuts += other.cuts;
         self.long_runs += other.long_runs;
+        self.snapshots += other.snapshots;
+        self.snapshots_interrupted += other.snapshots_interrupted;
+        self.snapshot_files_gone += other.snapshot_files_gone;
     }
 
     /// Whether so many seeds have given enough to be worth their time.
@@ -138,6 +148,9 @@ impl Yield {
             self.wal_restarts,
             self.cuts,
             self.long_runs,
+            self.snapshots,
+            self.snapshots_interrupted,
+            self.snapshot_files_gone,
         ];
         self.acknowledged > 40 * seeds
             && self.reads > 20 * seeds
@@ -165,6 +178,7 @@ impl Cluster {
             backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
             backfill_ticks_max: random.one_of(&[5, 100]),
             wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
+            log_window_bytes: random.one_of(&[0, 100_000, 1 << 20]),
         };
         let is_focused = random.per_mille(500);
         let clients = (0..random.between(3, 12))
@@ -183,6 +197,7 @@ impl Cluster {
             nodes,
             clients,
             network: Network::new(),
+            copies: Copies::default(),
             faults: Faults::new(&mut random),
             oracle: Oracle::default(),
             bounds,
@@ -237,6 +252,7 @@ impl Cluster {
         config.backfill_bytes = self.bounds.backfill_bytes;
         config.backfill_ticks_max = self.bounds.backfill_ticks_max;
         config.wal_bytes_max = self.bounds.wal_bytes_max;
+        config.log_window_bytes = self.bounds.log_window_bytes;
         self.nodes[at].start(config, self.now);
     }
 
@@ -338,6 +354,7 @@ impl Cluster {
                 self.run(at);
             }
         }
+        snapshots::carry_on(self);
     }
 
     fn fulfil(&mut self, client: usize, wish: Option<Wish>) {
@@ -488,6 +505,9 @@ impl Cluster {
             backfills: nodes().map(|node| node.backfills).sum(),
             wal_restarts: nodes().map(|node| node.wal_restarts).sum(),
             cuts: nodes().map(|node| node.cuts).sum(),
+            snapshots: self.copies.installed,
+            snapshots_interrupted: self.copies.interrupted,
+            snapshot_files_gone: self.copies.gone,
         }
     }
 }

@@ -1,16 +1,19 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Read as _;
 use std::time::Duration;
 
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, DatabaseFile, DatabaseId, Effect, Input, Replica};
+use ringlite::replica::{
+    Config, DatabaseId, Effect, Input, Replica, SnapshotHead, SnapshotOutcome,
+};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{Configuration, IoId, LogIndex, Message, NodeId};
+use ringlite_raft::{IoId, LogIndex, Message, NodeId};
 use ringlite_vfs::{Backfill, VfsError};
 use tempfile::TempDir;
 
-use super::disk::Disk;
+use super::disk::{Disk, Manifest};
 use super::random::Random;
 
 /// A request to read entries, under way.
@@ -55,8 +58,12 @@ pub(crate) struct Process {
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
     /// A manifest that is being saved, and when it is on the medium.
-    saving: Option<(u64, (LogIndex, Configuration, Vec<DatabaseFile>))>,
+    saving: Option<(u64, Manifest)>,
     filing: Option<Filing>,
+    /// A snapshot that takes the place of everything, and when its next step is done.
+    installing: Option<(u64, SnapshotHead)>,
+    /// How far the file of each database was written in this life.
+    pub(crate) written: BTreeMap<DatabaseId, LogIndex>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
 }
@@ -80,6 +87,11 @@ pub(crate) struct Node {
     pub(crate) disk_delay: u64,
     pub(crate) sent: Vec<(NodeId, Message)>,
     pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
+    /// Snapshots that are to be sent.
+    pub(crate) snapshots: Vec<(NodeId, SnapshotHead)>,
+    /// The files of the snapshot that has arrived, and what has become of it.
+    arrived: Vec<Vec<u8>>,
+    pub(crate) snapshot_outcome: Option<SnapshotOutcome>,
     pub(crate) storage_reads: u64,
     pub(crate) roll_backs: u64,
     pub(crate) backfills: u64,
@@ -110,6 +122,9 @@ impl Node {
             disk_delay: 1,
             sent: Vec::new(),
             replies: Vec::new(),
+            snapshots: Vec::new(),
+            arrived: Vec::new(),
+            snapshot_outcome: None,
             storage_reads: 0,
             roll_backs: 0,
             backfills: 0,
@@ -121,6 +136,7 @@ impl Node {
 
     /// Starts from what the disk holds, as the runtime does.
     pub(crate) fn start(&mut self, config: Config, now: u64) {
+        self.finish_installation();
         let (hard_state, log, committed) = self.disk.recover();
         let replica = Replica::new(config, hard_state, log, self.disk.databases())
             .expect("what was saved fits");
@@ -135,6 +151,8 @@ impl Node {
             readings: Vec::new(),
             saving: None,
             filing: None,
+            installing: None,
+            written: BTreeMap::new(),
             pending: BTreeSet::new(),
         });
         self.perform_effects(now);
@@ -151,6 +169,9 @@ impl Node {
         self.crashes_at = None;
         self.sent.clear();
         self.replies.clear();
+        self.snapshots.clear();
+        self.arrived.clear();
+        self.snapshot_outcome = None;
         self.process
             .take()
             .map(|process| process.pending)
@@ -161,9 +182,58 @@ impl Node {
         self.process.as_mut().expect("a running node")
     }
 
+    /// All files of a snapshot are here, durable.
+    pub(crate) fn snapshot_arrived(&mut self, head: SnapshotHead, files: Vec<Vec<u8>>) {
+        self.arrived = files;
+        let arrived = Input::SnapshotArrived { head };
+        self.running().inbox.push_back(arrived);
+    }
+
+    /// The content of a file of a database, if there is such a database.
+    pub(crate) fn file_of(&mut self, database: DatabaseId, suffix: &str) -> Option<Vec<u8>> {
+        let file = self.running().sql.open_file(database, suffix);
+        let mut content = Vec::new();
+        let mut file = file.expect("the file of a database")?;
+        file.read_to_end(&mut content).expect("a readable file");
+        Some(content)
+    }
+
+    /// The manifest is saved, and then the files change their names: a crash may come between.
+    fn install(&mut self, now: u64) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let Some((_, head)) = process.installing.take_if(|(due, _)| *due <= now) else {
+            return;
+        };
+        if self.disk.installs.is_some() {
+            process.sql.remove_databases().expect("a removal");
+            self.finish_installation();
+            self.running().inbox.push_back(Input::SnapshotInstalled);
+            return;
+        }
+        process.installing = Some((now + self.disk_delay, head.clone()));
+        if self.disk.is_idle() {
+            self.disk.replace(head, std::mem::take(&mut self.arrived));
+        }
+    }
+
+    fn finish_installation(&mut self) {
+        let Some(files) = self.disk.installs.take() else {
+            return;
+        };
+        for file in std::fs::read_dir(self.data.path()).expect("a directory") {
+            std::fs::remove_file(file.expect("a file").path()).expect("a removal");
+        }
+        for (name, content) in files {
+            std::fs::write(self.data.path().join(name), content).expect("a file");
+        }
+    }
+
     /// What the disk has done since.
     pub(crate) fn gather(&mut self, now: u64) {
         self.run_away(now);
+        self.install(now);
         let persisted = self.disk.complete(now);
         let Some(process) = &mut self.process else {
             return;
@@ -190,6 +260,9 @@ impl Node {
                     Ok(true) => filing.backfill = Some(backfill),
                     Ok(false) => {
                         backfill.publish();
+                        process
+                            .written
+                            .extend(filing.end.map(|end| (filing.database, end)));
                         self.backfills += 1;
                         filing.due = now + self.disk_delay;
                     }
@@ -365,12 +438,25 @@ impl Node {
             }),
             Effect::SaveManifest {
                 base,
+                owed,
                 configuration,
                 databases,
             } => {
                 assert!(process.saving.is_none(), "one save at a time");
-                process.saving = Some((now + self.disk_delay, (base, configuration, databases)));
+                let manifest = Manifest {
+                    base,
+                    owed,
+                    configuration,
+                    databases,
+                };
+                process.saving = Some((now + self.disk_delay, manifest));
             }
+            Effect::SendSnapshot { to, head } => self.snapshots.push((to, head)),
+            Effect::InstallSnapshot { head } => {
+                assert!(process.saving.is_none() && process.filing.is_none());
+                process.installing = Some((now + self.disk_delay, head));
+            }
+            Effect::SnapshotEnded { outcome } => self.snapshot_outcome = Some(outcome),
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
                 let begun = process.sql.begin_backfill(database, &ends);
@@ -456,6 +542,7 @@ impl Node {
             Effect::RestartWal { database, ends } => {
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
                 self.wal_restarts += u64::from(commit_point.is_some());
+                process.written.extend(end.map(|end| (database, end)));
                 Some(Input::WalRestarted {
                     database,
                     end,
@@ -476,6 +563,11 @@ impl Node {
                 at,
                 applied,
             } => {
+                let target = self.disk.target_of(database);
+                assert!(
+                    target <= Some(applied),
+                    "a file that is ahead of its log is shown"
+                );
                 let pages = sql.begin_digest(database, &at, applied);
                 let digest = pages.and_then(|pages| pages.digest()).map(Reply::Digest);
                 assert!(process.pending.remove(&request));

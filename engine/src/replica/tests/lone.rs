@@ -6,14 +6,14 @@ use std::time::Duration;
 use ringlite_raft::{
     AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
 };
-use ringlite_vfs::VfsOptions;
+use ringlite_vfs::{PageSize, VfsOptions};
 
 use crate::error::{Error, Result};
 use crate::replica::request::{
     Outcome, Ran, Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Standing,
     Work,
 };
-use crate::replica::{Config, Effect, Input, NodeAddress, Replica};
+use crate::replica::{Config, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome};
 use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started, TRANSACTION_BYTES_DEFAULT};
 
 /// What a run that is away has come to.
@@ -45,6 +45,12 @@ pub(super) struct Lone {
     pub(super) sent: Vec<Message>,
     /// Connections to databases fail.
     pub(super) refuse_connections: bool,
+    /// Snapshots that the replica sends, what it installs, and what it says of those that arrive.
+    pub(super) snapshots: Vec<SnapshotHead>,
+    pub(super) installing: Option<SnapshotHead>,
+    pub(super) outcomes: Vec<SnapshotOutcome>,
+    /// Where the log begins by the last manifest.
+    pub(super) log_base: LogIndex,
     newest_io: IoId,
     serial: u64,
 }
@@ -88,6 +94,10 @@ impl Lone {
             data,
             replies: BTreeMap::new(),
             appends: Vec::new(),
+            snapshots: Vec::new(),
+            installing: None,
+            outcomes: Vec::new(),
+            log_base: LogIndex::ZERO,
             sent: Vec::new(),
             refuse_connections: false,
             newest_io: IoId(0),
@@ -219,7 +229,31 @@ impl Lone {
                 commit_point: self.sql.apply(&change).unwrap().expect("a database"),
             }),
             Effect::EndReads { .. } | Effect::CutLog { .. } => None,
-            Effect::SaveManifest { .. } => Some(Input::ManifestSaved),
+            Effect::SaveManifest { base, .. } => {
+                self.log_base = base;
+                Some(Input::ManifestSaved)
+            }
+            Effect::SendSnapshot { head, .. } => {
+                self.snapshots.push(head);
+                None
+            }
+            Effect::InstallSnapshot { head } => {
+                self.installing = Some(head);
+                None
+            }
+            Effect::SnapshotEnded { outcome } => {
+                self.outcomes.push(outcome);
+                None
+            }
+            Effect::OpenDatabase {
+                id,
+                name,
+                page_size,
+            } => self.sql.open_database(id, &name, page_size).unwrap(),
+            Effect::Digest { request, .. } => {
+                self.replies.insert(request, Ok(Reply::Done));
+                None
+            }
             Effect::Backfill { database, ends } => {
                 let begun = self.sql.begin_backfill(database, &ends).unwrap();
                 let end = begun.map(|(end, mut backfill)| {
@@ -455,6 +489,12 @@ impl Lone {
         let (id, asked) = self.ask(session, Request::Sql(Work::Query { source, limit }));
         self.turn([asked]);
         id
+    }
+
+    /// Puts the files of an empty database into this node's directory.
+    pub(super) fn put_database(&mut self, name: &str) {
+        let page_one = ringlite_vfs::first_page(PageSize::DEFAULT);
+        ringlite_vfs::create_database_file(self.data.path(), name, &page_one).unwrap();
     }
 
     /// The names of all files of this node.

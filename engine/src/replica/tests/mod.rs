@@ -5,6 +5,7 @@ mod databases;
 mod lone;
 mod long_runs;
 mod members;
+mod snapshots;
 
 use bytes::Bytes;
 use ringlite_raft::{Entry, EntryKind, LogIndex, Message, Term};

@@ -30,6 +30,8 @@ fn manifest() -> Manifest {
             base,
             segment: 0x0401,
         },
+        owed: LogIndex(0x0205),
+        installs: true,
         configuration: Configuration::of_voters([0x0601, 0x0602].map(NodeId)).expect("two voters"),
         databases: vec![
             database(0x0501, "main", 4096, 0x0210, 0x0220),
@@ -124,7 +126,8 @@ fn what_no_manifest_says_is_refused_also_behind_a_right_checksum() {
         None,
         "configuration length"
     );
-    assert_eq!(check(|bytes| bytes[80] = 1), None, "zeros");
+    assert_eq!(check(|bytes| bytes[88] = 2), None, "neither yes nor no");
+    assert_eq!(check(|bytes| bytes[89] = 1), None, "zeros");
     assert_eq!(check(|bytes| bytes[FIRST - 4] = 9), None, "role");
     assert_eq!(check(|bytes| bytes[FIRST + 16] = 0), None, "target");
     assert_eq!(check(|bytes| bytes[FIRST + 28] = 0xff), None, "name length");
@@ -195,14 +198,17 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         },
     );
     let databases = prop::collection::vec(database, 0..40);
-    (any::<(u64, u64, u64)>(), 0..8u64, databases).prop_map(|(start, voters, databases)| {
-        let (index, term, segment) = start;
+    let fixed = any::<(u64, u64, u64, u64, bool)>();
+    (fixed, 0..8u64, databases).prop_map(|(fixed, voters, databases)| {
+        let (index, term, segment, owed, installs) = fixed;
         let base = LogBase {
             index: LogIndex(index),
             term: Term(term),
         };
         Manifest {
             log: LogStart { base, segment },
+            owed: LogIndex(owed),
+            installs,
             configuration: Configuration::of_voters((0..voters).map(NodeId)).expect("voters"),
             databases,
         }
@@ -238,5 +244,20 @@ proptest! {
             bytes[12..16].copy_from_slice(&length.to_le_bytes());
         }
         prop_assert_eq!(decode(&bytes), None);
+    }
+}
+
+/// What the fuzz target does, on bytes around those of a good manifest.
+#[test]
+fn a_damaged_manifest_with_a_right_checksum_is_understood_in_one_way_or_not_at_all() {
+    let good = encode(&stamp(1), &manifest());
+    for at in 0..good.len().min(400) {
+        for bit in 0..8 {
+            let mut bytes = good[..400].to_vec();
+            bytes[at] ^= 1 << bit;
+            for end in [HEADER_BYTES, 200, 400] {
+                fuzz(&bytes[..end]);
+            }
+        }
     }
 }

@@ -1,0 +1,15 @@
+//! Snapshots between nodes, on connections of their own: a leader dials the member that needs one.
+//!
+//! Files are read, and written, in slices on threads of the blocking pool, so that neither node
+//! holds more than a few slices in memory, and its core is busy with one at a time. A connection
+//! that breaks is dialled again, and the member then says how far it has got.
+
+mod frame;
+mod receive;
+mod send;
+
+pub(crate) use receive::{Arrivals, receive};
+pub(crate) use send::send;
+
+/// The shard that all snapshots are of, until a node has several.
+const SHARD: u32 = 0;

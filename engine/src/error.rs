@@ -20,6 +20,12 @@ pub enum Error {
         /// Who leads, where it is known.
         leader: Option<NodeAddress>,
     },
+    /// The node was removed from its cluster and serves no longer.
+    #[error(
+        "not leader: this node was removed from the cluster; ask one of its members, or start it \
+             with an empty data directory and --join to make it a new one"
+    )]
+    Removed,
     /// Leadership was lost after the commit had been handed to the log. The next leader may still
     /// commit it or not; only a look at the data tells.
     #[error("leadership lost: the outcome of this commit is unknown")]
@@ -77,7 +83,8 @@ impl Error {
     pub fn code(&self) -> i32 {
         match self {
             Self::Sqlite { code, .. } | Self::Misuse { code, .. } => *code,
-            Self::NotLeader { .. } => CODE_NOT_LEADER,
+            // Clients then look for the leader elsewhere.
+            Self::NotLeader { .. } | Self::Removed => CODE_NOT_LEADER,
             Self::OutcomeUnknown => CODE_LEADERSHIP_LOST,
             Self::NoDatabaseOpened => rusqlite::ffi::SQLITE_NOTFOUND,
             Self::DatabaseGone { .. } => rusqlite::ffi::SQLITE_CANTOPEN,

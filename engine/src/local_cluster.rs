@@ -199,8 +199,11 @@ impl Drop for LocalCluster {
 /// a node's port while the node is down, and then it could not come back.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// Free ports of the loopback interface, all different.
-fn free_addresses(count: usize) -> io::Result<Vec<String>> {
+/// Addresses of the loopback interface that nobody uses, all different.
+///
+/// # Errors
+/// If there are not as many.
+pub fn free_addresses(count: usize) -> io::Result<Vec<String>> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Processes that look at the same time begin at different places.
     let start = std::process::id().wrapping_mul(997);

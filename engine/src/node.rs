@@ -1,7 +1,6 @@
 //! A node: one process, or one embedded instance, with one data directory and one id.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
-use ringlite_raft::NodeId;
+use ringlite_raft::{MemberRole, NodeId};
 use ringlite_vfs::{Extension, PageSize, VfsOptions};
 
 use crate::backup::Backup;
@@ -18,15 +17,17 @@ use crate::commands::{self, BackupPiece, Command, Commands, Incoming};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::extensions::Extensions;
-use crate::net::peer::PeerLink;
+use crate::net::joining::{self, Introduction};
+use crate::net::peers::Peers;
 use crate::net::{Gateway, formation};
 use crate::readers::Readers;
+use crate::replica::member::{ADDRESS_BYTES_MAX, Member};
 use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{self, Config, Input, NodeAddress, Replica, Status};
 use crate::shard::{self, Shard};
 use crate::sql::workers::WorkerCores;
 use crate::sql::{self, RunLimits, Sql};
-use crate::storage::{self, DataDirectory, ManifestFile, StorageError};
+use crate::storage::{self, DataDirectory, Identity, ManifestFile, Owner, StorageError};
 use crate::wire::DatabaseEntry;
 
 /// Below glommio's default, which is above the usual limit of locked memory.
@@ -39,6 +40,8 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a port that is in use is waited for.
 const PORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to tell the leader what has changed about this node.
+const INTRODUCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Sessions of callers in this process; those of connections count from 1.
 const EMBEDDED_SESSION_BIT: u64 = 1 << 63;
 
@@ -63,6 +66,12 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Storage(Box<StorageError>),
+    /// The cluster does not take the node.
+    #[error("this node cannot join the cluster: {reason}")]
+    Join {
+        /// What the leader says.
+        reason: String,
+    },
     /// No executor with io_uring can be had.
     #[error(
         "cannot start an io_uring executor on core {core}: {reason}; it needs Linux 5.8 or newer, \
@@ -99,8 +108,16 @@ impl From<StorageError> for NodeError {
 pub struct NodeBuilder {
     data: PathBuf,
     listen: Option<String>,
-    id: u64,
+    address: Option<String>,
+    id: Option<u64>,
     members: Vec<NodeAddress>,
+    seeds: Vec<String>,
+    failure_domain: Option<u64>,
+    weight: Option<u64>,
+    voters: Option<usize>,
+    standbys: Option<usize>,
+    voter_gone_after: Duration,
+    timeouts: Timeouts,
     core: Option<usize>,
     segment_bytes: u64,
     transaction_bytes: u64,
@@ -113,6 +130,13 @@ pub struct NodeBuilder {
     snapshot_time: Duration,
 }
 
+/// The timeouts of consensus, in whole ticks.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    heartbeat: Duration,
+    election: Duration,
+}
+
 impl NodeBuilder {
     /// Where to listen for clients and the other nodes, `HOST:PORT`. Without it a node is reached
     /// only from its own process.
@@ -122,10 +146,18 @@ impl NodeBuilder {
         self
     }
 
-    /// The node's id in its cluster; 1 unless told.
+    /// Where clients and the other nodes reach it, `HOST:PORT`, if that is not where it listens.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// The node's id in its cluster, which no other node may ever have had. Unless told it is 1, or
+    /// what the leader chooses for a node that joins.
     #[must_use]
     pub fn id(mut self, id: u64) -> Self {
-        self.id = id;
+        self.id = Some(id);
         self
     }
 
@@ -140,6 +172,63 @@ impl NodeBuilder {
                 address,
             })
             .collect();
+        self
+    }
+
+    /// Makes the node a member of the running cluster that these nodes, any of its members, belong
+    /// to. Once it has joined, its data directory knows the cluster, and this is not needed any more.
+    #[must_use]
+    pub fn join(mut self, addresses: impl IntoIterator<Item = String>) -> Self {
+        self.seeds = addresses.into_iter().collect();
+        self
+    }
+
+    /// A number that it shares with the nodes that can fail together with it; 0 unless told. Voters
+    /// are spread over failure domains.
+    #[must_use]
+    pub fn failure_domain(mut self, failure_domain: u64) -> Self {
+        self.failure_domain = Some(failure_domain);
+        self
+    }
+
+    /// Among equals the node with the lower weight becomes a voter; 0 unless told.
+    #[must_use]
+    pub fn weight(mut self, weight: u64) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// How many voters this node keeps while it leads; 3 unless told, or as many as the cluster began
+    /// with. The same on all nodes.
+    #[must_use]
+    pub fn voters(mut self, voters: usize) -> Self {
+        self.voters = Some(voters);
+        self
+    }
+
+    /// How many standbys it keeps, which have all data and take the place of voters; 3 unless told.
+    #[must_use]
+    pub fn standbys(mut self, standbys: usize) -> Self {
+        self.standbys = Some(standbys);
+        self
+    }
+
+    /// How long a voter may be silent before a standby takes its place; 60 s unless told.
+    #[must_use]
+    pub fn voter_gone_after(mut self, limit: Duration) -> Self {
+        self.voter_gone_after = limit;
+        self
+    }
+
+    /// How often a leader gives a sign of life, and after how long a silence another one is elected,
+    /// at the earliest; at the latest after twice as long. 50 and 250 ms unless told; whole ticks of
+    /// 10 ms. Each is the same on all nodes.
+    #[must_use]
+    pub fn timeouts(mut self, heartbeat: Duration, election: Duration) -> Self {
+        self.timeouts = Timeouts {
+            heartbeat,
+            election,
+        };
         self
     }
 
@@ -234,12 +323,18 @@ impl NodeBuilder {
     /// # Errors
     /// If the settings, the address or the data directory cannot be used.
     pub fn start(mut self) -> std::result::Result<Node, NodeError> {
-        let id = NodeId(self.id);
-        if id.0 == 0 {
-            return Err(NodeError::Settings {
-                what: "a node's id is a number from 1".into(),
-            });
+        if self.id == Some(0) {
+            return Err(settings("a node's id is a number from 1"));
         }
+        if !self.seeds.is_empty() && !self.members.is_empty() {
+            return Err(settings(
+                "a node either joins a cluster or starts one: leave out --join or --cluster",
+            ));
+        }
+        if self.voters == Some(0) {
+            return Err(settings("a cluster has at least one voter"));
+        }
+        self.timeouts.check()?;
         if self.segment_bytes < SEGMENT_BYTES_MIN
             || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN)
         {
@@ -252,30 +347,47 @@ impl NodeBuilder {
         }
         self.check_members()?;
         let vacuum_directory = self.vacuum_directory()?;
-        let extensions = Extensions::read(std::mem::take(&mut self.extensions))
-            .map_err(|what| NodeError::Settings { what })?;
-        let own_address = self.own_address(id)?;
+        let extensions =
+            Extensions::read(std::mem::take(&mut self.extensions)).map_err(settings)?;
+        let own_address = self.own_address()?;
         let listener = self.listen.as_deref().map(bind).transpose()?;
-        if self.members.is_empty() {
-            self.members = vec![NodeAddress {
-                id,
-                address: own_address,
-            }];
-        }
-        let mut directory = DataDirectory::open(&self.data, id, &self.members, self.segment_bytes)?;
+        let joins = !self.seeds.is_empty();
+        let owner = Owner {
+            node: self.node_id(),
+            cluster: &self.members,
+            alone_at: (!joins).then_some(own_address.as_str()),
+        };
+        let mut directory = DataDirectory::open(&self.data, &owner, self.segment_bytes)?;
         directory.set_extensions(extensions.digest);
+        let identity = directory.identity();
+        if identity.joins && identity.cluster.is_none() && !joins {
+            return Err(settings(
+                "the data directory is of a node that has still to join a cluster: name one of its \
+                 nodes with --join HOST:PORT",
+            ));
+        }
+        // A cluster of one serves at once, unless others have joined since it began.
+        let alone = !identity.joins && identity.members.len() == 1;
         let core = match self.core {
             Some(core) => core,
-            None => default_core(id),
+            None => default_core(identity),
         };
         let (commands, incoming) = commands::channel();
         let (started, has_started) = flume::bounded(1);
-        let alone = self.members.len() == 1;
         let worker_cores = WorkerCores::beside(core);
         let cores = worker_cores.clone();
         let readers = Arc::new(Readers::new(self.limits, self.snapshot_time, cores));
         let setup = ShardSetup {
-            members: self.members,
+            introduction: Introduction {
+                address: own_address,
+                failure_domain: self.failure_domain,
+                weight: self.weight,
+            },
+            seeds: self.seeds,
+            voters: self.voters,
+            standbys: self.standbys,
+            voter_gone_after: self.voter_gone_after,
+            timeouts: self.timeouts,
             transaction_bytes: self.transaction_bytes,
             wal_bytes: self.wal_bytes,
             log_window_bytes: self.log_window_bytes,
@@ -307,7 +419,10 @@ impl NodeBuilder {
             if has_started.recv().is_err() {
                 return Err(node.wait().err().unwrap_or_else(stopped));
             }
-            if let Err(error) = node.wait_for_leader(Duration::from_secs(10)) {
+            let is_alone = |status: &Status| status.members.len() == 1;
+            if node.status().as_ref().is_some_and(is_alone)
+                && let Err(error) = node.wait_for_leader(Duration::from_secs(10))
+            {
                 // It has stopped, and tells why.
                 if node.commands.is_closed() {
                     return Err(node.wait().err().unwrap_or_else(stopped));
@@ -349,21 +464,70 @@ impl NodeBuilder {
         Ok(())
     }
 
-    /// The address by which clients and other nodes know this one.
-    fn own_address(&self, id: NodeId) -> std::result::Result<String, NodeError> {
-        if self.members.is_empty() {
-            return Ok(self.listen.clone().unwrap_or_default());
-        }
-        match self.members.iter().find(|member| member.id == id) {
-            Some(_) if self.listen.is_none() => Err(NodeError::Settings {
-                what: "a member of a cluster needs an address to listen on".into(),
-            }),
-            Some(member) => Ok(member.address.clone()),
-            None => Err(NodeError::Settings {
-                what: format!("node {} is not in the list of members", id.0),
-            }),
-        }
+    /// The id that the node was told to have.
+    fn node_id(&self) -> Option<NodeId> {
+        // In a list of members one is 1, unless told otherwise.
+        let default = (!self.members.is_empty()).then_some(1);
+        self.id.or(default).map(NodeId)
     }
+
+    /// The address by which clients and other nodes know this one; empty if it is to stay what it is.
+    fn own_address(&self) -> std::result::Result<String, NodeError> {
+        let is_alone = self.members.is_empty() && self.seeds.is_empty();
+        if self.listen.is_none() && !is_alone {
+            return Err(settings(
+                "a member of a cluster needs an address to listen on",
+            ));
+        }
+        let id = self.node_id();
+        let listed = self.members.iter().find(|member| Some(member.id) == id);
+        if listed.is_none()
+            && !self.members.is_empty()
+            && let Some(id) = id
+        {
+            return Err(settings(format!(
+                "node {} is not in the list of members",
+                id.0
+            )));
+        }
+        let listed = listed.map(|member| &member.address);
+        let address = self.address.as_ref().or(listed).or(self.listen.as_ref());
+        let address = address.cloned().unwrap_or_default();
+        if address.len() > ADDRESS_BYTES_MAX {
+            return Err(settings(format!(
+                "the address of a node has at most {ADDRESS_BYTES_MAX} bytes"
+            )));
+        }
+        Ok(address)
+    }
+}
+
+impl Timeouts {
+    fn check(self) -> std::result::Result<(), NodeError> {
+        let are_ticks = [self.heartbeat, self.election]
+            .iter()
+            .all(|time| time.as_millis() >= 10 && time.as_millis() % 10 == 0);
+        if are_ticks && self.heartbeat < self.election {
+            return Ok(());
+        }
+        Err(settings(format!(
+            "a heartbeat every {} ms and an election after {} ms do not go together: both are multiples \
+             of 10 ms, and the election timeout is longer",
+            self.heartbeat.as_millis(),
+            self.election.as_millis()
+        )))
+    }
+
+    fn apply(self, config: &mut ringlite_raft::Config) {
+        let ticks = |time| u32::try_from(shard::ticks(time)).unwrap_or(u32::MAX / 4);
+        config.heartbeat_ticks = ticks(self.heartbeat);
+        config.election_timeout_ticks_min = ticks(self.election);
+        config.election_timeout_ticks_max = 2 * ticks(self.election);
+    }
+}
+
+fn settings(what: impl Into<String>) -> NodeError {
+    NodeError::Settings { what: what.into() }
 }
 
 /// Listens on `address`.
@@ -398,14 +562,19 @@ fn stopped() -> NodeError {
 }
 
 /// The core for a node that was not told: several nodes on one machine get different ones.
-fn default_core(id: NodeId) -> usize {
+fn default_core(identity: &Identity) -> usize {
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
         return 0;
     };
     let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
         .filter(|core| allowed.is_set(*core))
         .collect();
-    let turn = (id.0.saturating_sub(1) as usize) % cores.len().max(1);
+    // A node that has still to join has no id.
+    let number = match identity.node {
+        0 => identity.incarnation,
+        node => node - 1,
+    };
+    let turn = (number % cores.len().max(1) as u64) as usize;
     cores.get(turn).copied().unwrap_or(0)
 }
 
@@ -423,8 +592,19 @@ impl Node {
         NodeBuilder {
             data: data.as_ref().to_owned(),
             listen: None,
-            id: 1,
+            address: None,
+            id: None,
             members: Vec::new(),
+            seeds: Vec::new(),
+            failure_domain: None,
+            weight: None,
+            voters: None,
+            standbys: None,
+            voter_gone_after: Duration::from_secs(60),
+            timeouts: Timeouts {
+                heartbeat: Duration::from_millis(50),
+                election: Duration::from_millis(250),
+            },
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
@@ -587,7 +767,13 @@ impl Drop for Node {
 
 /// What a shard is made with.
 struct ShardSetup {
-    members: Vec<NodeAddress>,
+    introduction: Introduction,
+    /// Where to ask for a place in the cluster.
+    seeds: Vec<String>,
+    voters: Option<usize>,
+    standbys: Option<usize>,
+    voter_gone_after: Duration,
+    timeouts: Timeouts,
     transaction_bytes: u64,
     wal_bytes: u64,
     log_window_bytes: u64,
@@ -668,6 +854,7 @@ async fn run(
                 Command::Stop => break,
             }
         }
+        shard.hand_over_leadership().await;
         shard.flush(FLUSH_TIMEOUT).await;
         Ok(())
     };
@@ -704,26 +891,26 @@ async fn start_shard(
     setup: &ShardSetup,
     gateway: &Gateway,
 ) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
-    let members = &setup.members;
     if directory.identity().cluster.is_none() {
-        let formed = formation::form(&gateway.identity, members)
-            .await
-            .map_err(|error| NodeError::Settings {
-                what: error.to_string(),
+        let formed = if directory.identity().joins {
+            let identity = directory.identity().clone();
+            let joined = joining::join(&identity, &setup.introduction, &setup.seeds);
+            let joined = joined.await.map_err(|error| NodeError::Join {
+                reason: error.to_string(),
             })?;
+            tracing::info!("joined the cluster as node {}", joined.node);
+            joined
+        } else {
+            formation::form(&gateway.identity)
+                .await
+                .map_err(|error| settings(error.to_string()))?
+        };
         directory.form(formed.clone())?;
         gateway.identity.replace(formed);
     }
-    let identity = Rc::new(directory.identity().clone());
-    let node = NodeId(identity.node);
-    let recovered = directory.recover(members.len() == 1)?;
-    let voters = members.iter().map(|member| member.id).collect();
-    let raft =
-        ringlite_raft::Config::new(node, voters, seed(&identity, recovered.hard_state.sequence));
-    let mut config = Config::new(raft, members.clone());
-    config.snapshot_ticks = shard::ticks(setup.snapshot_time);
-    config.set_wal_bytes(setup.wal_bytes);
-    config.log_window_bytes = setup.log_window_bytes;
+    let identity = directory.identity().clone();
+    let recovered = directory.recover(identity.joins || identity.members.len() == 1)?;
+    let config = replica_config(&identity, setup, recovered.hard_state.sequence)?;
     let replica = Replica::new(
         config,
         ringlite_raft::HardState {
@@ -733,9 +920,7 @@ async fn start_shard(
         recovered.restored_log()?,
         &recovered.databases()?,
     )
-    .map_err(|error| NodeError::Settings {
-        what: format!("the data directory does not fit: {error}"),
-    })?;
+    .map_err(|error| settings(format!("the data directory does not fit: {error}")))?;
     let mut options = VfsOptions::new(directory.databases(), directory.temporary());
     options.transaction_bytes_max = setup.transaction_bytes;
     options.extensions.clone_from(&setup.extensions);
@@ -747,11 +932,7 @@ async fn start_shard(
     }
     sql.set_limits(setup.limits);
     let (writer, log) = storage::start(&directory, &recovered).await?;
-    let peers: HashMap<_, _> = members
-        .iter()
-        .filter(|member| member.id != node)
-        .map(|member| (member.id, PeerLink::new(member.clone())))
-        .collect();
+    let peers = Peers::new(identity, setup.introduction.address.clone());
     let (manifest, _) = ManifestFile::open(&directory).await?;
     let shard = Shard::new(
         replica,
@@ -761,11 +942,10 @@ async fn start_shard(
             log,
             manifest,
         },
-        peers.clone(),
+        peers,
         Arc::clone(&setup.readers),
         &setup.worker_cores,
         shard::Snapshots::new(
-            Rc::clone(&identity),
             storage::StagingArea::of(&directory),
             setup.snapshot_bytes_per_second,
         ),
@@ -777,10 +957,71 @@ async fn start_shard(
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));
-    for peer in peers.into_values() {
-        glommio::spawn_local(peer.run(Rc::clone(&identity))).detach();
-    }
+    let introducing = introduce_changes(Rc::clone(&shard), setup.introduction.clone());
+    glommio::spawn_local(introducing).detach();
     Ok((shard, directory))
+}
+
+/// What the replica is told.
+fn replica_config(
+    identity: &Identity,
+    setup: &ShardSetup,
+    sequence: u64,
+) -> std::result::Result<Config, NodeError> {
+    let mut raft =
+        ringlite_raft::Config::new(NodeId(identity.node), Vec::new(), seed(identity, sequence));
+    if !identity.joins {
+        let founders = identity.members.iter().map(founder).collect();
+        raft.bootstrap = ringlite_raft::Configuration::new(founders)
+            .map_err(|error| settings(format!("the members do not make a cluster: {error}")))?;
+    }
+    setup.timeouts.apply(&mut raft);
+    let known = identity.members.iter().map(|member| NodeAddress {
+        id: NodeId(member.id),
+        address: member.address.clone(),
+    });
+    let mut config = Config::new(raft, known.collect());
+    config.snapshot_ticks = shard::ticks(setup.snapshot_time);
+    config.set_wal_bytes(setup.wal_bytes);
+    config.log_window_bytes = setup.log_window_bytes;
+    config.roles.voters = setup.voters.unwrap_or(config.roles.voters);
+    config.roles.standbys = setup.standbys.unwrap_or(config.roles.standbys);
+    config.voter_gone_ticks = shard::ticks(setup.voter_gone_after);
+    Ok(config)
+}
+
+/// A member that was there when its cluster began.
+fn founder(member: &storage::Member) -> ringlite_raft::Member {
+    let founder = Member {
+        id: NodeId(member.id),
+        role: MemberRole::Voter,
+        address: member.address.clone(),
+        incarnation: member.incarnation,
+        failure_domain: 0,
+        weight: 0,
+    };
+    ringlite_raft::Member {
+        id: founder.id,
+        role: founder.role,
+        context: founder.context(),
+    }
+}
+
+/// Tells the leader, until it knows, if this node was started with another address, failure domain
+/// or weight than the configuration has.
+async fn introduce_changes(shard: Rc<Shard>, introduction: Introduction) {
+    loop {
+        let known = shard.own_member();
+        if known.is_some_and(|known| introduction.agrees_with(&known)) {
+            return;
+        }
+        if shard.own_member().is_some()
+            && let Err(error) = shard.introduce(&introduction).await
+        {
+            tracing::debug!("the leader was not told of this node's settings: {error}");
+        }
+        glommio::timer::sleep(INTRODUCE_AGAIN_AFTER).await;
+    }
 }
 
 /// The seed of the election timeouts: another one for each node and each start.

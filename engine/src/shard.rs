@@ -17,9 +17,13 @@ use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
+use crate::client::ClientError;
 use crate::error::{Error, Result};
-use crate::net::peer::PeerLink;
+use crate::net::handshake::Hello;
+use crate::net::joining::{self, Introduction};
+use crate::net::peers::{Incoming, Peers};
 use crate::readers::Readers;
+use crate::replica::member::Member;
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
@@ -27,7 +31,7 @@ use crate::replica::{Effect, Input, Replica, Status};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
-use crate::storage::{Log, LogStart, LogWriter, ManifestFile, WriteDone};
+use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
 pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
 
@@ -40,6 +44,11 @@ const QUIET_TICKS: u32 = 5;
 /// How many ticks a time is, at least one.
 pub(crate) fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / TICK.as_millis()).map_or(u64::MAX, |ticks| ticks.max(1))
+}
+
+/// How long so many ticks are, in ms.
+pub(crate) fn milliseconds(ticks: u64) -> u64 {
+    ticks.saturating_mul(TICK.as_millis() as u64)
 }
 
 /// Receives the answer to one request.
@@ -123,7 +132,7 @@ pub(crate) struct Shard {
     manifest: RefCell<Option<ManifestFile>>,
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
-    peers: HashMap<NodeId, Rc<PeerLink>>,
+    peers: Peers,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
     persisted: Cell<IoId>,
@@ -154,7 +163,7 @@ impl Shard {
         replica: Replica,
         sql: Sql,
         disk: Disk,
-        peers: HashMap<NodeId, Rc<PeerLink>>,
+        peers: Peers,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
         snapshots: Snapshots,
@@ -189,8 +198,11 @@ impl Shard {
         }))
     }
 
-    /// Opens the databases that the manifest names, before anything else happens.
+    /// Opens the databases that the manifest names and dials the members, before anything else happens.
     pub(crate) fn open_databases(self: &Rc<Self>) {
+        for link in self.peers.links() {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
         self.perform_effects();
     }
 
@@ -230,10 +242,75 @@ impl Shard {
         });
     }
 
+    /// The other nodes.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// This node as the configuration has it; `None` if it is no member.
+    pub(crate) fn own_member(&self) -> Option<Member> {
+        self.replica.borrow().own_member()
+    }
+
+    /// Tells the leader, whichever node that is, what has changed about this node.
+    pub(crate) async fn introduce(
+        &self,
+        introduction: &Introduction,
+    ) -> std::result::Result<(), ClientError> {
+        let members = self.replica.borrow().members();
+        let nodes: Vec<String> = members.into_iter().map(|member| member.address).collect();
+        let identity = self.peers.identity();
+        joining::introduce(identity, introduction, &nodes).await?;
+        Ok(())
+    }
+
+    /// The members changed.
+    fn set_members(self: &Rc<Self>, members: &[Member]) {
+        let described = members
+            .iter()
+            .map(|member| format!("{} ({})", member.node_address(), member.role));
+        tracing::info!(
+            "the members are {}",
+            described.collect::<Vec<_>>().join(", ")
+        );
+        let members: Vec<_> = members.iter().map(storage::Member::from).collect();
+        for link in self.peers.set(&members) {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
+    }
+
+    /// Hands leadership over, if this node has it and somebody can take it, and waits for the end of
+    /// that.
+    pub(crate) async fn hand_over_leadership(&self) {
+        // No turn is under way while a task runs.
+        self.replica.borrow_mut().step(Input::HandOver);
+        self.inbox.filled.raise();
+        while self.replica.borrow().is_handing_over() && self.halted.borrow().is_none() {
+            glommio::timer::sleep(TICK / 10).await;
+        }
+    }
+
+    /// A peer that is welcome has dialled.
+    pub(crate) fn accept_peer(self: &Rc<Self>, asks: &Hello) -> Rc<Incoming> {
+        let (incoming, new) = self.peers.accept(asks);
+        if let Some(link) = new {
+            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+        }
+        incoming
+    }
+
     async fn tick_for_ever(self: Rc<Self>) {
         let mut given = Instant::now();
         let mut before = None;
+        let mut is_removed = false;
         loop {
+            if !is_removed && self.replica.borrow().is_removed() {
+                is_removed = true;
+                tracing::warn!(
+                    "this node was removed from the cluster: it serves nobody any more and can be \
+                     stopped; to bring it back, start it with an empty data directory and --join"
+                );
+            }
             // What a follower lacks is told to it with the next tick, so that one tick without
             // any change has to pass first.
             let status = self.replica.borrow().status();
@@ -445,9 +522,7 @@ impl Shard {
         while self.replica.borrow_mut().end_turn() {
             self.perform_effects();
         }
-        for peer in self.peers.values() {
-            peer.flush();
-        }
+        self.peers.flush_all();
         self.writer.flush();
         self.publish();
     }
@@ -571,6 +646,7 @@ impl Shard {
             Effect::Backfill { database, ends } => self.backfill(database, &ends),
             Effect::EndReads { database } => self.readers.end_reads(database),
             Effect::CutLog { up_to } => self.cut_log(up_to),
+            Effect::SetMembers { members } => self.set_members(&members),
             Effect::SendSnapshot { to, head } => self.send_snapshot(to, head),
             Effect::InstallSnapshot { head } => self.replace_by_snapshot(head),
             Effect::SnapshotEnded { outcome } => self.snapshots.end(outcome),
@@ -596,11 +672,7 @@ impl Shard {
             Some(io) if io > self.persisted.get() => {
                 self.unsent.borrow_mut().push_back((io, to, message));
             }
-            _ => {
-                if let Some(peer) = self.peers.get(&to) {
-                    peer.send(&message);
-                }
-            }
+            _ => self.peers.send(to, &message),
         }
     }
 
@@ -612,11 +684,9 @@ impl Shard {
         while let Some((after, ..)) = unsent.front()
             && *after <= io
         {
-            if let Some((_, to, message)) = unsent.pop_front()
-                && let Some(peer) = self.peers.get(&to)
-            {
-                peer.send(&message);
-                peer.flush();
+            if let Some((_, to, message)) = unsent.pop_front() {
+                self.peers.send(to, &message);
+                self.peers.flush(to);
             }
         }
         drop(unsent);

@@ -11,7 +11,7 @@ use ringlite::{
     Column, ColumnKind, RowBatch, Value,
     wire::{
         BODY_BYTES_MAX, ClusterFormat, DatabaseEntry, DumpFile, FRAME_HEADER_BYTES, FrameHeader,
-        Request, Response, Role, ServerEntry, decode_servers,
+        MemberEntry, Request, Response, Role, ServerEntry, decode_servers,
     },
 };
 
@@ -149,6 +149,13 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|id| Request::Transfer { id }),
         Just(Request::Describe),
         any::<u64>().prop_map(|weight| Request::Weight { weight }),
+        (any::<[u64; 4]>(), text()).prop_map(|(numbers, address)| Request::Join {
+            id: numbers[0],
+            incarnation: numbers[1],
+            failure_domain: numbers[2],
+            weight: numbers[3],
+            address,
+        }),
         (any::<[u64; 3]>(), text(), text()).prop_map(|(numbers, database, sql)| Request::Read {
             level: numbers[0],
             index_min: numbers[1],
@@ -197,6 +204,14 @@ fn batch() -> impl Strategy<Value = RowBatch> {
             rows,
             complete,
         })
+    })
+}
+
+fn member_entry() -> impl Strategy<Value = MemberEntry> {
+    (any::<[u64; 2]>(), text()).prop_map(|([id, incarnation], address)| MemberEntry {
+        id,
+        incarnation,
+        address,
     })
 }
 
@@ -279,6 +294,13 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         vec(any::<u8>(), 0..100).prop_map(|bytes| Response::BackupChunk { bytes }),
         vec(database_entry(), 0..5).prop_map(Response::Databases),
+        (any::<u128>(), any::<u64>(), vec(member_entry(), 0..5)).prop_map(
+            |(cluster, id, members)| Response::Joined {
+                cluster,
+                id,
+                members,
+            }
+        ),
     ]
 }
 

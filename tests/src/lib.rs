@@ -8,6 +8,7 @@ pub mod generator;
 pub mod history;
 pub mod lone_node;
 pub mod netns;
+pub mod nodes;
 pub mod oracle;
 pub mod process;
 pub mod raw;

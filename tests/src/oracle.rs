@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringlite::{Client, ClientError, ClientOptions, Value};
 
@@ -25,6 +25,8 @@ pub struct Oracle {
     acknowledged: BTreeSet<RowKey>,
     unknown: BTreeSet<RowKey>,
     writers: i64,
+    /// When rows were acknowledged; in order, once the writers have ended.
+    acknowledged_at: Vec<Instant>,
     /// What writers were told that they should not be told.
     errors: Vec<String>,
 }
@@ -73,14 +75,37 @@ impl Oracle {
         for one in written {
             self.acknowledged.extend(one.acknowledged);
             self.unknown.extend(one.unknown);
+            self.acknowledged_at.extend(one.acknowledged_at);
             self.errors.extend(one.errors);
         }
+        self.acknowledged_at.sort_unstable();
         result
     }
 
     /// How many rows were acknowledged.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.len()
+    }
+
+    /// How many rows have an unknown outcome.
+    pub fn unknown(&self) -> usize {
+        self.unknown.len()
+    }
+
+    /// The longest time without an acknowledgement that ends between `from` and `to`.
+    ///
+    /// # Panics
+    /// If there was none from `from` on.
+    pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+        let mut before = from;
+        let mut longest = None;
+        for &at in &self.acknowledged_at {
+            if at > from && before < to {
+                longest = longest.max(Some(at - before));
+                before = at;
+            }
+        }
+        longest.expect("something was acknowledged")
     }
 
     /// Checks what `found` says against what is known.
@@ -148,6 +173,7 @@ fn write(addresses: &[String], writer: i64, pause: Duration, stop: &AtomicBool) 
         match connected.execute("INSERT INTO entries VALUES (?, ?, ?)", &row) {
             Ok(executed) => {
                 assert_eq!(executed.changes, 1);
+                own.acknowledged_at.push(Instant::now());
                 own.acknowledged.insert((writer, number));
                 number += 1;
                 thread::sleep(pause);

@@ -9,7 +9,7 @@ use ringlite::wire::{FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request,
 
 const SILENCE: Duration = Duration::from_secs(5);
 /// The bytes of the first word between nodes.
-const HELLO_BYTES: usize = 96;
+const HELLO_BYTES: usize = 352;
 
 /// What a node did with what it was sent.
 #[derive(Clone, Debug, PartialEq)]

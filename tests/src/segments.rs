@@ -78,7 +78,11 @@ pub fn segments(data: &Path) -> Vec<PathBuf> {
 pub fn records(data: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for path in segments(data) {
-        let bytes = std::fs::read(&path).expect("a segment can be read");
+        let bytes = match std::fs::read(&path) {
+            // A running node has cut its log meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            bytes => bytes.expect("a segment can be read"),
+        };
         for (block, offset) in bytes
             .chunks_exact(BLOCK_BYTES)
             .zip((0..).step_by(BLOCK_BYTES))

@@ -183,7 +183,7 @@ fn settings_that_make_no_sense_are_refused() {
 #[test]
 fn arguments_that_cannot_be_read_are_told_with_a_hint() {
     for (arguments, words) in [
-        (&[][..], "--data"),
+        (&[][..], "<DIR>"),
         (&["--data", "d", "--id", "one"], "--id"),
         (&["--data", "d", "--cluster", "1=h:1,two"], "ID=HOST:PORT"),
         (&["--data", "d", "--cluster", "x=h:1"], "number from 1"),

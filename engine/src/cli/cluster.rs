@@ -1,13 +1,15 @@
-//! `ringlite cluster`: what one node says about itself and its copies; databases made and dropped.
+//! `ringlite cluster`: what one node says about the cluster and its copies; members changed;
+//! databases made and dropped.
 
 use std::io::{self, IsTerminal as _, Write};
 
+use super::members::{self, Change, RoleArgument};
 use super::output::{Format, print_json, print_object_table, print_table};
 use super::split_addresses;
 use crate::client::{Client, ClientError, ClientOptions, DatabaseDigest};
 use crate::wire::DatabaseEntry;
 
-/// Ask a node about itself, and create and drop databases
+/// Look at a cluster and change its members; create and drop databases
 ///
 /// Questions are answered by the node that is named, whether it leads or not. On a terminal the
 /// answer is a table, otherwise JSON. What changes something goes to the leader, which is found
@@ -61,11 +63,42 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// The state of the node
+    /// The state of the node, and of all members
     Status {
         /// Print JSON on a terminal too
         #[arg(long)]
         json: bool,
+    },
+    /// Make a place for a node that will join. (A node that is started with --join makes its own)
+    Add {
+        /// Where the node will be reached
+        #[arg(value_name = "HOST:PORT")]
+        address: String,
+        /// The id that it will have [default: the leader chooses]
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        id: u64,
+    },
+    /// Give a member a role. The leader keeps the numbers of voters and standbys: if there are too
+    /// many, another one steps back
+    Assign {
+        /// Its id or address
+        #[arg(value_name = "MEMBER")]
+        member: String,
+        /// Its role
+        #[arg(value_enum)]
+        role: RoleArgument,
+    },
+    /// Remove a member for ever; its node stops serving
+    Remove {
+        /// Its id or address
+        #[arg(value_name = "MEMBER")]
+        member: String,
+    },
+    /// Hand leadership over to another voter
+    Transfer {
+        /// Its id or address [default: the one with the most of the log]
+        #[arg(value_name = "MEMBER")]
+        to: Option<String>,
     },
 }
 
@@ -75,6 +108,14 @@ pub(crate) enum ClusterError {
     /// The node does not answer, or not with what was asked for.
     #[error("{0}")]
     Client(#[from] ClientError),
+    /// No member has this id or address.
+    #[error("no member has the id or address {name:?}; the members are {members}")]
+    NoMember {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        members: String,
+    },
     /// A person has said no.
     #[error("{0:?} was not dropped")]
     NotConfirmed(String),
@@ -119,7 +160,30 @@ pub(crate) fn run(args: ClusterArgs) -> Result<(), ClusterError> {
             ),
             json,
         ),
-        ClusterCommand::Status { json } => (Client::connect_to(&address)?.status()?, json),
+        ClusterCommand::Status { json } => {
+            let status = members::status(&address)?;
+            let mut out = io::stdout().lock();
+            return printed(members::print_status(&mut out, &status, format(json)));
+        }
+        ClusterCommand::Add {
+            address: of_node,
+            id,
+        } => {
+            let change = Change::Add {
+                address: of_node,
+                id,
+            };
+            return members::change(&address, &change);
+        }
+        ClusterCommand::Assign { member, role } => {
+            return members::change(&address, &Change::Assign { member, role });
+        }
+        ClusterCommand::Remove { member } => {
+            return members::change(&address, &Change::Remove { member });
+        }
+        ClusterCommand::Transfer { to } => {
+            return members::change(&address, &Change::Transfer { to });
+        }
     };
     printed(print(&mut io::stdout().lock(), &answer, format(json)))
 }

@@ -4,6 +4,7 @@ mod backup;
 mod cluster;
 mod demo;
 mod inspect;
+mod members;
 mod output;
 mod progress;
 mod recover;
@@ -25,11 +26,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node: alone, or as a member of a fixed cluster
-    Serve(serve::ServeArgs),
+    /// Run a node: alone, as a member of a fixed cluster, or joining a running one
+    Serve(Box<serve::ServeArgs>),
     /// Type SQL at a cluster, or run it from an argument or a file
     Shell(shell::ShellArgs),
-    /// Look at a cluster and its databases; create and drop databases
+    /// Look at a cluster and change its members; create and drop databases
     Cluster(cluster::ClusterArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
@@ -52,7 +53,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let result = match arguments.command {
-        Command::Serve(args) => serve::run(args).map_err(Into::into),
+        Command::Serve(args) => serve::run(*args).map_err(Into::into),
         Command::Shell(args) => shell::run(args).map_err(Into::into),
         Command::Cluster(args) => cluster::run(args).map_err(Into::into),
         Command::Backup(args) => backup::run_backup(&args).map_err(Into::into),

@@ -15,19 +15,65 @@ use crate::node::{Node, NodeError};
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Where the node keeps its data; made if it is missing
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "data",
+        conflicts_with = "data"
+    )]
+    directory: Option<PathBuf>,
+    /// The same
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// Where clients and the other nodes reach it; in a cluster, its address in --cluster is the
     /// default
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Its number in the cluster, from 1
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    id: u64,
-    /// All members, this one included: 1=HOST:PORT,2=HOST:PORT,... Without it the node is a
-    /// cluster of its own. All members must be there at the first start
+    /// Where they reach it if that is not where it listens
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Its number in the cluster, from 1, which no other node may ever have had [default: 1, or what
+    /// the leader chooses when it joins]
+    #[arg(long, value_name = "N")]
+    id: Option<u64>,
+    /// All members, this one included: 1=HOST:PORT,2=HOST:PORT,... All of them must be there at the
+    /// first start. Without it and without --join a new node is a cluster of its own, which others
+    /// can join
     #[arg(long, value_name = "MEMBERS", value_delimiter = ',')]
     cluster: Vec<Member>,
+    /// Become a member of the running cluster that these nodes belong to. If a member of this
+    /// node's address is gone, the new one takes its place
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        conflicts_with = "cluster"
+    )]
+    join: Vec<String>,
+    /// How many voters this node keeps while it leads; give all nodes the same [default: 3, or as
+    /// many as the cluster began with]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    voters: Option<u16>,
+    /// How many standbys it keeps: they have all data, and take the place of voters
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    standbys: u16,
+    /// How long a voter may be silent before a standby takes its place, in ms
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    voter_gone_after: u64,
+    /// A number that it shares with the nodes that can fail together with it; voters are spread over
+    /// these [default: what the cluster knows, or 0]
+    #[arg(long, value_name = "N")]
+    failure_domain: Option<u64>,
+    /// Among equals the node with the lower weight becomes a voter [default: what the cluster knows,
+    /// or 0]
+    #[arg(long, value_name = "N")]
+    weight: Option<u64>,
+    /// How often a leader gives a sign of life, in ms: a multiple of 10; give all nodes the same
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    heartbeat: u64,
+    /// After how long a silence of the leader another one is elected, in ms, at the earliest; at the
+    /// latest after twice as long. A multiple of 10; give all nodes the same
+    #[arg(long, value_name = "MS", default_value_t = 250)]
+    election: u64,
     /// The core it is pinned to [default: spread by id over the allowed cores]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
@@ -100,14 +146,20 @@ impl FromStr for Member {
 
 /// Runs a node until it is told to stop or cannot go on.
 pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
+    let id = args.id.unwrap_or(1);
     let in_cluster = args
         .cluster
         .iter()
-        .find(|member| member.id == args.id)
+        .find(|member| member.id == id)
         .map(|member| member.address.clone());
     let Some(listen) = args.listen.or(in_cluster) else {
         return Err(NodeError::Settings {
             what: "say where to listen: --listen HOST:PORT".into(),
+        });
+    };
+    let Some(data) = args.directory.or(args.data) else {
+        return Err(NodeError::Settings {
+            what: "say where the data is: ringlite serve DIR".into(),
         });
     };
     if args.stop_with_parent {
@@ -120,13 +172,19 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| NodeError::Settings {
         what: format!("signals cannot be handled: {error}"),
     })?;
-    let mut builder = Node::builder(&args.data)
-        .id(args.id)
+    let mut builder = Node::builder(&data)
         .listen(&listen)
         .cluster(
             args.cluster
                 .into_iter()
                 .map(|member| (member.id, member.address)),
+        )
+        .join(args.join)
+        .standbys(args.standbys.into())
+        .voter_gone_after(Duration::from_millis(args.voter_gone_after))
+        .timeouts(
+            Duration::from_millis(args.heartbeat),
+            Duration::from_millis(args.election),
         )
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
@@ -135,6 +193,21 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         .snapshot_rate(args.snapshot_mib_per_second << 20)
         .statement_time(Duration::from_millis(args.statement_time))
         .snapshot_time(Duration::from_millis(args.snapshot_time));
+    if let Some(id) = args.id {
+        builder = builder.id(id);
+    }
+    if let Some(address) = args.address {
+        builder = builder.address(address);
+    }
+    if let Some(voters) = args.voters {
+        builder = builder.voters(voters.into());
+    }
+    if let Some(failure_domain) = args.failure_domain {
+        builder = builder.failure_domain(failure_domain);
+    }
+    if let Some(weight) = args.weight {
+        builder = builder.weight(weight);
+    }
     if let Some(core) = args.core {
         builder = builder.core(core);
     }
@@ -146,7 +219,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         builder = builder.extension(extension.path, extension.entry_point.as_deref());
     }
     let node = builder.start()?;
-    tracing::info!("node {} listens on {listen}", args.id);
+    tracing::info!("listening on {listen}");
     let stop = node.stopper();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {

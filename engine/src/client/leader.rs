@@ -17,7 +17,8 @@ use super::{
 };
 use crate::wire::{PROTOCOL_VERSION, Request, Response};
 
-/// The pause after the first round without a leader; it doubles from round to round.
+/// The pause after the first round without a leader; it grows by a quarter from round to round, so that
+/// a new leader is found soon, however long its election took.
 ///
 /// A killed leader is replaced within milliseconds, and a round is cheap.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -63,7 +64,7 @@ pub(super) fn find(
         }
         tried_before = tried;
         thread::sleep(pause.min(left));
-        pause = (2 * pause).min(PAUSE_MAX);
+        pause = (pause + pause / 4).min(PAUSE_MAX);
     }
 }
 

@@ -8,6 +8,7 @@ mod connection;
 mod databases;
 mod error;
 mod leader;
+mod members;
 mod options;
 mod source_file;
 

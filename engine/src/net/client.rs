@@ -1,6 +1,7 @@
 //! A client's connection: requests of the dqlite protocol in, responses out, one at a time.
 
 mod databases;
+mod members;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,11 +16,10 @@ use crate::readers::ReadLevel;
 use crate::replica::request::{
     Reply, Request as Ask, RowLimit, SessionId, SessionOptions, Source, StatementId, Work,
 };
-use crate::replica::{NodeAddress, Status};
 use crate::shard::Shard;
 use crate::wire::{
     BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, PROTOCOL_LEGACY,
-    PROTOCOL_VERSION, Request, Response, Role, ServerEntry, WireError,
+    PROTOCOL_VERSION, Request, Response, WireError,
 };
 
 /// Rows of about so many bytes travel in one message.
@@ -241,6 +241,9 @@ impl Connection {
                 let Some(other) = self.handle_databases(other).await? else {
                     return Ok(());
                 };
+                let Some(other) = self.handle_members(other).await? else {
+                    return Ok(());
+                };
                 let response = self.about_node(&other);
                 return self.write(&response).await;
             }
@@ -251,26 +254,11 @@ impl Connection {
     /// Answers what concerns the node and not a database.
     fn about_node(&self, request: &Request) -> Response {
         match request {
-            Request::Leader => {
-                let leader = self.shard.with_replica(crate::replica::Replica::leader);
-                let (id, address) = leader.map_or((0, String::new()), |at| (at.id.0, at.address));
-                if self.legacy {
-                    Response::LegacyServer { address }
-                } else {
-                    Response::Server { id, address }
-                }
-            }
             Request::Client { .. } => Response::Welcome {
                 heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS,
             },
-            Request::Cluster { format } => Response::Servers {
-                format: *format,
-                servers: self
-                    .shard
-                    .with_replica(|replica| replica.members().iter().map(server_entry).collect()),
-            },
             Request::Status => Response::Status {
-                json: status_json(&self.shard.status()),
+                json: members::status_json(&self.shard.status()),
             },
             _ => Response::failure(
                 FailureCode::Parse,
@@ -433,37 +421,10 @@ fn response_to(reply: Result<Reply, Error>) -> Response {
             page_size: u64::from(digest.page_size),
             digest: digest.digest,
         },
-        Ok(Reply::Prepared { .. } | Reply::Done) => Response::Empty,
+        Ok(Reply::Prepared { .. } | Reply::Joined { .. } | Reply::Done) => Response::Empty,
         Err(error) => Response::Failure {
             code: u64::try_from(error.code()).unwrap_or(1),
             message: error.to_string(),
         },
     }
-}
-
-fn server_entry(member: &NodeAddress) -> ServerEntry {
-    ServerEntry {
-        id: member.id.0,
-        address: member.address.clone(),
-        role: Role::Voter,
-    }
-}
-
-/// The status as one JSON object.
-fn status_json(status: &Status) -> String {
-    let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
-    serde_json::json!({
-        "id": status.id.0,
-        "role": format!("{:?}", status.role).to_lowercase(),
-        "term": status.term,
-        "leader": status.leader.as_ref().map(address),
-        "commit_index": status.commit.0,
-        "applied_index": status.applied.0,
-        "last_index": status.last.0,
-        "durable_index": status.durable.0,
-        "debt": status.debt.map(|debt| serde_json::json!({"term": debt.term.0, "index": debt.index.0})),
-        "databases": status.databases,
-        "sessions": status.sessions,
-    })
-    .to_string()
 }

@@ -15,9 +15,10 @@ use ringlite_raft::NodeId;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::handshake::{Hello, Purpose, Verdict};
-use super::peer;
+use super::peer::dial;
+use super::peers::hello;
 use crate::replica::NodeAddress;
-use crate::storage::Identity;
+use crate::storage::{Identity, Member};
 
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(30);
 /// How often the wait is mentioned.
@@ -42,19 +43,25 @@ pub(crate) enum FormationError {
 }
 
 /// Asks all members until the cluster has formed, and returns the completed identity.
-pub(crate) async fn form(
-    identity: &RefCell<Identity>,
-    members: &[NodeAddress],
-) -> Result<Identity, FormationError> {
+pub(crate) async fn form(identity: &RefCell<Identity>) -> Result<Identity, FormationError> {
     let own = identity.borrow().clone();
+    let members: Vec<NodeAddress> = own
+        .members
+        .iter()
+        .map(|member| NodeAddress {
+            id: NodeId(member.id),
+            address: member.address.clone(),
+        })
+        .collect();
     let mut incarnations = BTreeMap::from([(own.node, own.incarnation)]);
     let mut round = 0;
     while incarnations.len() < members.len() {
-        for member in members {
+        for member in &members {
             if incarnations.contains_key(&member.id.0) {
                 continue;
             }
-            let Ok((_, answer)) = peer::dial(member, &own, Purpose::Formation).await else {
+            let asks = hello(&own, member.id, Purpose::Formation, Verdict::None);
+            let Ok((_, answer)) = dial(member, &asks).await else {
                 continue;
             };
             if let Some(incarnation) = incarnation_from(&own, member, &answer)? {
@@ -108,21 +115,29 @@ fn incarnation_from(
     }
 }
 
-/// What a node answers that is at its first start itself.
+/// What a node answers whose shard has not started yet.
 pub(crate) fn answer_while_forming(identity: &Identity, asks: &Hello) -> Hello {
-    let mut judged = identity.clone();
-    // Nobody's incarnation is known for certain yet, and so none can be wrong.
-    for member in &mut judged.members {
-        if member.id == asks.sender.0 {
-            member.incarnation = asks.incarnation;
+    let is_member = |member: &Member| member.id == asks.sender.0;
+    let verdict = if !asks.has_common_version() {
+        Verdict::NoCommonVersion
+    } else if identity.joins || asks.purpose == Purpose::Link {
+        // Who is a member is for the log to say, which is not read yet.
+        Verdict::NotFormed
+    } else if asks.target.0 != identity.node {
+        Verdict::NotMe
+    } else if !identity.members.iter().any(is_member) {
+        Verdict::NotMember
+    } else if identity.cluster.is_some() && asks.purpose == Purpose::Formation {
+        // It has formed the cluster already, with the members that it knows.
+        match identity.incarnation_of(asks.sender) {
+            known if known == asks.incarnation => Verdict::Welcome,
+            _ => Verdict::OtherIncarnation,
         }
-    }
-    let verdict = match peer::judge(&judged, asks) {
-        // A formed member can ask only for a link, for which it is too early here.
-        Verdict::Welcome | Verdict::OtherCluster => Verdict::NotFormed,
-        other => other,
+    } else {
+        // Nobody's incarnation is known for certain yet, and so none can be wrong.
+        Verdict::NotFormed
     };
-    peer::hello(identity, asks.sender, asks.purpose, verdict)
+    hello(identity, asks.sender, asks.purpose, verdict)
 }
 
 /// The id of the cluster of these incarnations: the same wherever it is computed.

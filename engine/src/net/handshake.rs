@@ -5,10 +5,12 @@
 
 use ringlite_raft::NodeId;
 
+use crate::replica::member::ADDRESS_BYTES_MAX;
+
 /// Begins every connection between nodes.
 pub(crate) const PEER_MAGIC: [u8; 8] = *b"RNGLPEER";
 /// The bytes of a hello, magic included.
-pub(crate) const HELLO_BYTES: usize = 96;
+pub(crate) const HELLO_BYTES: usize = 352;
 
 /// The versions of the protocol between nodes that this build speaks.
 pub(crate) const VERSION_MIN: u16 = 1;
@@ -26,9 +28,10 @@ const AT_TARGET: usize = AT_INCARNATION + 8;
 const AT_TARGET_INCARNATION: usize = AT_TARGET + 8;
 const AT_FEATURES: usize = AT_TARGET_INCARNATION + 8;
 const AT_EXTENSIONS: usize = AT_FEATURES + 8;
-const AT_RESERVED: usize = AT_EXTENSIONS + 8;
+const AT_ADDRESS_BYTES: usize = AT_EXTENSIONS + 8;
+const AT_ADDRESS: usize = AT_ADDRESS_BYTES + 2;
 const AT_CRC: usize = HELLO_BYTES - 4;
-const _: () = assert!(AT_RESERVED <= AT_CRC);
+const _: () = assert!(AT_ADDRESS + ADDRESS_BYTES_MAX <= AT_CRC);
 
 /// Why a node connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub(crate) enum Verdict {
     NotMe = 4,
     /// The asking node is no member.
     NotMember = 5,
-    /// The asking node's directory is not the one it started with.
+    /// The asking node's directory is not the one that its id belongs to.
     OtherIncarnation = 6,
     /// No common version.
     NoCommonVersion = 7,
@@ -79,7 +82,7 @@ impl std::fmt::Display for Verdict {
 }
 
 /// What a node says of itself, and of the node it talks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) version_min: u16,
     pub(crate) version_max: u16,
@@ -92,12 +95,15 @@ pub(crate) struct Hello {
     pub(crate) incarnation: u64,
     /// Whom the sender takes the receiver for.
     pub(crate) target: NodeId,
-    /// The receiver's incarnation as the sender's cluster was formed with it; 0 if unknown.
+    /// The receiver's incarnation as the sender knows it; 0 if unknown.
     pub(crate) target_incarnation: u64,
     /// Optional abilities; none exist yet.
     pub(crate) features: u64,
     /// The digest of the extensions of SQLite that the sender loads; 0 if there are none.
     pub(crate) extensions: u64,
+    /// Where the sender is reached, `HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes, so that it can
+    /// be answered by a node that does not know it.
+    pub(crate) address: String,
 }
 
 /// Why a hello cannot be read.
@@ -130,6 +136,9 @@ impl Hello {
         );
         put(AT_FEATURES, &self.features.to_le_bytes());
         put(AT_EXTENSIONS, &self.extensions.to_le_bytes());
+        let address = self.address.as_bytes();
+        put(AT_ADDRESS_BYTES, &(address.len() as u16).to_le_bytes());
+        put(AT_ADDRESS, address);
         let crc = crc32fast::hash(&out[..AT_CRC]);
         out[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -167,6 +176,9 @@ impl Hello {
             8 => Verdict::OtherExtensions,
             _ => return Err(HelloError::Unknown("verdict")),
         };
+        let address_bytes = usize::from(u16_at(AT_ADDRESS_BYTES)).min(ADDRESS_BYTES_MAX);
+        let address = bytes[AT_ADDRESS..AT_ADDRESS + address_bytes].to_vec();
+        let address = String::from_utf8(address).map_err(|_| HelloError::Unknown("address"))?;
         Ok(Self {
             version_min: u16_at(AT_VERSION_MIN),
             version_max: u16_at(AT_VERSION_MAX),
@@ -179,6 +191,7 @@ impl Hello {
             target_incarnation: u64_at(AT_TARGET_INCARNATION),
             features: u64_at(AT_FEATURES),
             extensions: u64_at(AT_EXTENSIONS),
+            address,
         })
     }
 
@@ -207,6 +220,7 @@ mod tests {
             target_incarnation: 78,
             features: 0,
             extensions: 79,
+            address: "[::1]:9001".into(),
         }
     }
 

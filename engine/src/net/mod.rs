@@ -3,7 +3,9 @@
 mod client;
 pub(crate) mod formation;
 pub(crate) mod handshake;
+pub(crate) mod joining;
 pub(crate) mod peer;
+pub(crate) mod peers;
 pub(crate) mod snapshot;
 
 use std::cell::RefCell;
@@ -78,29 +80,20 @@ async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Res
     stream.read_exact(&mut bytes[8..]).await?;
     let asks = Hello::decode(&bytes)
         .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
-    let answer = {
-        let identity = gateway.identity.borrow();
-        if identity.cluster.is_some() {
-            peer::hello(
-                &identity,
-                asks.sender,
-                asks.purpose,
-                peer::judge(&identity, &asks),
-            )
-        } else {
-            formation::answer_while_forming(&identity, &asks)
-        }
-    };
-    stream.write_all(&answer.encode()).await?;
     let shard = gateway.shard.borrow().clone();
-    if answer.verdict == Verdict::Welcome
-        && let Some(shard) = shard
-    {
-        match asks.purpose {
-            Purpose::Link => peer::receive(shard, stream, asks.sender).await,
-            Purpose::Snapshot => snapshot::receive(shard, stream).await,
-            Purpose::Formation => {}
-        }
+    let Some(shard) = shard else {
+        let answer = formation::answer_while_forming(&gateway.identity.borrow(), &asks);
+        return stream.write_all(&answer.encode()).await;
+    };
+    let answer = shard.peers().answer(&asks);
+    // Before the answer, which lets the peer send: what it then says can be answered.
+    let accepted = (answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Link)
+        .then(|| shard.accept_peer(&asks));
+    stream.write_all(&answer.encode()).await?;
+    if let Some(incoming) = accepted {
+        peer::receive(shard, stream, asks.sender, incoming).await;
+    } else if answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Snapshot {
+        snapshot::receive(shard, stream).await;
     }
     Ok(())
 }

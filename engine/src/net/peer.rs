@@ -1,7 +1,8 @@
-//! The links between nodes. Each node dials every other one and sends on that connection; what
+//! One link between two nodes. Each node dials every other one and sends on that connection; what
 //! it receives comes on the connections that the others have dialled.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::net::TcpStream;
 use ringlite_raft::{FRAME_HEADER_BYTES, Message, NodeId};
 
-use super::handshake::{HELLO_BYTES, Hello, Purpose, VERSION_MAX, VERSION_MIN, Verdict};
+use super::handshake::{HELLO_BYTES, Hello, Purpose, Verdict};
+use super::peers::Incoming;
 use crate::replica::{Input, NodeAddress};
 use crate::shard::Shard;
 use crate::signal::Signal;
-use crate::storage::Identity;
 
 /// The shard that all messages are of, until a node has several.
 const SHARD: u32 = 0;
@@ -32,6 +33,7 @@ pub(crate) struct PeerLink {
     outgoing: RefCell<Vec<u8>>,
     written: Signal,
     connected: Cell<bool>,
+    closed: Signal,
 }
 
 impl PeerLink {
@@ -41,12 +43,19 @@ impl PeerLink {
             outgoing: RefCell::default(),
             written: Signal::default(),
             connected: Cell::new(false),
+            closed: Signal::default(),
         })
     }
 
-    /// Where the other end is.
+    /// Whom it is to.
     pub(crate) fn peer(&self) -> &NodeAddress {
         &self.peer
+    }
+
+    /// Ends it for good.
+    pub(crate) fn close(&self) {
+        self.connected.set(false);
+        self.closed.raise();
     }
 
     /// Queues a message for the next flush. While there is no connection it is lost, as messages
@@ -65,15 +74,27 @@ impl PeerLink {
         }
     }
 
-    /// Keeps the link up for ever.
-    pub(crate) async fn run(self: Rc<Self>, identity: Rc<Identity>) {
+    /// Keeps the link up until it is closed.
+    pub(crate) async fn run(self: Rc<Self>, shard: Rc<Shard>) {
+        futures_lite::future::or(self.dial_for_ever(&shard), self.closed.wait()).await;
+    }
+
+    async fn dial_for_ever(&self, shard: &Shard) {
         let mut last_refusal = None;
         loop {
-            match dial(&self.peer, &identity, Purpose::Link).await {
+            let asks = shard
+                .peers()
+                .hello(self.peer.id, Purpose::Link, Verdict::None);
+            match dial(&self.peer, &asks).await {
                 Ok((stream, answer)) if answer.verdict == Verdict::Welcome => {
                     last_refusal = None;
                     self.connected.set(true);
-                    let ended = self.write_all(stream).await;
+                    let ended = match watcher(&stream) {
+                        Ok(watched) => {
+                            futures_lite::future::or(self.write_all(stream), end_of(watched)).await
+                        }
+                        Err(error) => Err(error),
+                    };
                     self.connected.set(false);
                     self.outgoing.borrow_mut().clear();
                     tracing::debug!("the link to {} ended: {ended:?}", self.peer);
@@ -101,39 +122,28 @@ impl PeerLink {
     }
 }
 
-/// What `identity` says to `target`.
-pub(crate) fn hello(
-    identity: &Identity,
-    target: NodeId,
-    purpose: Purpose,
-    verdict: Verdict,
-) -> Hello {
-    Hello {
-        version_min: VERSION_MIN,
-        version_max: VERSION_MAX,
-        purpose,
-        verdict,
-        cluster: identity.cluster.unwrap_or(0),
-        sender: NodeId(identity.node),
-        incarnation: identity.incarnation,
-        target,
-        target_incarnation: identity.incarnation_of(target),
-        features: 0,
-        extensions: identity.extensions,
-    }
+/// The same connection once more, to notice its end while nothing is written to it.
+fn watcher(stream: &TcpStream) -> std::io::Result<TcpStream> {
+    // SAFETY: the descriptor is of an open socket for as long as `stream` lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let watched = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+    // SAFETY: the descriptor is that of a connected TCP socket, and nobody else owns it.
+    Ok(unsafe { TcpStream::from_raw_fd(watched.into_raw_fd()) })
+}
+
+/// Waits until the peer, which says nothing on this connection, has ended it. Without this, a node
+/// that has nothing to say to a peer would find out that it was restarted only with the first
+/// messages that get lost, such as those of an election.
+async fn end_of(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read(&mut [0]).await.map(drop)
 }
 
 /// Connects to `peer`, says hello and hears the answer.
-pub(crate) async fn dial(
-    peer: &NodeAddress,
-    identity: &Identity,
-    purpose: Purpose,
-) -> std::io::Result<(TcpStream, Hello)> {
+pub(crate) async fn dial(peer: &NodeAddress, asks: &Hello) -> std::io::Result<(TcpStream, Hello)> {
     let address = super::resolve(&peer.address)?;
     let mut stream = TcpStream::connect_timeout(address, HANDSHAKE_TIMEOUT).await?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    let asks = hello(identity, peer.id, purpose, Verdict::None);
     stream.write_all(&asks.encode()).await?;
     let mut answer = [0; HELLO_BYTES];
     stream.read_exact(&mut answer).await?;
@@ -143,34 +153,21 @@ pub(crate) async fn dial(
     Ok((stream, answer))
 }
 
-/// What a formed node answers to a hello.
-pub(crate) fn judge(identity: &Identity, asks: &Hello) -> Verdict {
-    let known = identity.incarnation_of(asks.sender);
-    if !asks.has_common_version() {
-        Verdict::NoCommonVersion
-    } else if asks.target.0 != identity.node {
-        Verdict::NotMe
-    } else if !identity
-        .members
-        .iter()
-        .any(|member| member.id == asks.sender.0)
-    {
-        Verdict::NotMember
-    } else if asks.cluster != 0 && Some(asks.cluster) != identity.cluster {
-        Verdict::OtherCluster
-    } else if asks.incarnation != known {
-        Verdict::OtherIncarnation
-    } else if asks.purpose != Purpose::Formation && asks.cluster == 0 {
-        Verdict::NotFormed
-    } else if asks.extensions != identity.extensions {
-        Verdict::OtherExtensions
-    } else {
-        Verdict::Welcome
+/// Reads messages of `from` until the connection ends, which the replica is told if the peer has not
+/// dialled another one meanwhile.
+pub(crate) async fn receive(
+    shard: Rc<Shard>,
+    mut stream: TcpStream,
+    from: NodeId,
+    incoming: Rc<Incoming>,
+) {
+    futures_lite::future::or(receive_all(&shard, &mut stream, from), incoming.is_cut()).await;
+    if shard.peers().ended(from, &incoming) {
+        shard.push(Input::PeerLost { peer: from });
     }
 }
 
-/// Reads messages of `from` until the connection ends, which the replica is told.
-pub(crate) async fn receive(shard: Rc<Shard>, mut stream: TcpStream, from: NodeId) {
+async fn receive_all(shard: &Shard, stream: &mut TcpStream, from: NodeId) {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let mut chunk = vec![0; READ_BYTES];
     loop {
@@ -185,7 +182,6 @@ pub(crate) async fn receive(shard: Rc<Shard>, mut stream: TcpStream, from: NodeI
             break;
         }
     }
-    shard.push(Input::PeerLost { peer: from });
 }
 
 /// Takes every whole message out of `buffer`.

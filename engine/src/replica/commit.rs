@@ -23,6 +23,7 @@ impl Replica {
             }
         }
         self.raft.applied(self.applied);
+        self.drive_members();
     }
 
     /// Commits entries that this node has proposed: their pages are in its WAL already.

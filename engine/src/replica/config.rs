@@ -5,6 +5,7 @@ use std::fmt;
 use ringlite_raft::NodeId;
 
 use super::payload;
+use super::roles::RoleTargets;
 
 /// A node and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +34,14 @@ pub(crate) const LOG_WINDOW_BYTES_DEFAULT: u64 = 256 << 20;
 pub struct Config {
     /// The consensus core's settings.
     pub raft: ringlite_raft::Config,
-    /// All members with their addresses.
+    /// Addresses of nodes that the configuration in the log does not tell, or not yet.
     pub members: Vec<NodeAddress>,
+    /// How many voters and standbys this node keeps while it leads. The same on all nodes.
+    pub roles: RoleTargets,
+    /// How long a voter may be silent before a standby takes its place.
+    pub voter_gone_ticks: u64,
+    /// How long a change of members may take, such as to let one catch up.
+    pub member_wait_ticks: u64,
     /// How long a request waits for the write lock.
     pub write_wait_ticks: u64,
     /// How long a transaction that holds the write lock may idle.
@@ -68,9 +75,20 @@ pub struct Config {
 impl Config {
     /// The defaults, for ticks of 10 ms.
     pub fn new(raft: ringlite_raft::Config, members: Vec<NodeAddress>) -> Self {
+        // Whoever starts with more voters wants them.
+        let voters = raft
+            .bootstrap
+            .voter_count()
+            .max(RoleTargets::default().voters);
         Self {
             raft,
             members,
+            roles: RoleTargets {
+                voters,
+                ..RoleTargets::default()
+            },
+            voter_gone_ticks: 6_000,
+            member_wait_ticks: 3_000,
             write_wait_ticks: 500,
             write_idle_ticks: 1_000,
             restore_idle_ticks: 3_000,

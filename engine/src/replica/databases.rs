@@ -154,7 +154,12 @@ impl Replica {
 
     /// Sends an error that follows from what the log holds now, committed or not.
     pub(super) fn answer_from_log(&mut self, id: RequestId, error: Error) {
-        let held = self.held(id, Err(error), false);
+        self.answer_confirmed(id, Err(error));
+    }
+
+    /// Sends an answer that follows from what the log holds now, committed or not.
+    pub(super) fn answer_confirmed(&mut self, id: RequestId, reply: Result<Reply, Error>) {
+        let held = self.held(id, reply, false);
         self.unconfirmed.push((self.raft.status().last, held));
     }
 

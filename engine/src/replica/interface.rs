@@ -7,6 +7,8 @@ use ringlite_vfs::{Capture, CommitPoint, PageSize};
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::file::DatabaseFile;
+use super::member::Member;
+use super::members::MemberStatus;
 use super::payload::{DatabaseChange, RestoreId};
 use super::request::{Ran, Reply, Request, RequestId, SessionId, SessionOptions, StopReason, Work};
 use super::snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
@@ -100,6 +102,8 @@ pub enum Input {
         /// Its state now.
         commit_point: CommitPoint,
     },
+    /// Leadership goes to another voter, if this node leads and there is one.
+    HandOver,
     /// The node is about to stop: nothing new is taken, and everything that is committed goes
     /// into the database files.
     Flush,
@@ -369,6 +373,11 @@ pub enum Effect {
         /// About how many bytes at once.
         bytes_max: usize,
     },
+    /// The members are these: messages go to them.
+    SetMembers {
+        /// All of them, this node included if it is one.
+        members: Vec<Member>,
+    },
     /// The node must stop: it cannot go on without lying.
     Halt {
         /// Why, as a sentence.
@@ -398,6 +407,10 @@ pub struct Status {
     /// What it may have acknowledged and does not hold, because its log was damaged: it is being
     /// repaired from the leader, and until then it does not campaign and votes for no shorter log.
     pub debt: Option<Debt>,
+    /// Whether the node was removed from the cluster: it serves nobody any more.
+    pub removed: bool,
+    /// The members of the cluster by the newest configuration in the node's log.
+    pub members: Vec<MemberStatus>,
     /// The databases, by name.
     pub databases: Vec<String>,
     /// Sessions with an open database.

@@ -17,13 +17,17 @@ mod config;
 mod databases;
 mod file;
 mod gate;
+mod handover;
 mod interface;
 mod invariants;
 mod log_window;
 mod long_runs;
+pub mod member;
+mod members;
 pub mod payload;
 mod positions;
 pub mod request;
+mod roles;
 mod serving;
 mod session;
 mod snapshot;
@@ -48,12 +52,17 @@ use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
 use gate::{Gate, Held};
+use handover::Handover;
 pub use interface::{Effect, Input, Status};
 use log_window::LogWindow;
 use long_runs::Ahead;
+use member::Member;
+pub use members::MemberStatus;
+use members::MemberWork;
 use payload::DatabaseChange;
 pub use positions::Positions;
 use request::{RequestId, SessionId, SessionOptions};
+pub use roles::RoleTargets;
 use session::Session;
 use snapshot::Snapshots;
 pub use snapshot::{SnapshotHead, SnapshotId, SnapshotOutcome};
@@ -117,6 +126,8 @@ pub struct Replica {
     restores: Restores,
     snapshots: Snapshots,
     log_window: LogWindow,
+    member_work: MemberWork,
+    handover: Option<Handover>,
     effects: VecDeque<Effect>,
 }
 
@@ -160,10 +171,15 @@ impl Replica {
             parts_first: None,
             backfills: Backfills::new(base),
             restores: Restores::default(),
+            member_work: MemberWork::default(),
+            handover: None,
             snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
         replica.open_databases(databases);
+        if !replica.raft.configuration().members().is_empty() {
+            replica.tell_members();
+        }
         Ok(replica)
     }
 
@@ -229,6 +245,7 @@ impl Replica {
                     state.entry_committed(index, commit_point, now);
                 }
             }
+            Input::HandOver => self.hand_over(None, None),
             Input::Flush => self.flush(),
             Input::ManifestSaved => self.manifest_saved(),
             Input::Backfilled { database, end } => self.backfilled(database, end),
@@ -279,6 +296,7 @@ impl Replica {
         if self.is_any_parked() {
             self.drive_backfill();
         }
+        self.drive_handover();
         self.ask_read_index();
         let effects = self.raft.take_effects();
         let mut commits = commits_to_record(&effects, self.raft.status().commit);
@@ -287,7 +305,8 @@ impl Replica {
         }
         // Behind everything that the core wanted written before.
         self.drive_installation();
-        !self.effects.is_empty()
+        // What was committed may have answers that need a round of their own.
+        !self.effects.is_empty() || !self.unconfirmed.is_empty()
     }
 
     /// Where the replica stands.
@@ -303,6 +322,8 @@ impl Replica {
             last: raft.last,
             durable: raft.durable,
             debt: raft.debt,
+            removed: self.is_removed(),
+            members: self.member_statuses(),
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
@@ -311,6 +332,11 @@ impl Replica {
     /// What is applied, and whether this node leads and serves.
     pub(crate) fn serves_at(&self) -> (LogIndex, bool) {
         (self.applied, self.serving)
+    }
+
+    /// What this node is in its term.
+    pub(crate) fn role(&self) -> Role {
+        self.raft.status().role
     }
 
     /// Who leads in this term, as far as this node knows.
@@ -349,19 +375,23 @@ impl Replica {
         if leader == status.id && !self.serving {
             return None;
         }
-        self.config
-            .members
-            .iter()
-            .find(|member| member.id == leader)
-            .cloned()
+        self.address_of(leader)
     }
 
-    /// All members.
-    pub fn members(&self) -> &[NodeAddress] {
-        &self.config.members
+    /// Where a node is reached, as far as this one knows.
+    fn address_of(&self, id: ringlite_raft::NodeId) -> Option<NodeAddress> {
+        let members = self.members();
+        let member = members.iter().find(|member| member.id == id);
+        let known = || self.config.members.iter().find(|known| known.id == id);
+        member
+            .map(Member::node_address)
+            .or_else(|| known().cloned())
     }
 
     fn not_leader(&self) -> Error {
+        if self.is_removed() {
+            return Error::Removed;
+        }
         Error::NotLeader {
             leader: self.leader(),
         }
@@ -374,6 +404,9 @@ impl Replica {
         self.require_files();
         self.release_holds();
         self.drive_backfill();
+        self.drive_handover();
+        self.drive_members();
+        self.keep_roles();
     }
 
     /// A leader has applied everything that its log tells of: a database whose file was gone at the
@@ -514,8 +547,8 @@ impl Replica {
             }),
             Raft::RoleChanged { role, .. } => self.role_changed(role),
             Raft::SendSnapshot { peer } => self.snapshot_wanted(peer),
-            // Nothing here changes members or hands leadership over.
-            Raft::ConfigurationChanged { .. } | Raft::TransferEnded { .. } => {}
+            Raft::ConfigurationChanged { .. } => self.tell_members(),
+            Raft::TransferEnded { outcome, .. } => self.transfer_ended(outcome),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringlite_raft::LogIndex;
+use ringlite_raft::{LogIndex, MemberRole, NodeId};
 use ringlite_vfs::{Capture, PageSize};
 
 use super::catalogue::DatabaseId;
@@ -57,6 +57,53 @@ pub enum Request {
     Sql(Work),
     /// Something that is not about the session's database.
     Admin(Admin),
+    /// Something about the members of the cluster.
+    Members(MemberRequest),
+}
+
+/// What is asked about the members of the cluster, of the leader. Where several changes are needed,
+/// they are made one after the other, and the answer comes when the last one is committed. All of
+/// them may be asked again without harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberRequest {
+    /// A node asks to become a member, or tells what has changed about it; answered by
+    /// [`Reply::Joined`]. A member that is gone and had its address leaves.
+    Join {
+        /// The id that it wants or has; `None` if the leader shall choose one.
+        id: Option<NodeId>,
+        /// The incarnation of its data directory.
+        incarnation: u64,
+        /// Where it is reached; empty for what is known.
+        address: String,
+        /// `None` for what is known, or 0.
+        failure_domain: Option<u64>,
+        /// `None` for what is known, or 0.
+        weight: Option<u64>,
+    },
+    /// Make a place for a node that will join.
+    Add {
+        /// The id that it will have; `None` if the leader shall choose one.
+        id: Option<NodeId>,
+        /// Where it will be reached.
+        address: String,
+    },
+    /// Give a member a role. One that is to vote catches up first.
+    Assign {
+        /// The member.
+        id: NodeId,
+        /// Its role.
+        role: MemberRole,
+    },
+    /// Remove a member for ever.
+    Remove {
+        /// The member.
+        id: NodeId,
+    },
+    /// Hand leadership over; answered when this node leads no longer.
+    Transfer {
+        /// To this voter; `None` for the best one.
+        to: Option<NodeId>,
+    },
 }
 
 /// What a client asks about databases as a whole. It needs no open database, and is answered by
@@ -200,6 +247,11 @@ pub enum Reply {
     Rows(RowBatch),
     /// A digest of a database.
     Digest(Digest),
+    /// The node is a member.
+    Joined {
+        /// Its id.
+        id: NodeId,
+    },
     /// Done, and nothing to tell.
     Done,
 }

@@ -42,6 +42,9 @@ impl Replica {
             }
             return;
         }
+        let Some(request) = self.hold_back(id, options, request) else {
+            return;
+        };
         if !self.serving {
             self.refuse(id, self.not_leader());
             return;
@@ -53,6 +56,7 @@ impl Replica {
         match request {
             Request::Open { database, create } => self.open(id, options, database, create),
             Request::Admin(admin) => self.administer(id, admin),
+            Request::Members(wanted) => self.change_members(id, wanted),
             Request::Sql(work) => self.run(id, work),
         }
     }
@@ -129,9 +133,10 @@ impl Replica {
             && !databases.any(|database| self.is_parked(*database))
     }
 
-    /// Whether more may commit locally before Raft has caught up.
+    /// Whether more may commit locally before Raft has caught up, and leadership is to stay.
     pub(super) fn has_room(&self) -> bool {
-        self.uncommitted_bytes + self.batch.page_bytes() < self.config.uncommitted_bytes_max
+        let bytes = self.uncommitted_bytes + self.batch.page_bytes();
+        bytes < self.config.uncommitted_bytes_max && !self.is_handing_over()
     }
 
     pub(super) fn ran(&mut self, ran: Ran) {
@@ -149,6 +154,7 @@ impl Replica {
         let long_run = session.long_run.take();
         let was_long = long_run.is_some();
         let has_write_lock = standing.has_write_lock;
+        let is_connecting = std::mem::take(&mut session.is_connecting);
         let needs_confirmation = session.ran(standing, now);
         let databases = session.databases.clone();
         let mut wrote = long_run.map(|long_run| long_run.wrote).unwrap_or_default();
@@ -173,10 +179,16 @@ impl Replica {
             ahead,
             needs_confirmation,
         };
+        let has_no_connection = is_connecting && matches!(outcome, Outcome::Failed(_));
         match outcome {
             Outcome::NeedsWriteLock(work) => self.park(request, work),
             Outcome::Reply(reply) => self.answer(request, Ok(reply), seen),
             Outcome::Failed(error) => self.answer(request, Err(error), seen),
+        }
+        if has_no_connection {
+            // Its client may try again.
+            self.end_session(id);
+            return;
         }
         if !has_write_lock {
             self.resume_writers(&databases);
@@ -341,7 +353,7 @@ impl Replica {
 
     pub(super) fn close_session(&mut self, id: SessionId) {
         // Whoever asked is most likely gone, but each request has one answer.
-        let mut unanswered = Vec::new();
+        let mut unanswered = self.forget_held_back(id);
         for waiting in self.opening.values_mut() {
             let of_session = waiting.extract_if(.., |(request, _)| request.session == id);
             unanswered.extend(of_session.map(|(request, _)| request));
@@ -465,6 +477,7 @@ impl Replica {
         let leads = role == Role::Leader;
         if self.leading && !leads {
             self.step_down();
+            self.handover_leaves_leadership();
         }
         self.leading = leads;
     }
@@ -530,6 +543,7 @@ impl Replica {
         // too late for the batch, so that only a roll-back takes it away.
         changed.extend(self.queues.holders().map(|(database, _)| database));
         refused.extend(self.queues.drain().map(|parked| parked.request));
+        refused.extend(self.forget_member_work());
         let opening = std::mem::take(&mut self.opening);
         refused.extend(opening.into_values().flatten().map(|(request, _)| request));
         // What this turn has let go on has not begun yet. It must not: what it committed would

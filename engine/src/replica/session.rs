@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) last_word: Option<Error>,
     /// Whether what runs may be more than one statement.
     is_script: bool,
+    /// Whether its connection to the database is not made yet.
+    pub(super) is_connecting: bool,
 }
 
 impl Session {
@@ -52,6 +54,7 @@ impl Session {
             is_closing: false,
             last_word: None,
             is_script: false,
+            is_connecting: true,
         }
     }
 

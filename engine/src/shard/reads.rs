@@ -18,7 +18,15 @@ impl Shard {
         let now = (applied, serving, replica.leader_id());
         let before = self.published.replace(Some(now));
         if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
-            self.readers.publish_leader(replica.leader());
+            let leader = replica.leader();
+            tracing::info!(
+                "{}",
+                leader.as_ref().map_or_else(
+                    || "no leader is known".to_owned(),
+                    |leader| format!("{leader} leads")
+                )
+            );
+            self.readers.publish_leader(leader);
         }
         if before != Some(now) {
             let published = Published {
@@ -46,6 +54,9 @@ impl Shard {
 
     /// Readers on other threads want to read a database.
     pub(crate) fn read_database(&self, name: &str) -> Result<Arc<ReadDatabase>> {
+        if self.replica.borrow().is_removed() {
+            return Err(Error::Removed);
+        }
         if let Some(known) = self.readers.find(name) {
             return Ok(known);
         }

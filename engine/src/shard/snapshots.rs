@@ -10,7 +10,7 @@ use super::Shard;
 use crate::net::snapshot::{self, Arrivals};
 use crate::replica::{DatabaseId, Input, SnapshotHead, SnapshotOutcome};
 use crate::signal::Signal;
-use crate::storage::{Identity, LogStart, Manifest, ManifestDatabase, StagingArea};
+use crate::storage::{LogStart, Manifest, ManifestDatabase, StagingArea};
 
 /// How fast a snapshot leaves unless told, in bytes per second: half of what a network of 1 Gbit/s
 /// carries, and well above what the log grows by, so that the copy comes to an end.
@@ -18,7 +18,6 @@ pub(crate) const SNAPSHOT_RATE_DEFAULT: u64 = 64 << 20;
 
 /// What a shard needs for snapshots.
 pub(crate) struct Snapshots {
-    identity: Rc<Identity>,
     bytes_per_second: u64,
     arrivals: Rc<Arrivals>,
     outcome: RefCell<Option<SnapshotOutcome>>,
@@ -26,9 +25,8 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(crate) fn new(identity: Rc<Identity>, area: StagingArea, bytes_per_second: u64) -> Self {
+    pub(crate) fn new(area: StagingArea, bytes_per_second: u64) -> Self {
         Self {
-            identity,
             bytes_per_second,
             arrivals: Rc::new(Arrivals::new(area)),
             outcome: RefCell::default(),
@@ -50,7 +48,7 @@ impl Shard {
     }
 
     pub(super) fn send_snapshot(self: &Rc<Self>, to: NodeId, head: SnapshotHead) {
-        let Some(link) = self.peers.get(&to) else {
+        let Some(peer) = self.peers.address_of(to) else {
             let (id, is_installed) = (head.id, false);
             return self.push(Input::SnapshotSent {
                 to,
@@ -60,8 +58,7 @@ impl Shard {
         };
         glommio::spawn_local(snapshot::send(
             Rc::clone(self),
-            Rc::clone(&self.snapshots.identity),
-            link.peer().clone(),
+            peer,
             head,
             self.snapshots.bytes_per_second,
         ))

@@ -14,6 +14,17 @@ use super::recovered::Recovered;
 use super::{SHARD, StorageError, staging};
 use crate::replica::NodeAddress;
 
+/// Whose directory it is meant to be.
+pub(crate) struct Owner<'a> {
+    /// The id that the node is to have; `None` for the one that it has, or gets when it joins.
+    pub(crate) node: Option<NodeId>,
+    /// All members of a fixed start. None: those that the directory knows.
+    pub(crate) cluster: &'a [NodeAddress],
+    /// The address of a node that starts a cluster of its own if the directory is new; `None` for
+    /// one that joins another.
+    pub(crate) alone_at: Option<&'a str>,
+}
+
 /// A locked data directory, its identity known.
 pub(crate) struct DataDirectory {
     root: PathBuf,
@@ -24,11 +35,10 @@ pub(crate) struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens or makes the directory of `node` in a cluster of `members`.
+    /// Opens the directory of `owner`, or makes it.
     pub(crate) fn open(
         root: &Path,
-        node: NodeId,
-        members: &[NodeAddress],
+        owner: &Owner<'_>,
         segment_bytes: u64,
     ) -> Result<Self, StorageError> {
         let make = |path: &Path| {
@@ -47,10 +57,10 @@ impl DataDirectory {
         make(&root.join("tmp"))?;
         let identity = match Identity::load(root)? {
             Some(identity) => {
-                check_identity(root, &identity, node, members)?;
+                check_identity(root, &identity, owner)?;
                 identity
             }
-            None => new_identity(root, node, members)?,
+            None => new_identity(root, owner)?,
         };
         Ok(Self {
             root: root.to_owned(),
@@ -154,7 +164,9 @@ impl DataDirectory {
             Recovered::read(&self.log(), &self.record_identity(), hard_state, manifest)?;
         let node = NodeId(self.identity.node);
         let configuration = recovered.configuration()?;
-        if alone && configuration.voters().all(|voter| voter == node) {
+        // A node that has joined knows from its log only who else votes.
+        let is_known = !self.identity.joins || configuration.voter_count() > 0;
+        if alone && is_known && configuration.voters().all(|voter| voter == node) {
             recovered.refuse_damage(&self.root)?;
         } else if let Some(debt) = recovered.new_debt() {
             hard_state::save(&self.shard(), &recovered.owe(debt))?;
@@ -257,61 +269,65 @@ pub(super) fn shard_of(root: &Path) -> PathBuf {
     root.join(format!("shard-{SHARD}"))
 }
 
-fn check_identity(
-    root: &Path,
-    identity: &Identity,
-    node: NodeId,
-    members: &[NodeAddress],
-) -> Result<(), StorageError> {
+fn check_identity(root: &Path, identity: &Identity, owner: &Owner<'_>) -> Result<(), StorageError> {
     let other = |found: String, wanted: String| StorageError::OtherNode {
         path: root.to_owned(),
         found,
         wanted,
     };
-    if identity.node != node.0 {
+    if let Some(node) = owner.node
+        && identity.node != node.0
+        && identity.node != 0
+    {
         return Err(other(
             format!("node {}", identity.node),
             format!("node {}", node.0),
         ));
     }
-    // A cluster of one may move to another address: nobody else knows the old one.
+    if owner.cluster.is_empty() {
+        return Ok(());
+    }
     let list = |members: &mut dyn Iterator<Item = (u64, &str)>| {
         let mut members: Vec<_> = members.map(|(id, at)| format!("{id}={at}")).collect();
         members.sort();
         members.join(",")
     };
     let found = list(&mut identity.members.iter().map(|m| (m.id, m.address.as_str())));
-    let wanted = list(&mut members.iter().map(|m| (m.id.0, m.address.as_str())));
-    let alone = identity.members.len() == 1 && members.len() == 1;
-    if found != wanted && !alone {
-        return Err(other(
-            format!("a cluster of {found}"),
-            format!("a node of a cluster of {wanted}"),
-        ));
+    let wanted = list(&mut owner.cluster.iter().map(|m| (m.id.0, m.address.as_str())));
+    // A cluster of one may move to another address: nobody else knows the old one.
+    let alone = identity.members.len() == 1 && owner.cluster.len() == 1;
+    if identity.joins || (found != wanted && !alone) {
+        let found = if identity.joins {
+            "a node that joined a running cluster".to_owned()
+        } else {
+            format!("a cluster of {found}")
+        };
+        return Err(other(found, format!("a node of a cluster of {wanted}")));
     }
     Ok(())
 }
 
-fn new_identity(
-    root: &Path,
-    node: NodeId,
-    members: &[NodeAddress],
-) -> Result<Identity, StorageError> {
+fn new_identity(root: &Path, owner: &Owner<'_>) -> Result<Identity, StorageError> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| StorageError::io("make an identity in", root, error.into()))?;
-    let identity = Identity::new(
-        node,
-        u64::from_le_bytes(random).max(1),
-        members
-            .iter()
-            .map(|member| Member {
-                id: member.id.0,
-                address: member.address.clone(),
-                incarnation: 0,
-            })
-            .collect(),
-    );
+    let incarnation = u64::from_le_bytes(random).max(1);
+    let joins = owner.cluster.is_empty() && owner.alone_at.is_none();
+    let member = |id: NodeId, address: &str| Member {
+        id: id.0,
+        address: address.to_owned(),
+        incarnation: 0,
+    };
+    let node = owner.node.unwrap_or(NodeId(u64::from(!joins)));
+    let members = match owner.alone_at {
+        Some(address) if owner.cluster.is_empty() => vec![member(node, address)],
+        _ => {
+            let members = owner.cluster.iter();
+            members.map(|at| member(at.id, &at.address)).collect()
+        }
+    };
+    let mut identity = Identity::new(node, incarnation, members);
+    identity.joins = joins;
     identity.save(root)?;
     Ok(identity)
 }

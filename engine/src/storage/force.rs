@@ -235,10 +235,23 @@ impl Forced {
     fn sole_member(&self) -> Configuration {
         let id = NodeId(self.identity.node);
         let known = self.configuration.member(id);
+        let mut founders = self.identity.members.iter();
+        let founder = founders.find(|member| member.id == id.0);
+        let described = || {
+            let described = crate::replica::member::Member {
+                id,
+                role: MemberRole::Voter,
+                address: founder.map_or_else(String::new, |member| member.address.clone()),
+                incarnation: self.identity.incarnation,
+                failure_domain: 0,
+                weight: 0,
+            };
+            described.context()
+        };
         let member = Member {
             id,
             role: MemberRole::Voter,
-            context: known.map_or_else(Bytes::new, |member| member.context.clone()),
+            context: known.map_or_else(described, |member| member.context.clone()),
         };
         match Configuration::new(vec![member]) {
             Ok(configuration) => configuration,

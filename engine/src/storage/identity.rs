@@ -15,20 +15,31 @@ use super::StorageError;
 const FILE: &str = "identity";
 const FORMAT: u32 = 1;
 
-/// A member of a fixed cluster.
+/// A member of a cluster, as it is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Member {
     pub(crate) id: u64,
     /// `HOST:PORT` as configured.
     pub(crate) address: String,
-    /// The incarnation that the cluster was formed with; 0 while it is not formed.
+    /// The incarnation of its directory; 0 while it is not known.
     pub(crate) incarnation: u64,
+}
+
+impl From<&crate::replica::member::Member> for Member {
+    fn from(member: &crate::replica::member::Member) -> Self {
+        Self {
+            id: member.id.0,
+            address: member.address.clone(),
+            incarnation: member.incarnation,
+        }
+    }
 }
 
 /// The identity of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     format: u32,
+    /// 0 for a node that gets its id when it joins.
     pub(crate) node: u64,
     /// Chosen at random when the directory was made: a wiped directory gets another one, and
     /// cannot pass for the node that has voted before.
@@ -36,7 +47,13 @@ pub(crate) struct Identity {
     /// The cluster; `None` until it has formed. In hexadecimal, as JSON has no such number.
     #[serde(with = "hexadecimal")]
     pub(crate) cluster: Option<u128>,
+    /// The members of a fixed start, or those that there were when this node joined; the log tells
+    /// what became of them. Empty for a node that has still to join.
     pub(crate) members: Vec<Member>,
+    /// Whether the node has joined a running cluster, or wants to; its log has to tell it who the
+    /// members are then. Otherwise its cluster began with `members`.
+    #[serde(default)]
+    pub(crate) joins: bool,
     /// The digest of the extensions that this life of the node loads; it is not kept.
     #[serde(skip)]
     pub(crate) extensions: u64,
@@ -70,6 +87,7 @@ impl Identity {
             incarnation,
             cluster: None,
             members,
+            joins: false,
             extensions: 0,
         }
     }

@@ -33,9 +33,9 @@ use std::path::{Path, PathBuf};
 
 use ringlite_raft::{Debt, Fault, LogIndex, RecoveryError};
 
-pub(crate) use directory::DataDirectory;
+pub(crate) use directory::{DataDirectory, Owner};
 pub(crate) use force::Forced;
-pub(crate) use identity::Identity;
+pub(crate) use identity::{Identity, Member};
 pub(crate) use inspect::{Found, Inspection, inspect};
 pub(crate) use log::Log;
 #[cfg(fuzzing)]

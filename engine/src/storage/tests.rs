@@ -13,9 +13,8 @@ use glommio::LocalExecutorBuilder;
 use ringlite_raft::{Entry, EntryKind, HardState, IoId, LogIndex, NodeId, Term};
 
 use super::{
-    DataDirectory, Log, LogStart, LogWriter, Manifest, ManifestFile, Recovered, WriteDone,
+    DataDirectory, Log, LogStart, LogWriter, Manifest, ManifestFile, Owner, Recovered, WriteDone,
 };
-use crate::replica::NodeAddress;
 use crate::signal::Signal;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -33,6 +32,13 @@ struct Life {
     hard_state: HardState,
 }
 
+/// A cluster of one.
+const ALONE: Owner<'static> = Owner {
+    node: Some(NodeId(1)),
+    cluster: &[],
+    alone_at: Some(""),
+};
+
 impl Life {
     async fn begin(root: &Path) -> (Life, DataDirectory) {
         Life::begin_with(root, SEGMENT_BYTES).await
@@ -44,11 +50,7 @@ impl Life {
 
     /// `alone`: the sole voter, who must not start with a damaged log.
     async fn begin_as(root: &Path, segment_bytes: u64, alone: bool) -> (Life, DataDirectory) {
-        let members = [NodeAddress {
-            id: NodeId(1),
-            address: String::new(),
-        }];
-        let mut directory = DataDirectory::open(root, NodeId(1), &members, segment_bytes).unwrap();
+        let mut directory = DataDirectory::open(root, &ALONE, segment_bytes).unwrap();
         if directory.identity().cluster.is_none() {
             let mut formed = directory.identity().clone();
             formed.cluster = Some(7);

@@ -56,3 +56,14 @@ pub struct ServerEntry {
     /// What it does. A voter, if the format has no roles.
     pub role: Role,
 }
+
+/// A member of the cluster, as a node that joins is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberEntry {
+    /// Its id.
+    pub id: u64,
+    /// The incarnation of its data directory; 0 while no node has taken its place.
+    pub incarnation: u64,
+    /// The address that it is reached at.
+    pub address: String,
+}

@@ -20,7 +20,7 @@ mod response;
 mod tuple;
 mod value;
 
-pub use cluster::{ClusterFormat, Role, ServerEntry};
+pub use cluster::{ClusterFormat, MemberEntry, Role, ServerEntry};
 pub use error::{FailureCode, WireError};
 pub use frame::{BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader};
 pub use request::{

@@ -42,6 +42,7 @@ pub(super) mod kind {
     pub(crate) const CREATE_DATABASE: u8 = 0x94;
     pub(crate) const DROP_DATABASE: u8 = 0x95;
     pub(crate) const DATABASES: u8 = 0x96;
+    pub(crate) const JOIN: u8 = 0x97;
     pub(crate) const READ: u8 = 0x82;
 }
 
@@ -218,6 +219,19 @@ pub enum Request {
     },
     /// 0x96, ours: the databases of this node.
     Databases,
+    /// 0x97, ours: a node asks to become a member, or tells what has changed about it.
+    Join {
+        /// The id that it wants, or 0 if the leader shall choose one.
+        id: u64,
+        /// The incarnation of its data directory.
+        incarnation: u64,
+        /// Its failure domain; `u64::MAX` for the one that the cluster knows, or 0.
+        failure_domain: u64,
+        /// Its weight; `u64::MAX` for the one that the cluster knows, or 0.
+        weight: u64,
+        /// Its address.
+        address: String,
+    },
     /// 0x82, ours: run one statement that reads, at a level below `linearizable`, on any node.
     Read {
         /// 1 for `leader`, 2 for `local`.
@@ -323,6 +337,7 @@ impl Request {
             Self::CreateDatabase { .. } => kind::CREATE_DATABASE,
             Self::DropDatabase { .. } => kind::DROP_DATABASE,
             Self::Databases => kind::DATABASES,
+            Self::Join { .. } => kind::JOIN,
             Self::Read { .. } => kind::READ,
         }
     }
@@ -408,6 +423,19 @@ impl Request {
                 put_u64(out, u64::from(*page_size));
                 put_text(out, name);
             }
+            Self::Join {
+                id,
+                incarnation,
+                failure_domain,
+                weight,
+                address,
+            } => {
+                put_u64(out, *id);
+                put_u64(out, *incarnation);
+                put_u64(out, *failure_domain);
+                put_u64(out, *weight);
+                put_text(out, address);
+            }
             Self::Read {
                 level,
                 index_min,
@@ -437,7 +465,7 @@ fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
         | kind::DIGEST
         | kind::STATUS
         | kind::READ
-        | kind::BACKUP..=kind::DATABASES => (0, false),
+        | kind::BACKUP..=kind::JOIN => (0, false),
         _ => return Err(WireError::UnknownRequest { kind }),
     };
     if schema > schema_max {
@@ -561,6 +589,13 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
             staleness_max_ms: body.u64("the bound on staleness")?,
             database: body.text("the name of the database")?.to_owned(),
             sql: body.text("the SQL text")?.to_owned(),
+        },
+        kind::JOIN => Request::Join {
+            id: body.u64(ID)?,
+            incarnation: body.u64("the incarnation of the node")?,
+            failure_domain: body.u64("the failure domain of the node")?,
+            weight: body.u64("the weight of the node")?,
+            address: body.text(ADDRESS)?.to_owned(),
         },
         _ => return decode_database(kind, body),
     })

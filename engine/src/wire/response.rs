@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     WORD_BYTES,
     body::{BodyReader, put_blob, put_i64, put_text, put_u32, put_u64},
-    cluster::{ClusterFormat, Role, ServerEntry},
+    cluster::{ClusterFormat, MemberEntry, Role, ServerEntry},
     error::{FailureCode, WireError},
     frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, put_message},
     tuple::{put_row, row},
@@ -30,6 +30,7 @@ mod kind {
     pub(super) const BACKUP: u8 = 0x90;
     pub(super) const BACKUP_CHUNK: u8 = 0x91;
     pub(super) const DATABASES: u8 = 0x96;
+    pub(super) const JOINED: u8 = 0x97;
 }
 
 /// Ends the last ROWS message of a result.
@@ -164,6 +165,15 @@ pub enum Response {
     },
     /// 0x96, ours: the databases of this node.
     Databases(Vec<DatabaseEntry>),
+    /// 0x97, ours: the node that asked is a member.
+    Joined {
+        /// The id of the cluster.
+        cluster: u128,
+        /// The id of the node.
+        id: u64,
+        /// All members, itself included.
+        members: Vec<MemberEntry>,
+    },
 }
 
 impl From<&WireError> for Response {
@@ -215,6 +225,7 @@ impl Response {
             Self::Backup { .. } => "BACKUP",
             Self::BackupChunk { .. } => "BACKUP_CHUNK",
             Self::Databases(_) => "DATABASES",
+            Self::Joined { .. } => "JOINED",
         }
     }
 
@@ -236,6 +247,7 @@ impl Response {
             Self::Backup { .. } => kind::BACKUP,
             Self::BackupChunk { .. } => kind::BACKUP_CHUNK,
             Self::Databases(_) => kind::DATABASES,
+            Self::Joined { .. } => kind::JOINED,
         }
     }
 
@@ -313,6 +325,21 @@ impl Response {
             }
             Self::BackupChunk { bytes } => put_blob(out, bytes),
             Self::Databases(databases) => put_databases(out, databases),
+            Self::Joined {
+                cluster,
+                id,
+                members,
+            } => {
+                put_u64(out, *cluster as u64);
+                put_u64(out, (*cluster >> 64) as u64);
+                put_u64(out, *id);
+                put_u64(out, members.len() as u64);
+                for member in members {
+                    put_u64(out, member.id);
+                    put_u64(out, member.incarnation);
+                    put_text(out, &member.address);
+                }
+            }
         }
         Ok(0)
     }
@@ -395,6 +422,12 @@ impl Response {
                 bytes: reader.blob("the bytes of the copy")?.to_owned(),
             },
             kind::DATABASES => Self::Databases(databases(reader)?),
+            kind::JOINED => Self::Joined {
+                cluster: u128::from(reader.u64("the id of the cluster")?)
+                    | u128::from(reader.u64("the id of the cluster")?) << 64,
+                id: reader.u64("the id of the node")?,
+                members: members(reader)?,
+            },
             _ => return Err(WireError::UnknownResponse { kind }),
         })
     }
@@ -496,6 +529,20 @@ fn databases(reader: &mut BodyReader<'_>) -> Result<Vec<DatabaseEntry>, WireErro
                 id: reader.u64("the id of a database")?,
                 page_size: reader.u64("the page size")?,
                 page_count: reader.u64("the number of pages")?,
+            })
+        })
+        .collect()
+}
+
+fn members(reader: &mut BodyReader<'_>) -> Result<Vec<MemberEntry>, WireError> {
+    // The shortest address and two numbers.
+    let count = reader.count(3 * WORD_BYTES, "the number of members")?;
+    (0..count)
+        .map(|_| {
+            Ok(MemberEntry {
+                id: reader.u64("the id of a member")?,
+                incarnation: reader.u64("the incarnation of a member")?,
+                address: reader.text("the address of a member")?.to_owned(),
             })
         })
         .collect()

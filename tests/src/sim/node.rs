@@ -524,6 +524,8 @@ impl Node {
                 id: head.id,
                 is_installed: false,
             }),
+            // The network reaches every node.
+            Effect::SetMembers { .. } => {}
             // Nobody reads on other threads here.
             Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {

@@ -20,7 +20,7 @@ use crate::net::handshake::{Purpose, Verdict};
 use crate::net::peer;
 use crate::replica::{Input, NodeAddress, SnapshotHead};
 use crate::shard::Shard;
-use crate::storage::{Identity, Position};
+use crate::storage::Position;
 
 /// What may be sent and not be acknowledged: enough for the rate over a network round trip of ten
 /// milliseconds.
@@ -37,7 +37,6 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// has ended. `bytes_per_second` is the most that leaves.
 pub(crate) async fn send(
     shard: Rc<Shard>,
-    identity: Rc<Identity>,
     to: NodeAddress,
     head: SnapshotHead,
     bytes_per_second: u64,
@@ -54,7 +53,7 @@ pub(crate) async fn send(
         stream.head.base.index
     );
     let is_installed = loop {
-        match stream.attempt(&identity, &to).await {
+        match stream.attempt(&to).await {
             Ok(()) => break true,
             Err(error) => tracing::debug!("the snapshot for {to} is interrupted: {error}"),
         }
@@ -103,8 +102,12 @@ impl Stream {
     }
 
     /// One connection, to the end of the snapshot.
-    async fn attempt(&mut self, identity: &Identity, to: &NodeAddress) -> Result<()> {
-        let (stream, answer) = peer::dial(to, identity, Purpose::Snapshot).await?;
+    async fn attempt(&mut self, to: &NodeAddress) -> Result<()> {
+        let asks = self
+            .shard
+            .peers()
+            .hello(to.id, Purpose::Snapshot, Verdict::None);
+        let (stream, answer) = peer::dial(to, &asks).await?;
         if answer.verdict != Verdict::Welcome {
             return Err(refused(format!("{:?}", answer.verdict)));
         }

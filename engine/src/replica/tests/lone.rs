@@ -8,9 +8,10 @@ use ringlite_raft::{
 };
 use ringlite_vfs::{PageSize, VfsOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::replica::request::{
-    Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Work,
+    Outcome, Ran, Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Standing,
+    Work,
 };
 use crate::replica::{Config, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome};
 use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started, TRANSACTION_BYTES_DEFAULT};
@@ -41,13 +42,15 @@ pub(super) struct Lone {
     data: tempfile::TempDir,
     pub(super) replies: BTreeMap<RequestId, Result<Reply>>,
     pub(super) appends: Vec<Appended>,
+    pub(super) sent: Vec<Message>,
+    /// Connections to databases fail.
+    pub(super) refuse_connections: bool,
     /// Snapshots that the replica sends, what it installs, and what it says of those that arrive.
     pub(super) snapshots: Vec<SnapshotHead>,
     pub(super) installing: Option<SnapshotHead>,
     pub(super) outcomes: Vec<SnapshotOutcome>,
     /// Where the log begins by the last manifest.
     pub(super) log_base: LogIndex,
-    sent: Vec<Message>,
     newest_io: IoId,
     serial: u64,
 }
@@ -96,6 +99,7 @@ impl Lone {
             outcomes: Vec::new(),
             log_base: LogIndex::ZERO,
             sent: Vec::new(),
+            refuse_connections: false,
             newest_io: IoId(0),
             serial: 0,
         }
@@ -140,6 +144,18 @@ impl Lone {
 
     fn perform(&mut self, effect: Effect) {
         let answer = match effect {
+            Effect::Run { request, work, .. }
+                if self.refuse_connections && matches!(work, Work::Connect { .. }) =>
+            {
+                let failed = Error::misuse(rusqlite::ffi::SQLITE_CANTOPEN, "no more files");
+                Some(Input::Ran(Ran {
+                    request,
+                    outcome: Outcome::Failed(failed),
+                    standing: Standing::default(),
+                    captures: Vec::new(),
+                    ahead: Vec::new(),
+                }))
+            }
             Effect::Run {
                 request,
                 work,
@@ -175,6 +191,7 @@ impl Lone {
                 assert!(before.is_none(), "a second answer");
                 None
             }
+            Effect::SetMembers { .. } => None,
             Effect::Send { message, .. } => {
                 self.sent.push(message);
                 None

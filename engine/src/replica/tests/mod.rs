@@ -4,6 +4,7 @@ mod attach;
 mod databases;
 mod lone;
 mod long_runs;
+mod members;
 mod snapshots;
 
 use bytes::Bytes;

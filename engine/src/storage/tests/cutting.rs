@@ -44,11 +44,7 @@ fn hundred(last_act: impl AsyncFnOnce(&mut Life) + 'static) -> tempfile::TempDir
 }
 
 fn recover(root: &Path) -> Result<Recovered, StorageError> {
-    let members = [NodeAddress {
-        id: NodeId(1),
-        address: String::new(),
-    }];
-    DataDirectory::open(root, NodeId(1), &members, SEGMENT_BYTES)
+    DataDirectory::open(root, &ALONE, SEGMENT_BYTES)
         .unwrap()
         .recover(true)
 }

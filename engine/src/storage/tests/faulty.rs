@@ -37,11 +37,7 @@ fn flip(root: &Path, segment: u64, at: u64) -> PathBuf {
 }
 
 fn open(root: &Path, alone: bool) -> Result<Recovered, crate::storage::StorageError> {
-    let members = [NodeAddress {
-        id: NodeId(1),
-        address: String::new(),
-    }];
-    DataDirectory::open(root, NodeId(1), &members, SEGMENT_BYTES)
+    DataDirectory::open(root, &ALONE, SEGMENT_BYTES)
         .unwrap()
         .recover(alone)
 }

@@ -45,11 +45,7 @@ async fn replace(life: &mut Life, directory: &DataDirectory) {
 }
 
 fn recover(root: &Path) -> Result<Recovered, StorageError> {
-    let members = [NodeAddress {
-        id: NodeId(1),
-        address: String::new(),
-    }];
-    DataDirectory::open(root, NodeId(1), &members, SEGMENT_BYTES)
+    DataDirectory::open(root, &ALONE, SEGMENT_BYTES)
         .unwrap()
         .recover(true)
 }

@@ -1,0 +1,203 @@
+//! Requests about the cluster: who leads, who the members are, and changes of them.
+
+use std::time::{Duration, Instant};
+
+use ringlite_raft::{MemberRole, NodeId, Role as RaftRole};
+
+use super::{Ask, Connection, response_to};
+use crate::net::joining::Introduction;
+use crate::replica::request::{MemberRequest, Reply};
+use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
+use crate::shard::milliseconds;
+use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry};
+
+/// How long a node that is elected and does not serve yet lets a client wait that asks who leads: it
+/// takes a commit.
+const ELECTED_TIMEOUT: Duration = Duration::from_millis(100);
+
+impl Connection {
+    /// Answers a request about the cluster, and hands any other back.
+    pub(super) async fn handle_members(
+        &mut self,
+        request: Request,
+    ) -> std::io::Result<Option<Request>> {
+        let wanted = match request {
+            Request::Leader => {
+                let response = self.leader().await;
+                self.write(&response).await?;
+                return Ok(None);
+            }
+            Request::Cluster { format } => {
+                let members = self.shard.with_replica(Replica::members);
+                let servers = members.into_iter().map(|member| ServerEntry {
+                    id: member.id.0,
+                    address: member.address,
+                    role: Role::from(member.role),
+                });
+                let servers = servers.collect();
+                self.write(&Response::Servers { format, servers }).await?;
+                return Ok(None);
+            }
+            Request::Describe => {
+                let own = self.shard.own_member();
+                let (failure_domain, weight) =
+                    own.map_or((0, 0), |own| (own.failure_domain, own.weight));
+                self.write(&Response::Metadata {
+                    failure_domain,
+                    weight,
+                })
+                .await?;
+                return Ok(None);
+            }
+            Request::Weight { weight } => {
+                let introduction = Introduction {
+                    weight: Some(weight),
+                    ..Introduction::default()
+                };
+                let response = match self.shard.introduce(&introduction).await {
+                    Ok(()) => Response::Empty,
+                    Err(error) => Response::failure(FailureCode::Error, error.to_string()),
+                };
+                self.write(&response).await?;
+                return Ok(None);
+            }
+            Request::Join {
+                id,
+                incarnation,
+                failure_domain,
+                weight,
+                address,
+            } => {
+                let told = |number: u64| (number != u64::MAX).then_some(number);
+                MemberRequest::Join {
+                    id: node(id),
+                    incarnation,
+                    address,
+                    failure_domain: told(failure_domain),
+                    weight: told(weight),
+                }
+            }
+            Request::Add { id, address } => MemberRequest::Add {
+                id: node(id),
+                address,
+            },
+            Request::Assign { id, role } => MemberRequest::Assign {
+                id: NodeId(id),
+                role: MemberRole::from(role),
+            },
+            Request::Remove { id } => MemberRequest::Remove { id: NodeId(id) },
+            Request::Transfer { id } => MemberRequest::Transfer { to: node(id) },
+            other => return Ok(Some(other)),
+        };
+        let answer = self.ask(Ask::Members(wanted)).await?;
+        let response = match answer.reply {
+            Ok(Reply::Joined { id }) => self.joined(id),
+            reply => response_to(reply),
+        };
+        self.write(&response).await?;
+        if answer.is_interrupted {
+            self.write(&Response::Empty).await?;
+        }
+        Ok(None)
+    }
+
+    /// Who leads; a node that has just been elected names itself as soon as it serves.
+    async fn leader(&self) -> Response {
+        let deadline = Instant::now() + ELECTED_TIMEOUT;
+        let leader = loop {
+            let (leader, is_elected) = self
+                .shard
+                .with_replica(|replica| (replica.leader(), replica.role() == RaftRole::Leader));
+            if leader.is_some() || !is_elected || Instant::now() >= deadline {
+                break leader;
+            }
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        };
+        let (id, address) = leader.map_or((0, String::new()), |at| (at.id.0, at.address));
+        if self.legacy {
+            Response::LegacyServer { address }
+        } else {
+            Response::Server { id, address }
+        }
+    }
+
+    fn joined(&self, id: NodeId) -> Response {
+        let members = self.shard.with_replica(Replica::members);
+        let members = members.into_iter().map(|member| MemberEntry {
+            id: member.id.0,
+            incarnation: member.incarnation,
+            address: member.address,
+        });
+        Response::Joined {
+            cluster: self.shard.peers().identity().cluster.unwrap_or(0),
+            id: id.0,
+            members: members.collect(),
+        }
+    }
+}
+
+/// The node that an id names; 0 names none.
+fn node(id: u64) -> Option<NodeId> {
+    (id != 0).then_some(NodeId(id))
+}
+
+impl From<MemberRole> for Role {
+    fn from(role: MemberRole) -> Self {
+        match role {
+            MemberRole::Voter => Self::Voter,
+            MemberRole::Standby => Self::Standby,
+            MemberRole::Spare => Self::Spare,
+        }
+    }
+}
+
+impl From<Role> for MemberRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Voter => Self::Voter,
+            Role::Standby => Self::Standby,
+            Role::Spare => Self::Spare,
+        }
+    }
+}
+
+/// The status as one JSON object.
+pub(super) fn status_json(status: &Status) -> String {
+    let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
+    let leader = status.leader.as_ref().map(|leader| leader.id);
+    let member = |at: &MemberStatus| {
+        let MemberStatus {
+            member,
+            matched,
+            silent_ticks,
+        } = at;
+        serde_json::json!({
+            "id": member.id.0,
+            "address": member.address,
+            "role": member.role.to_string(),
+            "leader": leader == Some(member.id),
+            "failure_domain": member.failure_domain,
+            "weight": member.weight,
+            "joined": member.incarnation != 0,
+            "matched_index": matched.map(|index| index.0),
+            "lag": matched.map(|index| status.last.0.saturating_sub(index.0)),
+            "silent_ms": silent_ticks.map(milliseconds),
+        })
+    };
+    serde_json::json!({
+        "id": status.id.0,
+        "role": format!("{:?}", status.role).to_lowercase(),
+        "removed": status.removed,
+        "term": status.term,
+        "leader": status.leader.as_ref().map(address),
+        "commit_index": status.commit.0,
+        "applied_index": status.applied.0,
+        "last_index": status.last.0,
+        "durable_index": status.durable.0,
+        "debt": status.debt.map(|debt| serde_json::json!({"term": debt.term.0, "index": debt.index.0})),
+        "members": status.members.iter().map(member).collect::<Vec<_>>(),
+        "databases": status.databases,
+        "sessions": status.sessions,
+    })
+    .to_string()
+}

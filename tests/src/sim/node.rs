@@ -491,8 +491,8 @@ impl Node {
                 configuration,
                 databases,
             } => {
-                assert_eq!(owed, LogIndex::ZERO, "nothing came with a snapshot");
-                self.disk.save_manifest(base, configuration, databases);
+                self.disk
+                    .save_manifest((base, owed), configuration, databases);
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");

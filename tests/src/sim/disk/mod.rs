@@ -171,7 +171,7 @@ impl Disk {
 
     pub(crate) fn save_manifest(
         &mut self,
-        base: LogIndex,
+        (base, owed): (LogIndex, LogIndex),
         configuration: Configuration,
         databases: Vec<DatabaseFile>,
     ) {
@@ -183,8 +183,7 @@ impl Disk {
                 sequence: self.manifest.sequence + 1,
                 base,
                 segment,
-                // No snapshot was installed.
-                owed: LogIndex::ZERO,
+                owed,
                 configuration,
                 databases,
             },

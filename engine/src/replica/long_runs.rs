@@ -187,12 +187,9 @@ impl Replica {
                 reason: StopReason::Interrupted,
             });
         }
-        let mut left = Vec::new();
         for parked in self.queues.withdraw(id) {
-            left.extend(parked.databases);
             self.refuse(parked.request, Error::interrupted());
         }
-        self.resume_writers(&left);
     }
 
     /// A long run has come back, of a session that had these databases.

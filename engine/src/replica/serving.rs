@@ -439,9 +439,7 @@ impl Replica {
                 idle.insert(id);
             }
         }
-        let mut left = Vec::new();
         for parked in self.queues.expired(now) {
-            left.extend(parked.databases);
             self.refuse(
                 parked.request,
                 Error::Busy {
@@ -449,8 +447,6 @@ impl Replica {
                 },
             );
         }
-        // Behind one that waited for a database there may be others whose databases are free.
-        self.resume_writers(&left);
         for id in idle {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.aborted = Some(Error::misuse(

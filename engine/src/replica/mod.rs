@@ -296,6 +296,9 @@ impl Replica {
         if self.is_any_parked() {
             self.drive_backfill();
         }
+        // Whoever waited for several databases, and waits no longer or cannot run now, may have been
+        // all that stood in the way of others.
+        self.resume_writers(&self.queues.databases_waited_for());
         self.drive_handover();
         self.ask_read_index();
         let effects = self.raft.take_effects();

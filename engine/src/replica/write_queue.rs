@@ -67,6 +67,13 @@ impl WriteQueues {
         self.queues.keys().copied().collect()
     }
 
+    /// The databases that nobody holds and somebody waits for.
+    pub(super) fn databases_waited_for(&self) -> Vec<DatabaseId> {
+        let queues = self.queues.iter();
+        let free = queues.filter(|(_, queue)| queue.holder.is_none() && !queue.waiting.is_empty());
+        free.map(|(database, _)| *database).collect()
+    }
+
     /// `session` holds its places in the queues of these databases.
     pub(super) fn hold(&mut self, session: SessionId, databases: &[DatabaseId]) {
         for database in databases {

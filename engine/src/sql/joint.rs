@@ -79,6 +79,7 @@ impl JointCommits {
         let databases = state.databases.iter().map(|at| &at.database);
         let begun = JointCommit::begin(databases);
         state.begun = Some(begun);
+        self.watch.set_committing(true);
         true
     }
 
@@ -88,6 +89,7 @@ impl JointCommits {
             return;
         }
         let begun = self.lock().begun.take();
+        self.watch.set_committing(false);
         if let Some(begun) = begun
             && has_failed
         {

@@ -81,6 +81,8 @@ pub(super) struct Watch {
     is_away: AtomicBool,
     /// Whether it has paused because it has to go on on the core.
     wants_core: AtomicBool,
+    /// Whether it is in the middle of a commit in several databases.
+    is_committing: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -98,6 +100,7 @@ impl Watch {
             writes: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
             wants_core: AtomicBool::new(false),
+            is_committing: AtomicBool::new(false),
         })
     }
 
@@ -155,6 +158,9 @@ impl Watch {
 
     /// Looks at the clock, pauses if it is time to, and says whether the run has to stop.
     pub(super) fn must_stop(&self) -> bool {
+        if self.is_committing.load(Ordering::Relaxed) {
+            return false;
+        }
         if self.stop.load(Ordering::Relaxed) != 0 {
             return true;
         }
@@ -188,6 +194,13 @@ impl Watch {
     pub(super) fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Relaxed);
         self.wants_core.store(false, Ordering::Relaxed);
+    }
+
+    /// A commit in several databases begins, or is over. In between the run neither pauses nor stops:
+    /// others wait for its end where they are, on this core. SQLite also looks here when a COMMIT has
+    /// just been carried out, before it says so.
+    pub(super) fn set_committing(&self, is_committing: bool) {
+        self.is_committing.store(is_committing, Ordering::Relaxed);
     }
 
     fn pause(&self) {
@@ -238,7 +251,9 @@ impl Watch {
 /// waits.
 impl DiskWait for Watch {
     fn before_wait(&self) {
-        self.pause();
+        if !self.is_committing.load(Ordering::Relaxed) {
+            self.pause();
+        }
     }
 }
 

@@ -256,6 +256,8 @@ impl Cluster {
         for (of, row) in self.oracle.rows_that_exist().collect::<Vec<_>>() {
             assert!(of != database || items.contains(&row), "row {row} is lost");
         }
+        let pairs = self.tokens(&name, "SELECT token FROM pair");
+        self.oracle.check_pairs(database, pairs);
         for key in 0..REGISTERS {
             let sql = format!("SELECT version, token FROM history WHERE key = {key}");
             for row in self.rows(&name, &sql) {

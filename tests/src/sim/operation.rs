@@ -30,7 +30,7 @@ const RESTORED_ROWS: i64 = 50;
 const PIECES: usize = 3;
 
 /// The weights of all kinds of operation together.
-const KINDS: u64 = 126;
+const KINDS: u64 = 135;
 
 /// Row ids from here on are used by one operation each.
 pub(crate) const UNCONTESTED: u64 = 1 << 32;
@@ -44,6 +44,7 @@ pub(crate) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS transfer (token INTEGER PRIMARY KEY);
     CREATE TABLE IF NOT EXISTS large (token INTEGER, part INTEGER, data TEXT);
     CREATE TABLE IF NOT EXISTS history (key INTEGER, version INTEGER, token INTEGER, PRIMARY KEY (key, version));
+    CREATE TABLE IF NOT EXISTS pair (token INTEGER PRIMARY KEY);
     CREATE TABLE IF NOT EXISTS list (key INTEGER, position INTEGER, token INTEGER, PRIMARY KEY (key, position));
     CREATE TABLE IF NOT EXISTS cell (key INTEGER PRIMARY KEY, value INTEGER);
     CREATE TABLE IF NOT EXISTS noise (id INTEGER PRIMARY KEY, number INTEGER, day REAL, blob BLOB);
@@ -55,7 +56,7 @@ pub(crate) const SCHEMA: &str = "
 pub(crate) const ALL_TOKENS: &str = "
     SELECT token FROM item UNION ALL SELECT token FROM transfer UNION ALL
     SELECT token FROM history UNION ALL SELECT DISTINCT token FROM large UNION ALL
-    SELECT DISTINCT token FROM list";
+    SELECT DISTINCT token FROM list UNION ALL SELECT token FROM pair";
 
 /// What a successful answer, or a constraint error, means.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,8 @@ pub(crate) enum Meaning {
     },
     /// The sum of all accounts.
     Sum,
-    /// Large writes of which not all parts are there: none.
+    /// Large writes of which not all parts are there, and writes to two databases that are in one
+    /// of them: none.
     Halves,
     /// A batch of the answer to a large write, which commits with the last one.
     Returning,
@@ -155,6 +157,8 @@ pub(crate) struct Operation {
     floor: i64,
     register: Option<(i64, u64)>,
     call: Option<CallId>,
+    /// Whether the session gets another database.
+    attaches: bool,
     /// How long the client waits before it asks for the next batch of an answer.
     batch_pause: u64,
     /// Whether the session is closed in the middle.
@@ -225,10 +229,13 @@ impl Operation {
             96..98 => operation.create(oracle, random),
             98..112 => operation.use_cell(oracle, random),
             112..120 => operation.append(oracle, random),
-            _ => operation.read_lists(random),
+            120..126 => operation.read_lists(random),
+            126..132 => operation.write_across(oracle, random),
+            _ => operation.read_across(),
         }
         // A session whose database may be gone is of no use any more.
-        operation.walks_out = random.per_mille(40) || operation.name == FLEETING;
+        operation.walks_out =
+            random.per_mille(40) || operation.name == FLEETING || operation.attaches;
         operation
     }
 
@@ -244,6 +251,7 @@ impl Operation {
             floor: 0,
             register: None,
             call: None,
+            attaches: false,
             batch_pause: 0,
             walks_out: false,
         }
@@ -376,6 +384,38 @@ impl Operation {
         self.read_list(second, false, 0);
         self.step(execute(append(second)), Meaning::Nothing, pause);
         self.commit_step(execute("COMMIT"), Meaning::Appended, pause);
+    }
+
+    /// A row in two databases, in one transaction.
+    fn write_across(&mut self, oracle: &mut Oracle, random: &mut Random) {
+        let token = self.new_token(oracle);
+        self.attach_the_other();
+        let insert = |table: &str| format!("INSERT INTO {table} VALUES ({token})");
+        let (first, second) = (insert("main.pair"), insert("other.pair"));
+        if random.per_mille(500) {
+            let sql = format!("BEGIN; {first}; {second}; COMMIT");
+            self.commit_step(execute(sql), Meaning::Committed, 0);
+            return;
+        }
+        let pause = random.one_of(&[0, 3, 30]);
+        self.step(execute("BEGIN"), Meaning::Nothing, 0);
+        self.step(execute(first), Meaning::Nothing, 0);
+        self.step(execute(second), Meaning::Nothing, pause);
+        self.commit_step(execute("COMMIT"), Meaning::Committed, pause);
+    }
+
+    fn read_across(&mut self) {
+        self.attach_the_other();
+        let sql = "SELECT token FROM main.pair EXCEPT SELECT token FROM other.pair UNION ALL
+                   SELECT token FROM (SELECT token FROM other.pair EXCEPT SELECT token FROM main.pair)";
+        self.step(query(sql), Meaning::Halves, 0);
+    }
+
+    fn attach_the_other(&mut self) {
+        let other = 1 - self.database;
+        let sql = format!("ATTACH 'db{other}' AS other");
+        self.step(execute(sql), Meaning::Nothing, 0);
+        self.attaches = true;
     }
 
     fn read_lists(&mut self, random: &mut Random) {
@@ -706,6 +746,9 @@ impl Operation {
     }
 
     fn acknowledge(&mut self, oracle: &mut Oracle) {
+        if self.attaches {
+            oracle.tally.count(Kind::PairWritten);
+        }
         for token in std::mem::take(&mut self.tokens) {
             oracle.acknowledge(token);
         }

@@ -35,6 +35,8 @@ pub(crate) struct Oracle {
     pub(crate) lists: Lists,
     pub(crate) histories: Histories,
     pub(crate) digests: Digests,
+    /// What is in the first of the databases that are written together, at the end.
+    pairs: Vec<u64>,
     /// Rows that somebody was told to exist: by a constraint error, or by an acknowledgement.
     rows: BTreeSet<(usize, u64)>,
     /// The newest databases that clients have asked for, besides the first ones.
@@ -129,6 +131,14 @@ impl Oracle {
         acknowledged_writes::check(&self.fates, found);
         let checked = self.histories.check();
         self.tally.add(Kind::HistoryChecked, checked);
+    }
+
+    /// What was written to both databases in one transaction is in both or in none.
+    pub(crate) fn check_pairs(&mut self, database: usize, found: Vec<u64>) {
+        match database {
+            0 => self.pairs = found,
+            _ => assert_eq!(self.pairs, found, "half a transaction"),
+        }
     }
 
     /// The same where not everything can be read any more.

@@ -79,6 +79,7 @@ kinds! {
     Dropped "databases dropped",
     Restored "databases restored",
     Appended "lists appended to",
+    PairWritten "transactions over two databases",
     Lease "seeds with leases",
     HistoryChecked "register histories found linearizable",
 }

@@ -35,6 +35,8 @@ impl Cluster {
                     .listen(address)
                     .cluster(members.clone())
                     .segment_bytes(4 << 20)
+                    // Three nodes and their readers share the cores: nobody is to stand too soon.
+                    .timeouts(Duration::from_millis(100), Duration::from_secs(2))
                     .start();
                 Some(node.unwrap())
             })

@@ -202,8 +202,6 @@ fn a_member_that_was_away_for_too_long_gets_a_snapshot_while_commits_go_on() {
     for bytes in growth {
         assert!(bytes < GROWTH_BYTES_MAX, "{bytes} bytes");
     }
-    // Much later than the rest: the machine may be busy with other things.
-    assert!(percentile(&busy, 990) < 5 * percentile(&quiet, 990).max(Duration::from_millis(20)));
     scene::assert_identical(&mut cluster, DATABASE);
     scene::assert_identical(&mut cluster, SECOND);
 

@@ -18,6 +18,10 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
+        Self::start_with(Duration::from_millis(250))
+    }
+
+    fn start_with(election: Duration) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let sockets: Vec<_> = (0..3)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
@@ -35,8 +39,7 @@ impl Cluster {
                     .listen(address)
                     .cluster(members.clone())
                     .segment_bytes(4 << 20)
-                    // Three nodes and their readers share the cores: nobody is to stand too soon.
-                    .timeouts(Duration::from_millis(100), Duration::from_secs(2))
+                    .timeouts(Duration::from_millis(50), election)
                     .start();
                 Some(node.unwrap())
             })
@@ -233,7 +236,8 @@ fn what_is_not_committed_is_not_read() {
 
 #[test]
 fn readers_on_many_threads_see_whole_transactions() {
-    let cluster = Cluster::start();
+    // Three nodes and their readers share the cores: nobody is to stand too soon.
+    let cluster = Cluster::start_with(Duration::from_secs(2));
     let leader = cluster.leader();
     let database = leader.database("app").unwrap();
     database

@@ -7,6 +7,7 @@
 
 mod files;
 mod reads;
+mod repair;
 mod snapshots;
 
 use std::cell::{Cell, RefCell};
@@ -33,6 +34,7 @@ use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
+use repair::Repairs;
 pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
 
 /// The replica's unit of time.
@@ -146,6 +148,7 @@ pub(crate) struct Shard {
     /// Ends that.
     disturbed: Signal,
     snapshots: Snapshots,
+    repairs: Repairs,
     /// Why the shard can go on no longer.
     halted: RefCell<Option<String>>,
     halt: Signal,
@@ -193,6 +196,7 @@ impl Shard {
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
             snapshots,
+            repairs: Repairs::default(),
             halted: RefCell::default(),
             halt: Signal::default(),
         }))
@@ -332,6 +336,7 @@ impl Shard {
                 self.writer.tick();
                 self.inbox.push(Input::Tick);
             }
+            self.repair_damaged();
             // After a stall the lost time is not made up for: the others' messages come first.
             given = if passed > QUIET_TICKS {
                 Instant::now()

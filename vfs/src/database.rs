@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::epoch::Epoch;
@@ -11,7 +11,7 @@ use crate::error::VfsError;
 use crate::frames::{FrameFault, NewestFrame};
 use crate::header::{CommitPoint, IndexHeader};
 use crate::history::History;
-use crate::main_file::MainFile;
+use crate::main_file::{self, MainFile};
 use crate::page::{PageNumber, PageSize};
 use crate::registration::VfsInner;
 use crate::snapshot::Pin;
@@ -61,8 +61,8 @@ pub(crate) struct DatabaseInner {
     pub(crate) current: RwLock<Arc<Epoch>>,
     /// How often SQLite asked for recovery, which it never should.
     pub(crate) recovery_requests: AtomicU64,
-    /// The first damaged page that was read from the file.
-    damage: OnceLock<PageNumber>,
+    /// The first damaged page that was read from the file since it was last known to be right.
+    damage: Mutex<Option<PageNumber>>,
 }
 
 /// Where each page of a database was as of one commit: see [`Database::past_state`].
@@ -110,7 +110,7 @@ impl DatabaseInner {
             history: Mutex::new(History::new(header)),
             current: RwLock::new(Arc::new(Epoch::first(page_size, &header))),
             recovery_requests: AtomicU64::new(0),
-            damage: OnceLock::new(),
+            damage: Mutex::new(None),
         })
     }
 
@@ -127,16 +127,27 @@ impl DatabaseInner {
     ) -> Result<usize, VfsError> {
         self.file
             .read_page(number, into)
-            .inspect_err(|error| self.note_damage(error))
+            .inspect_err(|error| self.note_damage(number, error))
     }
 
-    /// Takes note of a damaged page, and says so loudly if it is the first one.
-    pub(crate) fn note_damage(&self, error: &VfsError) {
-        if let VfsError::DamagedPage { page, .. } = error
-            && self.damage.set(*page).is_ok()
-        {
-            tracing::error!("the database {} is faulty: {error}", self.name);
+    /// Takes note of a page that could not be read because it is damaged, and says so loudly if it is
+    /// the first one.
+    pub(crate) fn note_damage(&self, number: PageNumber, error: &VfsError) {
+        if !main_file::is_damage(error) {
+            return;
         }
+        let mut damage = lock(&self.damage);
+        if damage.is_none() {
+            *damage = Some(number);
+            drop(damage);
+            tracing::error!("the database {} is faulty: {error}", self.name);
+            lock(&self.vfs.damaged).push(self.label.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Damage is told anew from now on.
+    pub(crate) fn forget_damage(&self) {
+        *lock(&self.damage) = None;
     }
 
     /// Fails if the name was given away. To be asked under `acts` or `history`.
@@ -249,11 +260,12 @@ impl Database {
         self.inner.recovery_requests.load(Ordering::Relaxed)
     }
 
-    /// The first damaged page that was read from the file since it was opened; None as long as every
-    /// page was what had been written. What reads a damaged page fails with
-    /// [`VfsError::DamagedPage`], in SQL with `SQLITE_IOERR_DATA`; everything else goes on.
+    /// The first damaged page that was read from the file since it was opened, or last repaired
+    /// ([`Database::forget_damage`]); None as long as every page was what had been written. What reads
+    /// a damaged page fails with [`VfsError::DamagedPage`], in SQL with `SQLITE_IOERR_DATA`; everything
+    /// else goes on.
     pub fn damage(&self) -> Option<PageNumber> {
-        self.inner.damage.get().copied()
+        *lock(&self.inner.damage)
     }
 
     /// Hands every page `1..=at.page_count()` as of the commit `at` to `each`, in order. A page

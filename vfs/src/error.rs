@@ -37,10 +37,11 @@ pub enum VfsError {
     },
     /// A page of a database file is not what was last written there: the disk, or somebody, has
     /// changed it since. It is never given out. The database is told by
-    /// [`Database::damage`](crate::Database::damage) from then on.
+    /// [`Database::damage`](crate::Database::damage) until it is repaired.
     #[error(
-        "page {page} of {} is damaged: it is not what was written there. The other nodes have this \
-         database too; on this one, restore it from a backup or replace the data of the node",
+        "page {page} of {}, at offset {offset}, is damaged: it is not what was written there. A node \
+         of a cluster gets it from another one; on a node that is alone, restore the database from a \
+         backup",
         path.display()
     )]
     DamagedPage {
@@ -48,6 +49,8 @@ pub enum VfsError {
         path: PathBuf,
         /// The page.
         page: PageNumber,
+        /// Where it begins in the file, in bytes.
+        offset: u64,
     },
     /// A file, or a first page, that cannot be the base of an in-memory WAL.
     #[error("{} is not a database that can be opened: {reason}", path.display())]

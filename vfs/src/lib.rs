@@ -27,7 +27,7 @@
 //!
 //! - SQLite never writes, truncates or syncs a main file, never checkpoints, restarts or recovers a
 //!   WAL: each of these requests is refused (`SQLITE_READONLY`, `SQLITE_BUSY`, `SQLITE_IOERR`). A
-//!   [`Backfill`] alone writes the file.
+//!   [`Backfill`] alone writes the file, and a repair ([`FileCheck::repair`]).
 //! - Durability is not here: the WAL is memory and `xSync` does nothing. The replicated log is what
 //!   makes a commit survive, until [`Backfill::sync`] has returned for a later one.
 //! - No page of a file is given out that is not what was last written there: see
@@ -87,6 +87,7 @@ mod page;
 mod page_sums;
 mod registration;
 mod removal;
+mod repair;
 mod replay;
 mod restart;
 mod snapshot;
@@ -113,6 +114,7 @@ pub use joint_commit::JointCommit;
 pub use page::{Page, PageNumber, PageSize};
 pub use page_sums::{DATABASE_FILE_SUFFIXES, PageSumsBuilder};
 pub use registration::{Vfs, VfsOptions};
+pub use repair::FileCheck;
 pub use restart::Parking;
 pub use snapshot::Pin;
 

@@ -97,6 +97,7 @@ impl MainFile {
             false => Err(VfsError::DamagedPage {
                 path: self.path.clone(),
                 page: number,
+                offset,
             }),
         }
     }
@@ -131,5 +132,19 @@ impl MainFile {
 
     fn offset_of(&self, number: PageNumber) -> u64 {
         u64::from(number.0 - 1) * u64::from(self.page_size.bytes())
+    }
+}
+
+/// Whether what reads a page failed because of what the disk has made of it: it is something else
+/// now, or cannot be read at all.
+pub(crate) fn is_damage(error: &VfsError) -> bool {
+    match error {
+        VfsError::DamagedPage { .. } => true,
+        VfsError::Io {
+            operation: "read",
+            source,
+            ..
+        } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        _ => false,
     }
 }

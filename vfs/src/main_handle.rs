@@ -107,13 +107,17 @@ impl MainHandle {
             Err(error @ VfsError::DamagedPage { .. }) => {
                 let newest = (number == 1).then(|| self.newest_page_one()).flatten();
                 let Some(newest) = newest else {
-                    database.note_damage(&error);
+                    database.note_damage(PageNumber(number), &error);
                     return Err(error);
                 };
                 page.copy_from_slice(&newest);
                 page_bytes
             }
-            read => read?,
+            Err(error) => {
+                database.note_damage(PageNumber(number), &error);
+                return Err(error);
+            }
+            Ok(found) => found,
         };
         let within = within as usize;
         let count = into.len().min(page_bytes - within);

@@ -73,6 +73,8 @@ pub(crate) struct VfsInner {
     /// The name that SQLite knows this VFS by.
     pub(crate) registered_name: CString,
     pub(crate) databases: Mutex<HashMap<String, Weak<DatabaseInner>>>,
+    /// The labels of databases that were found damaged and are not told yet.
+    pub(crate) damaged: Mutex<Vec<u64>>,
     raw: RawVfs,
 }
 
@@ -100,6 +102,7 @@ impl Vfs {
                 options,
                 registered_name,
                 databases: Mutex::new(HashMap::new()),
+                damaged: Mutex::new(Vec::new()),
                 raw: RawVfs(Box::into_raw(Box::new(raw))),
             }
         });
@@ -127,6 +130,12 @@ impl Vfs {
     /// applies every commit that the backfill may have begun to write before anybody reads.
     pub fn reopen(&self, name: &str, page_size: PageSize) -> Result<Database, VfsError> {
         self.open_as(name, Some(page_size))
+    }
+
+    /// The databases of which a damaged page was met since the last call, by their labels
+    /// ([`Database::label`]); each once until its damage is forgotten.
+    pub fn take_damaged(&self) -> Vec<u64> {
+        std::mem::take(&mut lock(&self.inner.damaged))
     }
 
     fn open_as(&self, name: &str, page_size: Option<PageSize>) -> Result<Database, VfsError> {

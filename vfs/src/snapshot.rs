@@ -12,7 +12,7 @@ use crate::lock;
 /// as long as they do. A roll-back to an earlier commit ends it.
 #[must_use]
 pub struct Pin {
-    database: Database,
+    pub(crate) database: Database,
     at: CommitPoint,
     number: u64,
 }

@@ -43,6 +43,8 @@ pub(crate) enum Purpose {
     Formation = 2,
     /// To send a snapshot.
     Snapshot = 3,
+    /// To ask for pages of a database.
+    Pages = 4,
 }
 
 /// What the other node thinks of it.
@@ -162,6 +164,7 @@ impl Hello {
             1 => Purpose::Link,
             2 => Purpose::Formation,
             3 => Purpose::Snapshot,
+            4 => Purpose::Pages,
             _ => return Err(HelloError::Unknown("purpose")),
         };
         let verdict = match u16_at(AT_VERDICT) {

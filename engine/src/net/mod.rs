@@ -94,6 +94,8 @@ async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Res
         peer::receive(shard, stream, asks.sender, incoming).await;
     } else if answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Snapshot {
         snapshot::receive(shard, stream).await;
+    } else if answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Pages {
+        snapshot::give_pages(shard, stream).await?;
     }
     Ok(())
 }

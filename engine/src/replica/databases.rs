@@ -98,13 +98,22 @@ impl Replica {
     /// The database of this name at the applied index of this node, if there is one. Not to be
     /// asked within a turn.
     pub fn database(&self, name: &str) -> Option<DatabaseStatus> {
-        let id = self.catalogue.find(name)?;
+        self.database_of(self.catalogue.find(name)?)
+    }
+
+    /// The same for the database of this id.
+    pub(crate) fn database_of(&self, id: DatabaseId) -> Option<DatabaseStatus> {
         let state = self.catalogue.get(id)?;
         self.is_whole(state).then_some(DatabaseStatus {
             id,
-            name: name.to_owned(),
+            name: state.name.clone(),
             commit_point: state.committed?,
         })
+    }
+
+    /// Whether there is a database of this id, whether it may be read yet or not.
+    pub(crate) fn has_database(&self, id: DatabaseId) -> bool {
+        self.catalogue.get(id).is_some()
     }
 
     /// The first entry of the oldest restore under way: what has arrived of its file is in the log

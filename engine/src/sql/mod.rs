@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringlite_raft::LogIndex;
 use ringlite_vfs::{
-    Backfill, Capture, CommitPoint, Database, PageSize, PastState, Vfs, VfsError, VfsOptions,
+    Backfill, Capture, CommitPoint, Database, PageNumber, PageSize, PastState, Vfs, VfsError,
+    VfsOptions,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -528,6 +529,12 @@ impl Sql {
         self.restores.remove(&restore);
     }
 
+    /// The databases of which a damaged page was met since the last call.
+    pub fn take_damaged(&self) -> Vec<DatabaseId> {
+        let damaged = self.vfs.take_damaged().into_iter();
+        damaged.map(|label| DatabaseId(LogIndex(label))).collect()
+    }
+
     /// The size of a database's pages.
     pub fn page_size(&self, id: DatabaseId) -> Option<PageSize> {
         self.databases.get(&id).map(Database::page_size)
@@ -651,6 +658,11 @@ pub struct PinnedPages {
 }
 
 impl PinnedPages {
+    /// The applied index that they are of.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
     /// Reads and hashes them all, which takes its time.
     pub fn digest(&self) -> Result<Digest, Error> {
         let mut hash = Xxh3::new();
@@ -667,6 +679,24 @@ impl PinnedPages {
             page_size: self.database.page_size().bytes(),
             digest: format!("{:032x}", hash.digest128()),
         })
+    }
+
+    /// Reads some of them. Those that there are not, or that are damaged here, are left out.
+    pub(crate) fn read(&self, numbers: &[PageNumber]) -> Result<Vec<(PageNumber, Bytes)>, Error> {
+        let mut pages = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let only = number.0..number.0.saturating_add(1);
+            let read = self
+                .database
+                .read_page_range_at(&self.past, only, &mut |number, page| {
+                    pages.push((number, Bytes::copy_from_slice(page)));
+                });
+            match read {
+                Ok(()) | Err(VfsError::DamagedPage { .. }) => {}
+                Err(error) => return Err(cannot_read(&error)),
+            }
+        }
+        Ok(pages)
     }
 }
 

@@ -694,16 +694,18 @@ fn is_plain_begin(sql: &str) -> bool {
 
 /// What to tell of a page that was not given out.
 fn damaged(database: &Database) -> Error {
-    let page = database.damage();
+    let place = database.damage().map(|page| {
+        let offset = u64::from(page.0 - 1) * u64::from(database.page_size().bytes());
+        format!(", at page {page} (offset {offset}) at least")
+    });
     Error::Sqlite {
         code: ffi::SQLITE_IOERR_DATA,
         message: format!(
-            "the file of database {:?} is damaged on this node, at page {} at least: what was asked \
-             for is not what was written there, and is not given out. The other nodes have their \
-             own copies; on this one, restore the database from a backup or replace the data of \
-             the node",
+            "the file of database {:?} is damaged on this node{}: what was asked for is not what was \
+             written there, and is not given out. A node of a cluster gets it from another one; on a \
+             node that is alone, restore the database from a backup",
             database.name(),
-            page.map_or_else(|| "?".to_owned(), |page| page.to_string()),
+            place.unwrap_or_default(),
         ),
     }
 }

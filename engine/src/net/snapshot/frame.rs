@@ -8,12 +8,16 @@
 //!                                  <-     Received, Received, ...
 //!   End: the targets               ->
 //!                                  <-     Done                      (or Refused)
+//!
+//! a node with damaged pages                any other
+//!   AskPages                       ->
+//!                                  <-     Pages                     (or Refused)
 //! ```
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use futures_lite::{AsyncRead, AsyncReadExt as _};
 use ringlite_raft::{Configuration, LogBase, LogIndex, Term};
-use ringlite_vfs::{PageSize, validate_database_name};
+use ringlite_vfs::{PageNumber, PageSize, validate_database_name};
 
 use crate::replica::{DatabaseFile, DatabaseId, SnapshotHead, SnapshotId};
 use crate::storage::Position;
@@ -59,9 +63,21 @@ pub(super) enum Frame {
     },
     /// The member has installed it, or needs it no longer.
     Done,
-    /// The member cannot take it.
+    /// The member cannot take it, or has no pages to give.
     Refused {
         reason: String,
+    },
+    /// How are these pages of a database, at an index or later?
+    AskPages {
+        database: DatabaseId,
+        index_min: LogIndex,
+        numbers: Vec<PageNumber>,
+    },
+    /// They are like this at the index `applied`.
+    Pages {
+        applied: LogIndex,
+        page_size: PageSize,
+        pages: Vec<(PageNumber, Bytes)>,
     },
 }
 
@@ -118,6 +134,29 @@ impl Frame {
                 let end = reason.floor_char_boundary(REASON_BYTES_MAX);
                 out.put_slice(&reason.as_bytes()[..end]);
             }
+            Frame::AskPages {
+                database,
+                index_min,
+                numbers,
+            } => {
+                out.put_u64_le(database.0.0);
+                out.put_u64_le(index_min.0);
+                for number in numbers {
+                    out.put_u32_le(number.0);
+                }
+            }
+            Frame::Pages {
+                applied,
+                page_size,
+                pages,
+            } => {
+                out.put_u64_le(applied.0);
+                out.put_u32_le(page_size.bytes());
+                for (number, page) in pages {
+                    out.put_u32_le(number.0);
+                    out.put_slice(page);
+                }
+            }
         }
         finish(&mut out);
         out
@@ -134,6 +173,8 @@ impl Frame {
             Frame::Received { .. } => 7,
             Frame::Done => 8,
             Frame::Refused { .. } => 9,
+            Frame::AskPages { .. } => 10,
+            Frame::Pages { .. } => 11,
         }
     }
 
@@ -245,6 +286,33 @@ fn decode_body(type_byte: u8, mut body: Bytes) -> Option<Result<Frame, FrameErro
             let reason = body.split_off(0);
             Frame::Refused {
                 reason: String::from_utf8_lossy(&reason).into_owned(),
+            }
+        }
+        10 => {
+            let database = DatabaseId(LogIndex(body.try_get_u64_le().ok()?));
+            let index_min = LogIndex(body.try_get_u64_le().ok()?);
+            let mut numbers = Vec::with_capacity(body.len() / 4);
+            while !body.is_empty() {
+                numbers.push(PageNumber(body.try_get_u32_le().ok()?));
+            }
+            Frame::AskPages {
+                database,
+                index_min,
+                numbers,
+            }
+        }
+        11 => {
+            let applied = LogIndex(body.try_get_u64_le().ok()?);
+            let page_size = PageSize::new(body.try_get_u32_le().ok()?).ok()?;
+            let mut pages = Vec::new();
+            while !body.is_empty() {
+                let number = PageNumber(body.try_get_u32_le().ok()?);
+                pages.push((number, take(&mut body, page_size.as_usize())?));
+            }
+            Frame::Pages {
+                applied,
+                page_size,
+                pages,
             }
         }
         _ => return Some(Err(FrameError::Unknown)),

@@ -54,6 +54,16 @@ fn frames() -> Vec<Frame> {
         Frame::Refused {
             reason: "no".into(),
         },
+        Frame::AskPages {
+            database: DatabaseId(LogIndex(0x0a01)),
+            index_min: LogIndex(0x0a02),
+            numbers: vec![PageNumber(0x0a03), PageNumber(0x0a04)],
+        },
+        Frame::Pages {
+            applied: LogIndex(0x0b01),
+            page_size: PageSize::MIN,
+            pages: vec![(PageNumber(0x0b02), Bytes::from_static(&[0x0b; 512]))],
+        },
     ]
 }
 
@@ -152,7 +162,7 @@ fn heads_that_cannot_be_installed_are_refused() {
 proptest! {
     #[test]
     fn random_bodies_are_no_panic(
-        type_byte in 0..12u8, body in prop::collection::vec(any::<u8>(), 0..300),
+        type_byte in 0..14u8, body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = begin(type_byte);
         bytes.extend(body);

@@ -11,6 +11,7 @@ pub mod netns;
 pub mod nodes;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod recovery;
 pub mod reference;

@@ -21,6 +21,8 @@ const POLL: Duration = Duration::from_millis(10);
 pub struct Node {
     /// Where it is reached.
     pub address: String,
+    /// Where it listens.
+    listen: String,
     /// Its data directory.
     pub data: PathBuf,
     log: PathBuf,
@@ -48,17 +50,23 @@ impl Nodes {
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             nodes: Vec::new(),
         };
-        nodes.add_node();
+        nodes.add(str::to_owned);
         nodes.run(0, &[]);
         drop(nodes.leader());
         nodes
     }
 
-    fn add_node(&mut self) -> usize {
+    /// Adds a node that does not run yet. The others reach it where `reached_at` says, which is told
+    /// where it listens.
+    ///
+    /// # Panics
+    /// If there are no ports.
+    pub fn add(&mut self, reached_at: impl FnOnce(&str) -> String) -> usize {
         let number = self.nodes.len();
         let addresses = free_addresses(1).expect("there are ports");
         self.nodes.push(Node {
-            address: addresses[0].clone(),
+            address: reached_at(&addresses[0]),
+            listen: addresses[0].clone(),
             data: self.directory.join(format!("node-{number}")),
             log: self.directory.join(format!("node-{number}.log")),
             child: None,
@@ -68,7 +76,7 @@ impl Nodes {
 
     /// Starts another node that joins through the first one that runs.
     pub fn join(&mut self) -> usize {
-        let number = self.add_node();
+        let number = self.add(str::to_owned);
         self.join_as(number);
         number
     }
@@ -98,7 +106,8 @@ impl Nodes {
         let child = Command::new(&self.program)
             .arg("serve")
             .arg(&node.data)
-            .args(["--listen", &node.address, "--segment-mib", "8"])
+            .args(["--listen", &node.listen, "--address", &node.address])
+            .args(["--segment-mib", "8"])
             .arg("--stop-with-parent")
             .args(["--core", &(number % 2).to_string()])
             .args(&self.arguments)

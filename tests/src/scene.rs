@@ -34,6 +34,25 @@ pub fn launch_nodes(directory: &Path, count: usize, launch: Launch) -> LocalClus
     cluster
 }
 
+/// Starts `count` nodes of `program` below `directory`, with a database that has a table of numbers
+/// `t (a INTEGER PRIMARY KEY, b)`.
+///
+/// # Panics
+/// If they do not start or elect no leader.
+pub fn start_with_table(
+    program: &str,
+    directory: &Path,
+    count: usize,
+    database: &str,
+) -> (LocalCluster, Client) {
+    let mut cluster = start(program, directory, count);
+    let mut client = open(&mut cluster, database);
+    client
+        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
+        .expect("a table can be made");
+    (cluster, client)
+}
+
 /// The id of the leader.
 ///
 /// # Panics

@@ -1,5 +1,6 @@
 //! One bit of one node's directory changes while the node is down: whatever it is, it is noticed and
-//! mended, or harmless, or refused by name. No answer is wrong, and no acknowledged row is lost.
+//! mended, or harmless, or refused by name. No answer is wrong, and no acknowledged row is lost. The
+//! same goes for a bit of a snapshot on its way to a member.
 //!
 //! `BIT_FLIPS` is how many kinds of places are tried (24 by default, spread over all of them; 0 for all).
 
@@ -9,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, Value};
+use ringlite_tests::nodes::{Nodes, wait_until};
+use ringlite_tests::proxy::{Flip, HELLO, Proxy};
 use ringlite_tests::{process, scene, segments};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "d";
+/// A database whose pages are in its file, and not in the log.
+const FILED: &str = "filed";
+const PAGE_BYTES: u64 = 4096;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The fields of a record header, as in `docs/FORMAT.md`: where they begin.
@@ -157,6 +163,16 @@ fn places(data: &Path) -> Vec<Place> {
             add(format!("{field} of {copy}"), &shard.join(copy), at);
         }
     }
+    let file = shard.join("databases").join(FILED);
+    let pages = std::fs::metadata(&file).unwrap().len() / PAGE_BYTES;
+    for page in [0, 1, pages / 2, pages - 1] {
+        for at in [0, 18, 100, PAGE_BYTES - 1] {
+            let name = format!("byte {at} of page {} of a database file", page + 1);
+            add(name, &file, page * PAGE_BYTES + at);
+        }
+        let name = format!("the checksum of page {} of a database file", page + 1);
+        add(name, &file.with_extension("sum"), 4 * page + 2);
+    }
     let identity = data.join("identity");
     let bytes = std::fs::metadata(&identity).unwrap().len();
     for at in [1, 12, bytes / 2, bytes - 12, bytes - 3] {
@@ -192,8 +208,6 @@ enum Start {
     Refused,
     /// It follows a leader and owes nothing.
     Back,
-    /// It owes what the leader's log has no more: only a snapshot could bring it up to date.
-    NeedsSnapshot,
 }
 
 fn start_of(cluster: &mut LocalCluster, id: usize, what: &str) -> Start {
@@ -205,23 +219,64 @@ fn start_of(cluster: &mut LocalCluster, id: usize, what: &str) -> Start {
         }
         let status = Client::connect_to(&address).and_then(|mut node| node.status());
         if let Ok(status) = &status
-            && let Some(leader) = status["leader"]["id"].as_u64()
+            && !status["leader"].is_null()
         {
             if status["debt"].is_null() {
                 return Start::Back;
             }
             assert_eq!(status["role"], "follower", "{what}");
-            let manifest = &inspect(&cluster.data_of(leader as usize))["manifest"];
-            let base = manifest[0]["good"]["base"]["index"].as_u64();
-            if base > status["last_index"].as_u64() {
-                return Start::NeedsSnapshot;
-            }
         }
         assert!(
             Instant::now() < deadline,
             "{what}: node {id} is not repaired: {status:?}"
         );
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Makes a database that all nodes have in their files, so that nobody reads it from the log.
+fn make_filed(cluster: &mut LocalCluster) {
+    let mut client = scene::open(cluster, FILED);
+    client.execute("CREATE TABLE f (a, b)", &[]).unwrap();
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) \
+                INSERT INTO f SELECT i, hex(randomblob(50)) FROM n";
+    client.execute(rows, &[]).unwrap();
+    let applied = client.digest(FILED, 0).unwrap().applied;
+    let deadline = Instant::now() + LIMIT;
+    for id in 1..=3 {
+        let is_filed = |data: &Path| {
+            let databases = inspect(data)["databases"].as_array().cloned();
+            let databases = databases.unwrap_or_default();
+            let of_it = databases.iter().find(|file| file["name"] == FILED);
+            of_it.is_some_and(|file| file["applied"].as_u64() >= Some(applied))
+        };
+        while !is_filed(&cluster.data_of(id)) {
+            assert!(Instant::now() < deadline, "node {id} does not file it");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Has a node read all of [`FILED`] until it says that it is right again. Nothing else is answered
+/// than an error, or what the database is.
+fn read_until_repaired(cluster: &mut LocalCluster, id: usize, told_before: usize, what: &str) {
+    let expected = scene::connect(cluster).digest(FILED, 0).unwrap();
+    let address = cluster.addresses()[id - 1].clone();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let read = Client::connect_to(&address).and_then(|mut node| node.digest(FILED, 0));
+        if let Ok(found) = read {
+            assert_eq!(found.digest, expected.digest, "{what}");
+        }
+        let told = std::fs::read_to_string(cluster.log_of(id)).unwrap();
+        if told[told_before..].contains("is right again: 1 pages") {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what}: node {id} is not repaired"
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -250,12 +305,13 @@ fn a_bit_that_changes_on_one_node_of_three_costs_nothing() {
         .unwrap();
     let mut next = 0;
     insert(&mut client, &mut next, 100);
+    make_filed(&mut cluster);
     let count = places(&cluster.data_of(1)).len();
     let wanted = match process::size("BIT_FLIPS", 24) {
         0 => count,
         wanted => wanted.min(count),
     };
-    let (mut mended, mut refused, mut harmless, mut waiting) = (0, 0, 0, 0);
+    let (mut mended, mut refused, mut harmless) = (0, 0, 0);
     for round in 0..wanted {
         let victim = if round % 4 == 3 {
             scene::leader_of(&mut cluster)
@@ -279,26 +335,24 @@ fn a_bit_that_changes_on_one_node_of_three_costs_nothing() {
         cluster.start_node(victim).unwrap();
         let name = &place.name;
         let start = start_of(&mut cluster, victim, name);
+        if name.contains("database file") {
+            read_until_repaired(&mut cluster, victim, told_before, name);
+        }
         let told = std::fs::read_to_string(cluster.log_of(victim)).unwrap();
         let told = &told[told_before..];
         assert!(!told.contains("panicked"), "{name}: {told}");
-        if start != Start::Back {
-            if start == Start::Refused {
-                // There is one copy of the identity only. Nothing may be guessed about it.
-                let file = place.path.to_string_lossy();
-                assert!(
-                    name.contains("identity") && told.contains(&*file),
-                    "{name}: {told}"
-                );
-                assert!(
-                    !inspected["identity"]["bad"].is_null(),
-                    "{name}: {inspected}"
-                );
-                refused += 1;
-            } else {
-                assert!(name.contains("record"), "{name}: {told}");
-                waiting += 1;
-            }
+        if start == Start::Refused {
+            // There is one copy of the identity only. Nothing may be guessed about it.
+            let file = place.path.to_string_lossy();
+            assert!(
+                name.contains("identity") && told.contains(&*file),
+                "{name}: {told}"
+            );
+            assert!(
+                !inspected["identity"]["bad"].is_null(),
+                "{name}: {inspected}"
+            );
+            refused += 1;
             cluster.kill(victim);
             std::fs::remove_dir_all(&data).unwrap();
             std::fs::rename(&whole, &data).unwrap();
@@ -334,11 +388,9 @@ fn a_bit_that_changes_on_one_node_of_three_costs_nothing() {
             "{name}"
         );
         scene::assert_identical(&mut cluster, DATABASE);
+        scene::assert_identical(&mut cluster, FILED);
     }
-    println!(
-        "{wanted} of {count} places: {mended} mended, {refused} refused, {harmless} harmless, \
-         {waiting} owe what was cut from the leader's log"
-    );
+    println!("{wanted} of {count} places: {mended} mended, {refused} refused, {harmless} harmless");
     assert!(mended > 0);
     // Nothing is left of all that.
     for id in 1..=3 {
@@ -351,15 +403,108 @@ fn a_bit_that_changes_on_one_node_of_three_costs_nothing() {
     }
 }
 
+/// What a snapshot's connection consists of (`docs/FORMAT.md`), and which bytes of it change.
+const PARTS: [(&str, bool, u8, &[isize]); 9] = [
+    ("the leader's hello", false, HELLO, &[0, 12, 100, -1]),
+    ("the member's hello", true, HELLO, &[0, 14, 100, -1]),
+    (
+        "an offer",
+        false,
+        1,
+        &[1, 3, 4, 8, 10, 11, 12, 16, 40, 60, -1],
+    ),
+    ("a chunk", false, 2, &[0, 1, 4, 8, 10, 16, 20, 28, 4000, -1]),
+    ("the end of a file", false, 3, &[4, 10, 16, 20, -1]),
+    ("the end", false, 5, &[3, 4, 8, 10, 16, -1]),
+    (
+        "the position to go on from",
+        true,
+        6,
+        &[3, 4, 10, 16, 20, -1],
+    ),
+    ("an acknowledgement", true, 7, &[0, 4, 10, 16, -1]),
+    ("the last word", true, 8, &[3, 4, 8, 10, -1]),
+];
+
+/// A member gets a snapshot, and one bit of it changes on its way: the connection ends there, another
+/// one goes on, and what is installed is what the leader has.
+#[test]
+fn a_bit_that_changes_in_a_snapshot_on_its_way_costs_a_connection() {
+    let directory = directory();
+    // The log is cut behind whatever is in the files.
+    let arguments = ["--wal-kib", "64", "--log-window-mib", "0"];
+    let mut nodes = Nodes::start(PROGRAM, directory.path(), &arguments);
+    let mut leader = nodes.leader();
+    leader.open(DATABASE).unwrap();
+    leader
+        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
+        .unwrap();
+    let mut proxy = None;
+    let member = nodes.add(|listen| {
+        let before = proxy.insert(Proxy::before(listen));
+        before.address.clone()
+    });
+    let proxy = proxy.unwrap();
+    let flips: Vec<_> = PARTS
+        .iter()
+        .flat_map(|(name, by_member, frame, bytes)| {
+            let flip = |byte: &isize| Flip {
+                by_member: *by_member,
+                frame: *frame,
+                byte: *byte,
+            };
+            bytes.iter().map(move |byte| (*name, flip(byte)))
+        })
+        .collect();
+    let wanted = match process::size("BIT_FLIPS", 24) {
+        0 => flips.len(),
+        wanted => (wanted / 2).clamp(1, flips.len()),
+    };
+    let mut next = 0;
+    for round in 0..wanted {
+        let (name, flip) = flips[round * flips.len() / wanted];
+        let what = format!("byte {} of {name}", flip.byte);
+        nodes.kill(member);
+        drop(std::fs::remove_dir_all(&nodes.nodes[member].data));
+        for _ in 0..30 {
+            let row = [Value::Integer(next), Value::Blob(vec![next as u8; 10_000])];
+            leader.execute("INSERT INTO t VALUES (?, ?)", &row).unwrap();
+            next += 1;
+        }
+        let said_before = nodes.words(member).len();
+        proxy.flip(flip);
+        nodes.join_as(member);
+        wait_until(&format!("installed, with another {what}"), || {
+            let words = nodes.words(member)[said_before..].to_owned();
+            let is_installed = words.contains("was installed");
+            is_installed.then_some(()).ok_or(words)
+        });
+        // The leader hears of it as soon as a word gets through.
+        let done = wait_until(&format!("told of {what}"), || {
+            let done = proxy.done();
+            (done.0 == 1 && done.1 > 1)
+                .then_some(done)
+                .ok_or_else(|| format!("{done:?}"))
+        });
+        nodes.wait_for_roles([1, 1, 0]);
+        nodes.assert_identical(DATABASE);
+        for number in [0, member] {
+            assert!(!nodes.words(number).contains("panicked"), "{what}");
+        }
+        assert!(done.1 <= 4, "{what} has cost {} connections", done.1);
+    }
+    println!(
+        "{wanted} of {} places in a snapshot on its way: all noticed",
+        flips.len()
+    );
+    assert_eq!(scene::integer(&mut leader, "SELECT count(*) FROM t"), next);
+}
+
 /// Two of three are damaged, and the third is gone: nobody may be elected, whatever is missing.
 #[test]
 fn beyond_a_minority_nobody_is_elected_and_the_operator_decides() {
     let directory = directory();
-    let mut cluster = scene::start(PROGRAM, directory.path(), 3);
-    let mut client = scene::open(&mut cluster, DATABASE);
-    client
-        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
-        .unwrap();
+    let (mut cluster, mut client) = scene::start_with_table(PROGRAM, directory.path(), 3, DATABASE);
     let mut next = 0;
     insert(&mut client, &mut next, 30);
     scene::assert_identical(&mut cluster, DATABASE);
@@ -431,11 +576,7 @@ fn beyond_a_minority_nobody_is_elected_and_the_operator_decides() {
 #[test]
 fn a_node_that_is_alone_names_the_file_the_offset_and_the_way_out() {
     let directory = directory();
-    let mut cluster = scene::start(PROGRAM, directory.path(), 1);
-    let mut client = scene::open(&mut cluster, DATABASE);
-    client
-        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
-        .unwrap();
+    let (mut cluster, mut client) = scene::start_with_table(PROGRAM, directory.path(), 1, DATABASE);
     let mut next = 0;
     insert(&mut client, &mut next, 20);
     cluster.kill(1);

@@ -1,10 +1,11 @@
 //! Members come and go, and leadership with them, while others write: nobody is told anything but
 //! "not leader", and nothing is lost.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringlite::{Client, ReadLevel};
+use ringlite::{Client, ReadLevel, Value};
 use ringlite_tests::nodes::{Nodes, wait_until};
 use ringlite_tests::oracle::{self, Oracle};
 use ringlite_tests::process::size;
@@ -73,6 +74,60 @@ fn from_one_to_five_and_back_to_three_under_load() {
     assert_eq!(oracle.unknown(), 0, "a write has failed");
     println!("{} rows were acknowledged", oracle.acknowledged());
     assert!(oracle.acknowledged() > 50, "that was no load");
+}
+
+/// What came before is in no log any more, and more is cut all the time.
+#[test]
+fn an_empty_node_joins_after_the_log_was_cut() {
+    let directory = directory();
+    let arguments = ["--wal-kib", "64", "--log-window-mib", "0"];
+    let mut nodes = Nodes::start(PROGRAM, directory.path(), &arguments);
+    let mut oracle = Oracle::new(&nodes.addresses()).unwrap();
+    let mut client = nodes.leader();
+    client.open("large").unwrap();
+    client.execute("CREATE TABLE t (a)", &[]).unwrap();
+    for _ in 0..100 {
+        client
+            .execute("INSERT INTO t VALUES (randomblob(100000))", &[])
+            .unwrap();
+    }
+    let log_base = |data: &Path| {
+        let manifest = std::fs::read(data.join("shard-0/manifest.a")).unwrap();
+        u64::from_le_bytes(manifest[48..56].try_into().unwrap())
+    };
+    wait_until("cut", || {
+        let base = log_base(&nodes.nodes[0].data);
+        (base > 50).then_some(()).ok_or_else(|| base.to_string())
+    });
+    for (joined, roles) in [(1, [1, 1, 0]), (2, [3, 0, 0])] {
+        let before = log_base(&nodes.nodes[0].data);
+        oracle.write_while(&nodes.all_addresses(), WRITERS, PAUSE, || {
+            nodes.join();
+            wait_until("installed", || {
+                let words = nodes.words(joined);
+                let is_installed = words.contains("was installed");
+                is_installed.then_some(()).ok_or(words)
+            });
+            nodes.wait_for_roles(roles);
+            wait_until("cut further", || {
+                let base = log_base(&nodes.nodes[0].data);
+                (base > before)
+                    .then_some(())
+                    .ok_or_else(|| base.to_string())
+            });
+        });
+    }
+    check(&nodes, &oracle);
+    nodes.assert_identical("large");
+    assert_eq!(oracle.unknown(), 0, "a write has failed");
+    // They keep what they have got, and can lead with it.
+    nodes.kill(0);
+    let mut client = nodes.leader();
+    client.open("large").unwrap();
+    let count = client.query("SELECT count(*) FROM t", &[]).unwrap().rows;
+    assert_eq!(count, [[Value::Integer(100)]]);
+    nodes.restart(0);
+    check(&nodes, &oracle);
 }
 
 #[test]

@@ -9,6 +9,9 @@
 //! writes between two flushes (2; the full size is 50), `POWER_IMAGES` how many images are looked
 //! at in all, spread evenly (200), `POWER_SEED` where the seeds begin. The disk of a failure is kept
 //! in the directory for temporary files of the tests.
+//!
+//! The same for a member while it gets and installs a snapshot, with a leader that is not disturbed;
+//! `INSTALL_IMAGES` sets how many disks of that are looked at (40 unless told).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +19,12 @@ use std::thread;
 use std::time::Instant;
 
 use fastrand::Rng;
+use ringlite::{Client, ReadLevel, Value};
 use ringlite_tests::author::Author;
 use ringlite_tests::disk::{self, Disk, Image, Position, Recording};
 use ringlite_tests::history::History;
 use ringlite_tests::lone_node::LoneNode;
+use ringlite_tests::nodes::{Nodes, wait_until};
 use ringlite_tests::process;
 use ringlite_tests::recovery::{self, Written};
 
@@ -213,6 +218,167 @@ impl Checker<'_> {
     fn recover(&self, end: Position) -> Result<Written, String> {
         recovery::check(PROGRAM, &self.disk, self.core, &self.histories, end)
     }
+}
+
+const INSTALLED: &str = "was installed";
+const STEP_ROWS: i64 = 50;
+const ROW_BYTES: i64 = 1_000;
+/// What a member answers of its own copy: whatever state that is, the four belong together.
+const WHOLE: &str = "SELECT (SELECT n FROM steps), count(*), max(a), total(length(b)) FROM t";
+
+/// Writes a step: rows, and their number in another table, in one transaction.
+fn write_steps(nodes: &Nodes, steps: i64) {
+    let mut client = nodes.leader();
+    client.open("d").unwrap();
+    for _ in 0..steps {
+        client
+            .execute(
+                &format!(
+                    "BEGIN; UPDATE steps SET n = n + 1; \
+                     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {STEP_ROWS}) \
+                     INSERT INTO t (b) SELECT randomblob({ROW_BYTES}) FROM n; COMMIT"
+                ),
+                &[],
+            )
+            .unwrap();
+    }
+}
+
+/// Asks a member for its own copy: the number of steps that it has, or `None` if it does not answer.
+///
+/// # Panics
+/// If what it says is of no state that there ever was.
+fn steps_at(address: &str) -> Option<i64> {
+    let read = |mut node: Client| node.query_at(ReadLevel::LOCAL, "d", WHOLE);
+    match Client::connect_to(address).and_then(read) {
+        Ok(answer) => {
+            let [row] = answer.rows.as_slice() else {
+                panic!("not one row: {:?}", answer.rows);
+            };
+            let Value::Integer(steps) = row[0] else {
+                panic!("no number of steps: {row:?}");
+            };
+            let rows = steps * STEP_ROWS;
+            let expected = [
+                Value::Integer(steps),
+                Value::Integer(rows),
+                Value::Integer(rows),
+                Value::Real((rows * ROW_BYTES) as f64),
+            ];
+            assert_eq!(row[..], expected, "half a state was shown");
+            Some(steps)
+        }
+        Err(error) => {
+            let words = error.to_string();
+            let is_wrong = ["malformed", "damaged", "corrupt", "disk I/O"];
+            let is_wrong = is_wrong.iter().any(|word| words.contains(word));
+            assert!(!is_wrong, "{words}");
+            None
+        }
+    }
+}
+
+/// A member that was away for too long gets a snapshot, and loses its power somewhere between its start
+/// and the time when it has everything. It comes back as it was before, or with all of the snapshot, and
+/// catches up either way.
+#[test]
+fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
+    if let Some(why) = disk::missing() {
+        println!("NOT CHECKED, no power was lost: {why}");
+        return;
+    }
+    let images_max = process::size("INSTALL_IMAGES", 40);
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let arguments = ["--wal-kib", "64", "--log-window-mib", "0"];
+    let mut nodes = Nodes::start(PROGRAM, directory.path(), &arguments);
+    let mut client = nodes.leader();
+    client.open("d").unwrap();
+    client
+        .execute(
+            "CREATE TABLE steps (n); INSERT INTO steps VALUES (0); \
+             CREATE TABLE t (a INTEGER PRIMARY KEY, b)",
+            &[],
+        )
+        .unwrap();
+    write_steps(&nodes, 8);
+    let disk = Disk::new(DISK_BYTES);
+    disk.format();
+    let mounted = disk.mount().expect("a new file system can be mounted");
+    let member = nodes.add(str::to_owned);
+    nodes.nodes[member].data = mounted.path().join("data");
+    nodes.join_as(member);
+    nodes.wait_for_roles([1, 1, 0]);
+    nodes.assert_identical("d");
+    let old = steps_at(&nodes.nodes[member].address).unwrap();
+    nodes.kill(member);
+    drop(mounted);
+    write_steps(&nodes, 8);
+    let installed_before = nodes.words(member).matches(INSTALLED).count();
+
+    disk.device.record();
+    let mounted = disk.mount().unwrap();
+    nodes.restart(member);
+    wait_until("installed", || {
+        let words = nodes.words(member);
+        let count = words.matches(INSTALLED).count();
+        (count > installed_before).then_some(()).ok_or(words)
+    });
+    nodes.assert_identical("d");
+    nodes.kill(member);
+    drop(mounted);
+    let recording = disk.device.take_recording();
+
+    let new = old + 8;
+    let stretches = recording.stretches().count();
+    let mut chance = Rng::with_seed(process::size("POWER_SEED", 1) as u64);
+    let (mut looked_at, mut first_seen_old, mut first_seen_new) = (0, 0, 0);
+    let start = Instant::now();
+    for (number, stretch) in recording.stretches().enumerate() {
+        for subset in 0..2 {
+            if chance.usize(0..2 * stretches) >= images_max
+                || (subset > 0 && stretch.unsynced_writes() == 0)
+            {
+                continue;
+            }
+            let image = match subset {
+                0 => stretch.durable().clone(),
+                _ => stretch.random_image(&mut chance),
+            };
+            disk.device.set_image(image.clone());
+            let mounted = disk.mount().unwrap();
+            nodes.restart(member);
+            let address = nodes.nodes[member].address.clone();
+            let name = format!("install-{number}-{subset}");
+            let mut first_seen = None;
+            let caught_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                wait_until(&name, || {
+                    let seen = steps_at(&address);
+                    first_seen = first_seen.or(seen);
+                    let is_whole = seen.is_none_or(|seen| seen == old || seen == new);
+                    assert!(is_whole, "{seen:?} steps, in place of {old} or {new}");
+                    (seen == Some(new))
+                        .then_some(())
+                        .ok_or_else(|| nodes.words(member))
+                });
+                nodes.assert_identical("d");
+            }));
+            if let Err(panic) = caught_up {
+                eprintln!("{name}, kept as {}", keep(&image, &name));
+                std::panic::resume_unwind(panic);
+            }
+            first_seen_old += usize::from(first_seen == Some(old));
+            first_seen_new += usize::from(first_seen == Some(new));
+            looked_at += 1;
+            nodes.kill(member);
+            drop(mounted);
+        }
+    }
+    println!(
+        "{looked_at} images of {stretches} stretches between flushes in {:.1} s: the member's first \
+         answer was as before {first_seen_old} times, and of all of the snapshot {first_seen_new} times",
+        start.elapsed().as_secs_f64(),
+    );
+    assert!(looked_at > 0, "no image was looked at");
 }
 
 /// Keeps an image in a file, and says where.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, Value};
-use ringlite_tests::{process, scene};
+use ringlite_tests::{process, scene, segments};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "large";
@@ -246,6 +246,43 @@ fn a_snapshot_survives_kills_of_either_end() {
     let leader = scene::leader_of(&mut cluster);
     cluster.kill(leader);
     await_installation(&mut cluster, behind, 1);
+    fill(&mut cluster, DATABASE, 1);
+    cluster.start_node(leader).unwrap();
+    scene::assert_identical(&mut cluster, DATABASE);
+}
+
+/// The leader finds a record of its log damaged while it reads it for a member: that one gets the
+/// databases in its place, and the leader goes on.
+#[test]
+fn a_member_gets_a_snapshot_in_place_of_a_log_that_is_damaged() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // The window holds all of it.
+    let launch = Launch::program(PROGRAM).with_arguments(ARGUMENTS[..4].iter().copied());
+    let mut cluster = scene::launch_nodes(directory.path(), NODES, launch);
+    fill(&mut cluster, DATABASE, 4);
+    scene::assert_identical(&mut cluster, DATABASE);
+    let behind = follower_of(&mut cluster);
+    cluster.kill(behind);
+    let missed_from = scene::connect(&mut cluster).digest(DATABASE, 0).unwrap();
+    // More than the memory keeps of the log.
+    fill(&mut cluster, DATABASE, 48);
+    let leader = scene::leader_of(&mut cluster);
+    let records = segments::records(&cluster.data_of(leader));
+    let record = records
+        .iter()
+        .find(|record| record.index > missed_from.applied + 3 && record.payload_bytes > 0);
+    record.unwrap().flip_a_bit();
+    cluster.start_node(behind).unwrap();
+    await_installation(&mut cluster, behind, 1);
+    assert!(
+        said(&cluster, leader, "cannot be read") > 0,
+        "nobody has met it"
+    );
+    fill(&mut cluster, DATABASE, 1);
+    scene::assert_identical(&mut cluster, DATABASE);
+    assert_eq!(scene::leader_of(&mut cluster), leader, "it goes on");
+    // When it starts again it repairs its own log, if the record is still a part of it.
+    cluster.kill(leader);
     fill(&mut cluster, DATABASE, 1);
     cluster.start_node(leader).unwrap();
     scene::assert_identical(&mut cluster, DATABASE);

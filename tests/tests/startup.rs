@@ -49,12 +49,7 @@ fn assert_says(finished: &Finished, words: &[&str]) {
 
 /// A cluster of one with a table of numbers.
 fn one_node(directory: &Path) -> (LocalCluster, Client) {
-    let mut cluster = scene::start(PROGRAM, directory, 1);
-    let mut client = scene::open(&mut cluster, DATABASE);
-    client
-        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
-        .unwrap();
-    (cluster, client)
+    scene::start_with_table(PROGRAM, directory, 1, DATABASE)
 }
 
 fn insert(client: &mut Client, rows: std::ops::Range<i64>) {
@@ -299,11 +294,7 @@ fn a_node_whose_disk_fills_up_says_so_and_the_others_go_on() {
 #[test]
 fn a_member_that_has_lost_its_directory_may_not_come_back_as_if_nothing_were() {
     let directory = directory();
-    let mut cluster = scene::start(PROGRAM, directory.path(), 3);
-    let mut client = scene::open(&mut cluster, DATABASE);
-    client
-        .execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", &[])
-        .unwrap();
+    let (mut cluster, mut client) = scene::start_with_table(PROGRAM, directory.path(), 3, DATABASE);
     let lost = scene::leader_of(&mut cluster) % 3 + 1;
     cluster.kill(lost);
     std::fs::remove_dir_all(cluster.data_of(lost)).unwrap();

@@ -269,7 +269,7 @@ fn read_until_repaired(cluster: &mut LocalCluster, id: usize, told_before: usize
             assert_eq!(found.digest, expected.digest, "{what}");
         }
         let told = std::fs::read_to_string(cluster.log_of(id)).unwrap();
-        if told[told_before..].contains("is right again: 1 pages") {
+        if told[told_before..].contains("as other nodes have them: 1\n") {
             return;
         }
         assert!(

@@ -71,8 +71,8 @@ impl Shard {
             match self.repair_file(id).await {
                 Ok((name, pages)) => {
                     tracing::info!(
-                        "the database {name} is right again: {pages} pages of its file were \
-                         damaged and are now as other nodes have them"
+                        "the database {name} is right again; damaged pages of its file that were \
+                         written anew as other nodes have them: {pages}"
                     );
                     return;
                 }
@@ -186,4 +186,31 @@ fn not_whole() -> Error {
 
 fn cannot(why: &str) -> Error {
     Error::misuse(rusqlite::ffi::SQLITE_IOERR, why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ringlite_raft::LogIndex;
+
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_damaged_again_and_again_waits_longer_each_time() {
+        let repairs = Repairs::default();
+        let [one, other] = [1, 2].map(|id| DatabaseId(LogIndex(id)));
+        assert_eq!(repairs.next_pause(one), Duration::ZERO);
+        let mut until = Duration::ZERO;
+        let mut pause = PAUSE_MIN;
+        for _ in 0..20 {
+            until += pause;
+            pause = (2 * pause).min(PAUSE_MAX);
+            let wait = repairs.next_pause(one);
+            assert!(
+                wait <= until && wait + Duration::from_millis(500) > until,
+                "{wait:?}"
+            );
+        }
+        assert_eq!(pause, PAUSE_MAX);
+        assert_eq!(repairs.next_pause(other), Duration::ZERO);
+    }
 }

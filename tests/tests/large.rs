@@ -1,8 +1,8 @@
 //! A database much larger than a node's memory: loading it, reading it at random, committing while
 //! pages are moved into its file, restarting.
 //!
-//! `LARGE_MEGABYTES` sets its size (48 unless told), `LARGE_NODES` the number of nodes (1),
-//! `LARGE_SECONDS` how long it is committed to (2).
+//! `LARGE_MEGABYTES` sets its size (48 unless told), `LARGE_NODES` the number of nodes (1), `LARGE_READS`
+//! how many rows are read (2,000), `LARGE_SECONDS` how long it is committed to (2).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "large";
 const ROW_BYTES: usize = 5_000;
 const ROWS_PER_STATEMENT: usize = 200;
-const READS: usize = 2_000;
 /// More than this a node may never hold in memory, however large its databases are.
 const ANONYMOUS_BYTES_MAX: u64 = 256 << 20;
 const RESTART_TIME_MAX: Duration = Duration::from_secs(2);
@@ -140,7 +139,8 @@ fn a_database_larger_than_memory_is_loaded_read_and_restarted_with_little_of_it(
 
     // Only root can make the kernel forget the files; without it the reads are just faster.
     let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
-    let mut times: Vec<_> = (0..READS)
+    let reads = process::size("LARGE_READS", 2_000);
+    let mut times: Vec<_> = (0..reads)
         .map(|read| {
             // A walk that visits distant rows in no order.
             let id = (read * 7_919_999) % rows;
@@ -153,9 +153,9 @@ fn a_database_larger_than_memory_is_loaded_read_and_restarted_with_little_of_it(
         .collect();
     times.sort_unstable();
     println!(
-        "reads by key at random after the page cache was dropped: p50 {:?}, p99 {:?}",
-        times[READS / 2],
-        times[READS * 99 / 100]
+        "{reads} reads by key at random after the page cache was dropped: p50 {:?}, p99 {:?}",
+        percentile(&times, 50),
+        percentile(&times, 99)
     );
 
     let seconds = process::size("LARGE_SECONDS", 2) as u64;

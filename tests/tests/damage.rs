@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, ClientError, ReadLevel, Value};
+use ringlite_tests::disk::{self, Disk};
 use ringlite_tests::lone_node::LoneNode;
+use ringlite_tests::nodes::{Nodes, wait_until};
 use ringlite_tests::oracle::{self, Oracle};
 use ringlite_tests::scene;
 
@@ -248,4 +250,70 @@ fn a_node_of_a_cluster_gets_what_is_damaged_from_another_one() {
     let mut client = scene::open(&mut cluster, oracle::DATABASE);
     oracle.check(&oracle::rows_of(&mut client).unwrap());
     assert_eq!(oracle.unknown(), 0, "a write has failed");
+}
+
+const DISK_BYTES: usize = 128 << 20;
+const MARKER: &[u8] = b"this row is on the page that cannot be read";
+
+/// A page that the disk cannot read is damaged too, and once it is written anew the disk can.
+#[test]
+fn a_page_that_cannot_be_read_is_written_anew() {
+    if let Some(why) = disk::missing() {
+        println!("NOT CHECKED, every page can be read: {why}");
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut nodes = Nodes::start(PROGRAM, directory.path(), &[]);
+    let disk = Disk::new(DISK_BYTES);
+    disk.format();
+    let mounted = disk.mount().unwrap();
+    let member = nodes.add(str::to_owned);
+    nodes.nodes[member].data = mounted.path().join("data");
+    nodes.join_as(member);
+    nodes.wait_for_roles([1, 1, 0]);
+    let mut client = nodes.leader();
+    client.open(ROTTEN).unwrap();
+    client.execute("CREATE TABLE t (a)", &[]).unwrap();
+    for row in 0..200 {
+        let row = match row {
+            100 => Value::Text(String::from_utf8(MARKER.to_vec()).unwrap()),
+            row => Value::Text(row.to_string().repeat(100)),
+        };
+        client.execute("INSERT INTO t VALUES (?)", &[row]).unwrap();
+    }
+    nodes.assert_identical(ROTTEN);
+    assert_eq!(
+        nodes.stop(member),
+        Some(0),
+        "and everything is in its files"
+    );
+    drop(mounted);
+    // A leaf of a table, as a block of a file has it: the log has no page at the beginning of a block.
+    let bytes = disk.device.image();
+    let bytes = bytes.read(0, DISK_BYTES);
+    let block = bytes.chunks(PAGE_BYTES as usize).position(|block| {
+        block[0] == 13 && block.windows(MARKER.len()).any(|bytes| bytes == MARKER)
+    });
+    let at = block.expect("the page is on the disk") * PAGE_BYTES as usize;
+    disk.device.set_unreadable(at..at + PAGE_BYTES as usize);
+
+    for is_damaged in [true, false] {
+        assert_eq!(disk.device.is_unreadable(), is_damaged);
+        let mounted = disk.mount().unwrap();
+        nodes.restart(member);
+        let address = nodes.nodes[member].address.clone();
+        let mut refused = 0;
+        wait_until("read", || {
+            let read = Client::connect_to(&address).and_then(|mut node| node.digest(ROTTEN, 0));
+            refused += usize::from(read.as_ref().is_err_and(|error| {
+                // What the system says of EIO.
+                error.to_string().contains("Input/output error")
+            }));
+            read.map_err(|error| error.to_string())
+        });
+        assert_eq!(refused > 0, is_damaged, "{refused} times");
+        nodes.assert_identical(ROTTEN);
+        nodes.kill(member);
+        drop(mounted);
+    }
 }

@@ -1,6 +1,7 @@
 //! A disk in memory, served as one file through FUSE: it records what it is told, and fails when
 //! it is asked to.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -49,6 +50,8 @@ struct State {
     /// Operations of the kind of `fault` since it was set.
     counted: usize,
     faults_done: usize,
+    /// What cannot be read until it is written.
+    unreadable: Range<usize>,
     /// How long each read, and each flush, takes.
     read_time: Duration,
     flush_time: Duration,
@@ -69,6 +72,7 @@ impl Device {
                 fault: None,
                 counted: 0,
                 faults_done: 0,
+                unreadable: 0..0,
                 read_time: Duration::ZERO,
                 flush_time: Duration::ZERO,
             })),
@@ -122,6 +126,16 @@ impl Device {
         }
     }
 
+    /// Makes a part of the disk, in bytes, unreadable until it is written as a whole.
+    pub fn set_unreadable(&self, part: Range<usize>) {
+        self.state().unreadable = part;
+    }
+
+    /// Whether a part of the disk cannot be read.
+    pub fn is_unreadable(&self) -> bool {
+        !self.state().unreadable.is_empty()
+    }
+
     /// Makes each read take so long from now on. Reads do not wait for each other, and nothing else
     /// waits for them.
     pub fn set_read_time(&self, time: Duration) {
@@ -159,6 +173,9 @@ impl State {
     }
 
     fn write(&mut self, offset: usize, content: &[u8]) {
+        if offset <= self.unreadable.start && offset + content.len() >= self.unreadable.end {
+            self.unreadable = 0..0;
+        }
         self.image.write(offset, content);
         if self.recording.is_some() {
             let content = content.into();
@@ -215,7 +232,9 @@ impl Filesystem for Device {
         reply: ReplyData,
     ) {
         let mut state = self.state();
-        if state.is_failing(Operation::Read) {
+        let (start, end) = (offset as usize, offset as usize + size as usize);
+        let is_unreadable = start < state.unreadable.end && state.unreadable.start < end;
+        if state.is_failing(Operation::Read) || is_unreadable {
             return reply.error(Errno::EIO);
         }
         let content = state.image.read(offset as usize, size as usize);

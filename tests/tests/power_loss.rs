@@ -225,8 +225,8 @@ const INSTALLED: &str = "was installed";
 const ACCOUNTS: i64 = 300;
 /// Steps that the member has before it is away, and that it misses.
 const STEPS: i64 = 200;
-/// So many of the newest steps may come to the member by the log.
-const LATEST_STEPS: i64 = 10;
+/// So many of the newest steps, at the most, come to the member by the log.
+const LATEST_STEPS: i64 = 100;
 /// So many are in the log of the member alone when it goes away.
 const STEPS_IN_LOG: u64 = 5;
 /// What a member answers of its own copy: whatever state that is, the three belong together.

@@ -106,6 +106,12 @@ impl Cluster {
         for at in 0..size {
             let now = self.now;
             self.restart_soon(at);
+            let node = &self.nodes[at];
+            let is_switching = node.process.is_some() && node.disk.is_switching();
+            if is_switching && self.random.rarely(self.faults.crash * 20) {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
             if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {

@@ -22,6 +22,7 @@ mod operation;
 mod oracle;
 mod random;
 mod settings;
+mod snapshots;
 mod sqlite;
 pub mod tally;
 

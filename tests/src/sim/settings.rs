@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     backfill_bytes: u64,
     backfill_ticks_max: u64,
     wal_bytes_max: u64,
+    pub(crate) log_window_bytes: u64,
 }
 
 impl Settings {
@@ -91,6 +92,7 @@ impl Settings {
             backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
             backfill_ticks_max: random.one_of(&[5, 100]),
             wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
+            log_window_bytes: random.one_of(&[10_000, 60_000, 400_000, 1 << 40]),
         }
     }
 
@@ -120,8 +122,7 @@ impl Settings {
         config.backfill_bytes = self.backfill_bytes;
         config.backfill_ticks_max = self.backfill_ticks_max;
         config.wal_bytes_max = self.wal_bytes_max;
-        // Nobody gets a snapshot.
-        config.log_window_bytes = 1 << 40;
+        config.log_window_bytes = self.log_window_bytes;
         config
     }
 }

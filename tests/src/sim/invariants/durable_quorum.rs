@@ -10,7 +10,7 @@ pub(crate) fn check<'a>(
     entry: Held,
 ) {
     let size = voters.len();
-    let holders = voters.filter(|disk| disk.durable(index) == Some(entry));
+    let holders = voters.filter(|disk| disk.holds(index, entry));
     let holders = holders.count();
     assert!(
         holders * 2 > size,

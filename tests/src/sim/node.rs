@@ -596,6 +596,7 @@ impl Node {
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
+                self.disk.check_announced(database, &ends);
                 let begun = process.sql.begin_backfill(database, &ends);
                 let (end, backfill) = begun.expect("known commits").unzip();
                 let grows = backfill.as_ref().is_some_and(|backfill: &Backfill| {
@@ -723,6 +724,7 @@ impl Node {
                 None
             }
             Effect::RestartWal { database, ends } => {
+                self.disk.check_announced(database, &ends);
                 if let Some(name) = process.names.get(&database) {
                     self.disk.files.writes(name);
                 }

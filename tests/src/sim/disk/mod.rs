@@ -12,10 +12,11 @@ mod switch;
 use std::path::Path;
 
 use ringlite::image::{HardStateImage, ManifestImage, Restart, ShardImage};
-use ringlite::replica::DatabaseFile;
+use ringlite::replica::{DatabaseFile, DatabaseId};
 use ringlite_raft::{
     Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, Term,
 };
+use ringlite_vfs::CommitPoint;
 
 pub(crate) use files::Files;
 use log::LogWriter;
@@ -207,6 +208,19 @@ impl Disk {
             },
             copies_left: 2,
         });
+    }
+
+    /// Nothing is written into a file that the manifest does not say.
+    pub(crate) fn check_announced(&self, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
+        let mut files = self.manifest.databases.iter();
+        let target = files
+            .find(|file| file.id == database)
+            .map(|file| file.target);
+        let newest = ends.last().map(|(index, _)| *index);
+        assert!(
+            newest <= target,
+            "{newest:?} is written into a file, but announced is {target:?}"
+        );
     }
 
     pub(crate) fn tick(&mut self, ticks: u64) {

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ringlite::Error;
 use ringlite::replica::Input;
 use ringlite::replica::request::{Reply, RequestId, SessionId};
 use ringlite_raft::{AppendResult, LogIndex, Message, NodeId, Role as RaftRole, Term};
@@ -15,6 +16,7 @@ use super::invariants::{
 use super::network::{Network, Weather};
 use super::node::Node;
 use super::operation::{FLEETING, Operation, RESTORED, Role};
+use super::operators::{OPERATOR_SESSION, Operators};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::settings::{Mode, Settings};
@@ -38,8 +40,11 @@ pub(crate) struct Cluster {
     pub(super) invariants: Invariants,
     pub(super) oracle: Oracle,
     pub(super) tally: Tally,
+    pub(super) operators: Operators,
     /// Whether nodes and clients have faults and work.
     pub(super) is_stormy: bool,
+    /// Whether leadership changes hands, and nothing goes wrong.
+    pub(super) is_orderly: bool,
     pub(super) sessions: u64,
     pub(super) digest_serial: u64,
     /// The checks' own request, and its answer.
@@ -90,7 +95,9 @@ impl Cluster {
             invariants: Invariants::default(),
             oracle: Oracle::default(),
             tally: Tally::default(),
+            operators: Operators::default(),
             is_stormy: false,
+            is_orderly: false,
             sessions: 0,
             digest_serial: 0,
             listens_to: None,
@@ -157,11 +164,12 @@ impl Cluster {
         self.end_process(at);
     }
 
-    fn end_process(&mut self, at: usize) {
+    pub(super) fn end_process(&mut self, at: usize) {
         let is_switching = self.nodes[at].disk.is_switching();
         self.tally.add(Kind::SwitchCrash, u64::from(is_switching));
         drop(self.nodes[at].forget());
         self.snapshots.process_ended(at);
+        self.operators.process_ended(at);
         if self.is_stormy && self.random.per_mille(400) {
             let soon = self.now + self.random.between(1, 12);
             self.nodes[at].restarts_at = Some(soon);
@@ -181,11 +189,11 @@ impl Cluster {
 
     /// `at` notices that its connection with `peer` was reset.
     pub(super) fn lose_connection(&mut self, at: usize, peer: usize) {
+        let id = self.nodes[peer].id;
         if at != peer
             && let Some(process) = &mut self.nodes[at].process
         {
-            let peer = NodeId(peer as u64 + 1);
-            process.inbox.push_back(Input::PeerLost { peer });
+            process.inbox.push_back(Input::PeerLost { peer: id });
         }
     }
 
@@ -197,6 +205,7 @@ impl Cluster {
             self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
         }
         self.strike();
+        self.operate();
         for at in 0..self.clients.len() {
             if self.clients[at].is_idle() && self.random.per_mille(400) {
                 self.begin_operation(at);
@@ -246,8 +255,8 @@ impl Cluster {
     pub(super) fn step(&mut self) {
         self.now += 1;
         for (from, to, message) in self.network.arrivals(self.now, &mut self.tally) {
+            let from = self.nodes[from].id;
             if let Some(process) = &mut self.nodes[to].process {
-                let from = NodeId(from as u64 + 1);
                 process.inbox.push_back(Input::Receive { from, message });
             }
         }
@@ -256,6 +265,7 @@ impl Cluster {
             self.fulfil(at, wish);
         }
         self.stream_snapshots();
+        self.carry_on_stops();
         for at in 0..self.nodes.len() {
             if self.nodes[at].process.is_some() {
                 self.run(at);
@@ -365,13 +375,18 @@ impl Cluster {
         {
             self.tally.count(Kind::Election);
             let committed = &self.invariants.committed;
-            leader_completeness::check(&node.told.entries, node.told.base.index, committed);
+            let term = Term(status.term);
+            leader_completeness::check(&node.told.entries, node.told.base.index, term, committed);
         }
         for index in node.checked.0 + 1..=status.commit.0 {
             let index = LogIndex(index);
             let entry = node.told.entries.get(&index).copied();
             let entry = entry.expect("what is committed is in the log");
-            if self.invariants.committed.commits(index, entry) {
+            if self
+                .invariants
+                .committed
+                .commits(index, entry, Term(status.term))
+            {
                 self.tally.count(Kind::Commit);
                 let disks = self.nodes.iter().map(|node| &node.disk);
                 durable_quorum::check(disks, index, entry);
@@ -396,13 +411,13 @@ impl Cluster {
         let status = self.nodes[at].running().replica.status();
         for (to, message) in std::mem::take(&mut self.nodes[at].sent) {
             self.note((at, to.0, message.term().0));
-            let to = to.0 as usize - 1;
+            let to = self.position(to);
             self.check_message(at, to, &message, status.term);
             let tools = (&mut self.random, &mut self.tally);
             self.network.send((at, to), &message, self.now, tools);
         }
         self.note((status.term, status.last.0, status.commit.0));
-        let size = self.nodes.len();
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         for (id, reply) in std::mem::take(&mut self.nodes[at].replies) {
             // Texts may name files, whose directory has another name in each run.
             let text = format!("{reply:?}").replace(&self.directory_name, "");
@@ -411,12 +426,20 @@ impl Cluster {
                 self.overheard = Some(reply);
                 continue;
             }
+            if id.session == OPERATOR_SESSION {
+                self.operator_answered(id, reply);
+                continue;
+            }
+            assert!(
+                !self.is_orderly || !matches!(reply, Err(Error::OutcomeUnknown)),
+                "{id:?} is left without a known outcome by a leader that hands over"
+            );
             if id.session.0 >= DIGEST_SESSION {
                 self.digest_answered(id, reply);
                 continue;
             }
             for client in 0..self.clients.len() {
-                let tools = (&mut self.oracle, &mut self.random, size);
+                let tools = (&mut self.oracle, &mut self.random, ids.as_slice());
                 let before = self.clients[client].node;
                 let wish = self.clients[client].answered(id, reply.clone(), self.now, tools);
                 let after = std::mem::replace(&mut self.clients[client].node, before);
@@ -437,7 +460,10 @@ impl Cluster {
             Message::VoteReply {
                 term,
                 granted: true,
-            } => self.invariants.elections.voted(from, *term, to),
+            } => {
+                let candidate = self.nodes[to].id;
+                self.invariants.elections.voted(from, *term, candidate);
+            }
             Message::AppendReply {
                 term,
                 result: AppendResult::Accepted { match_index },

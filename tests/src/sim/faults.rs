@@ -15,6 +15,10 @@ pub(crate) struct Faults {
     partition: Chance,
     reset: Chance,
     pause: Chance,
+    /// Leadership is to be handed over.
+    pub(super) transfer: Chance,
+    /// A process is stopped in an orderly way.
+    pub(super) stop: Chance,
     clock_jump: Chance,
     /// A disk becomes slow, or fast again.
     slow_disk: Chance,
@@ -41,6 +45,8 @@ impl Faults {
             partition: random.one_of(&[0, 60, 150]),
             reset: random.one_of(&[0, 20, 60]),
             pause: random.one_of(&[0, 30, 100]),
+            transfer: random.one_of(&[0, 20, 60]),
+            stop: random.one_of(&[0, 10, 20]),
             clock_jump: random.one_of(&[0, 10, 50]),
             slow_disk: random.one_of(&[0, 20, 50]),
             hung_disk: random.one_of(&[0, 5, 15]),

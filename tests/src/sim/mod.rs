@@ -19,6 +19,7 @@ mod invariants;
 mod network;
 mod node;
 mod operation;
+mod operators;
 mod oracle;
 mod random;
 mod settings;

@@ -15,6 +15,7 @@ use ringlite_vfs::{Backfill, VfsError};
 
 use super::clock::Clock;
 use super::disk::{Disk, Held, SwitchEvent, Trouble};
+use super::operators::Stopping;
 use super::random::Random;
 use super::settings::Settings;
 use super::sqlite;
@@ -142,6 +143,8 @@ pub(crate) struct Node {
     threads: Random,
     /// Until then the process gets no time.
     pub(crate) stands_still_until: u64,
+    /// The process is being stopped.
+    pub(crate) stopping: Option<Stopping>,
     /// Then the power fails, just after a long turn.
     pub(crate) crashes_at: Option<u64>,
     /// The next write of a database's file fails, or the next read of the log.
@@ -192,6 +195,7 @@ impl Node {
             leave_per_mille: settings.leave_per_mille,
             threads: random.fork(),
             stands_still_until: 0,
+            stopping: None,
             crashes_at: None,
             file_fails: false,
             read_fails: false,
@@ -266,6 +270,7 @@ impl Node {
     /// Everything in memory is gone; the requests that were not answered are returned.
     pub(crate) fn forget(&mut self) -> BTreeSet<RequestId> {
         self.stands_still_until = 0;
+        self.stopping = None;
         self.crashes_at = None;
         self.trouble = None;
         self.cut = None;

@@ -61,6 +61,14 @@ impl Client {
             .unwrap_or_default()
     }
 
+    /// Whether this is what it waits for, and it was slow to ask for it: a write may have been ended that
+    /// it has let idle for so many units of time.
+    pub(crate) fn has_idled(&self, id: RequestId, limit: u64) -> bool {
+        let waits = self.waiting.is_some_and(|(waiting, _)| waiting == id);
+        let operation = self.operation.as_ref();
+        waits && operation.is_some_and(|operation| operation.batch_pause >= limit)
+    }
+
     /// Gives the client something to do; it must be idle.
     pub(crate) fn begin(&mut self, operation: Operation, now: u64) {
         assert!(self.is_idle());

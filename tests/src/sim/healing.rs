@@ -37,7 +37,7 @@ impl Cluster {
             let node = &mut self.nodes[at];
             node.disk.health = Health::default();
             (node.file_fails, node.read_fails) = (false, false);
-            if node.process.is_none() && node.refuses.is_none() {
+            if node.process.is_none() && node.refuses.is_none() && !node.is_retired {
                 self.start(at);
             }
         }
@@ -45,10 +45,10 @@ impl Cluster {
 
     /// Whether a majority of the nodes has not refused to start.
     pub(crate) fn can_recover(&self) -> bool {
-        self.sound().len() * 2 > self.nodes.len()
+        self.settings.churns || self.sound().len() * 2 > self.nodes.len()
     }
 
-    fn patience(&self) -> u64 {
+    pub(super) fn patience(&self) -> u64 {
         PATIENCE_TIMEOUTS * u64::from(self.settings.election_ticks_max) * TICK
     }
 
@@ -209,6 +209,7 @@ impl Cluster {
         self.settle("the operations", |cluster| {
             cluster.clients.iter().all(Client::is_idle)
         });
+        self.settle_members();
         self.check_handovers();
         let mut tokens = BTreeSet::new();
         for database in 0..DATABASES {

@@ -16,6 +16,7 @@ mod disk;
 mod faults;
 mod healing;
 mod invariants;
+mod members;
 mod network;
 mod node;
 mod operation;

@@ -160,7 +160,7 @@ pub(crate) struct Operation {
     /// Whether the session gets another database.
     attaches: bool,
     /// How long the client waits before it asks for the next batch of an answer.
-    batch_pause: u64,
+    pub(crate) batch_pause: u64,
     /// Whether the session is closed in the middle.
     pub(crate) walks_out: bool,
 }

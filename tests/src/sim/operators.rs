@@ -40,6 +40,11 @@ pub(crate) enum Stopping {
 }
 
 impl Operators {
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// Nobody answers what was asked there.
     pub(crate) fn process_ended(&mut self, at: usize) {
         self.asked.retain(|_, asked| asked.at != at);
@@ -54,7 +59,7 @@ impl Cluster {
             && let Some(leader) = leader
         {
             let to = self.random.below(self.nodes.len() as u64) as usize;
-            let to = self.random.per_mille(500).then(|| self.nodes[to].id);
+            let to = self.random.per_mille(300).then(|| self.nodes[to].id);
             self.request(leader, MemberRequest::Transfer { to });
         }
         if self.random.rarely(self.faults.stop) {
@@ -85,8 +90,22 @@ impl Cluster {
 
     pub(super) fn operator_answered(&mut self, id: RequestId, reply: Result<Reply>) {
         let asked = self.operators.asked.remove(&id);
-        let Asked { wanted, .. } = asked.expect("a request of an operator");
+        let Asked { wanted, at } = asked.expect("a request of an operator");
         match (wanted, reply) {
+            (MemberRequest::Join { incarnation, .. }, Ok(Reply::Joined { id })) => {
+                self.newcomer_joined(incarnation, id, at);
+            }
+            (MemberRequest::Join { incarnation, .. }, Err(error)) => {
+                let leader = match error {
+                    Error::NotLeader { leader } => leader.map(|leader| leader.id),
+                    _ => None,
+                };
+                self.newcomer_refused(incarnation, leader);
+            }
+            (MemberRequest::Remove { id }, Ok(Reply::Done)) => self.member_removed(id),
+            (MemberRequest::Assign { .. }, Ok(Reply::Done)) => {
+                self.tally.count(Kind::RoleAssigned);
+            }
             (MemberRequest::Transfer { .. }, Ok(Reply::Done)) => {
                 self.tally.count(Kind::Transferred);
             }
@@ -164,7 +183,7 @@ impl Cluster {
             self.is_orderly = true;
             if round == 0 {
                 self.request(leader, MemberRequest::Transfer { to: None });
-                self.settle("a transfer", |cluster| cluster.operators.asked.is_empty());
+                self.settle("a transfer", |cluster| cluster.operators.is_idle());
                 let moved = self.tally.of(Kind::Transferred) > begun;
                 self.tally.add(Kind::TransferInCalm, u64::from(moved));
             } else {
@@ -209,9 +228,8 @@ impl Cluster {
         members.iter().filter(is_voter).count()
     }
 
-    /// The place of a node in the list of all.
-    pub(super) fn position(&self, id: NodeId) -> usize {
-        let found = self.nodes.iter().position(|node| node.id == id);
-        found.expect("a node that there is")
+    /// The place of a node in the list of all; `None` for one that has joined and does not know it yet.
+    pub(super) fn position(&self, id: NodeId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == id)
     }
 }

@@ -85,7 +85,20 @@ impl Cluster {
         for from in 0..self.nodes.len() {
             for (to, head) in std::mem::take(&mut self.nodes[from].snapshots) {
                 self.note(("snapshot", from, to.0, head.base.index.0));
-                let to = self.position(to);
+                let Some(place) = self.position(to) else {
+                    // It has joined, and does not know it yet.
+                    let (id, is_installed) = (head.id, false);
+                    self.nodes[from]
+                        .running()
+                        .inbox
+                        .push_back(Input::SnapshotSent {
+                            to,
+                            id,
+                            is_installed,
+                        });
+                    continue;
+                };
+                let to = place;
                 self.snapshots.under_way.push(Sending {
                     from,
                     to,

@@ -266,9 +266,9 @@ impl Replica {
             return;
         };
         // More may have committed while the manifest was being saved.
-        let bound = match mutation!(NoTarget) || mutation!(MoreThanAnnounced) {
-            true => fileable,
-            false => fileable.min(state.file.target),
+        let bound = match (mutation!(NoTarget), mutation!(MoreThanAnnounced)) {
+            (false, false) => fileable.min(state.file.target),
+            _ => fileable,
         };
         // A new leader may have come meanwhile, or a writer that was let in before.
         let is_all = state.file.newest_end() <= Some(bound);

@@ -102,7 +102,7 @@ impl Replica {
                     && raft.commit == raft.last
                     && self.applied == raft.last
                     && self.gate.is_empty()
-                    && !self.may_commit_away();
+                    && (!self.may_commit_away() || mutation!(HandedOverInTheMiddle));
                 if raft.role == Role::Leader && is_drained {
                     match self.raft.transfer(handover.to) {
                         Ok(_) => self.set_stage(Stage::Transferring),

@@ -344,7 +344,8 @@ impl Raft {
                 matched_by_all,
                 entries,
             } => {
-                if self.follow(from, term) && self.installing.is_none() {
+                let takes = self.installing.is_none() || mutation!(EntriesWhileInstalling);
+                if self.follow(from, term) && takes {
                     self.append_offered(from, (prev_index, prev_term), commit, entries);
                     self.matched_by_all_heard(matched_by_all);
                 }

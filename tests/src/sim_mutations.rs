@@ -189,6 +189,51 @@ const MUTATIONS: &[Mutation] = &[
         "",
         "an append is taken behind an entry of another term",
     ),
+    mutation(
+        "NoHoldForSnapshots",
+        "",
+        "the log is cut while a snapshot that needs it is on its way",
+    ),
+    mutation(
+        "CopyTakenForItsBeginning",
+        "",
+        "a snapshot's files are said to hold what they held at its beginning",
+    ),
+    mutation(
+        "ShownBeforeItsTarget",
+        "",
+        "a database that came with a snapshot is shown before it is whole",
+    ),
+    mutation(
+        "InstallationForgotten",
+        "",
+        "a restart does not finish an installation",
+    ),
+    mutation(
+        "EntriesWhileInstalling",
+        "",
+        "entries are taken while a snapshot takes the log's place",
+    ),
+    mutation(
+        "MoreThanAnnounced",
+        "",
+        "a backfill writes what committed after its manifest",
+    ),
+    mutation(
+        "TwoChangesAtATime",
+        "",
+        "a change of members is made before the last one is committed",
+    ),
+    mutation(
+        "ChangeBeforeTheNoop",
+        "",
+        "a new leader changes members before its no-op is committed",
+    ),
+    mutation(
+        "HandedOverInTheMiddle",
+        "",
+        "leadership is handed over while a run may still commit",
+    ),
 ];
 
 /// How a bug was caught.

@@ -209,7 +209,7 @@ impl Replica {
     /// Whether a change is in the log and not committed. There is one at a time.
     fn is_change_in_flight(&self) -> bool {
         let raft = self.raft.status();
-        raft.configuration_index > raft.commit
+        raft.configuration_index > raft.commit && !mutation!(TwoChangesAtATime)
     }
 
     fn next_step(&self, goal: &mut Goal) -> Result<Step, Error> {
@@ -392,7 +392,7 @@ impl Replica {
 
     /// With each tick: keeps the numbers of voters and standbys.
     pub(super) fn keep_roles(&mut self) {
-        let can_change = self.serving
+        let can_change = (self.serving || mutation!(ChangeBeforeTheNoop))
             && !self.is_flushing()
             && !self.is_change_in_flight()
             && !self.is_handing_over()

@@ -53,11 +53,11 @@ impl Raft {
         if let Some(to) = self.transferring_to() {
             return Err(ChangeError::Transferring { to });
         }
-        if !self.is_serving() {
+        if !self.is_serving() && !mutation!(ChangeBeforeTheNoop) {
             return Err(ChangeError::NotServing);
         }
         let (index, configuration) = self.log.configuration();
-        if index > self.log.commit() {
+        if index > self.log.commit() && !mutation!(TwoChangesAtATime) {
             return Err(ChangeError::InProgress { index });
         }
         let changed = configuration.changed(change)?;

@@ -15,6 +15,12 @@ pub(crate) struct Faults {
     partition: Chance,
     reset: Chance,
     pause: Chance,
+    /// Leadership is to be handed over.
+    pub(super) transfer: Chance,
+    /// A process is stopped in an orderly way.
+    pub(super) stop: Chance,
+    /// An operator changes something about the members.
+    pub(super) membership: Chance,
     clock_jump: Chance,
     /// A disk becomes slow, or fast again.
     slow_disk: Chance,
@@ -41,6 +47,12 @@ impl Faults {
             partition: random.one_of(&[0, 60, 150]),
             reset: random.one_of(&[0, 20, 60]),
             pause: random.one_of(&[0, 30, 100]),
+            transfer: random.one_of(&[0, 20, 60]),
+            stop: random.one_of(&[0, 10, 20]),
+            membership: match settings.churns {
+                true => random.one_of(&[30, 80]),
+                false => 0,
+            },
             clock_jump: random.one_of(&[0, 10, 50]),
             slow_disk: random.one_of(&[0, 20, 50]),
             hung_disk: random.one_of(&[0, 5, 15]),
@@ -71,6 +83,8 @@ impl Atlas {
         Atlas {
             damaged: vec![false; settings.size],
             nodes_max: match settings.mode {
+                // Of members that come and go there may be few.
+                Mode::Recoverable if settings.churns => 0,
                 Mode::Recoverable | Mode::AnyFile => (settings.size - 1) / 2,
                 Mode::AnyLog => settings.size,
             },
@@ -78,12 +92,12 @@ impl Atlas {
     }
 
     pub(super) fn is_damaged(&self, at: usize) -> bool {
-        self.damaged[at]
+        self.damaged.get(at).is_some_and(|damaged| *damaged)
     }
 
     fn may_damage(&self, at: usize) -> bool {
         let damaged = self.damaged.iter().filter(|damaged| **damaged).count();
-        self.damaged[at] || damaged < self.nodes_max
+        self.is_damaged(at) || damaged < self.nodes_max
     }
 }
 
@@ -106,6 +120,12 @@ impl Cluster {
         for at in 0..size {
             let now = self.now;
             self.restart_soon(at);
+            let node = &self.nodes[at];
+            let is_switching = node.process.is_some() && node.disk.is_switching();
+            if is_switching && self.random.rarely(self.faults.crash * 20) {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
             if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {
@@ -135,7 +155,7 @@ impl Cluster {
     }
 
     fn strike_what_is_down(&mut self, at: usize) {
-        if self.nodes[at].refuses.is_some() {
+        if self.nodes[at].refuses.is_some() || self.nodes[at].is_retired {
             return;
         }
         let random = &mut self.random;
@@ -165,7 +185,8 @@ impl Cluster {
     fn restart_soon(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let due = node.restarts_at.is_some_and(|then| then <= self.now);
-        if due && node.process.is_none() && node.refuses.is_none() {
+        let is_down = node.process.is_none() && !node.is_retired;
+        if due && is_down && node.refuses.is_none() {
             self.start(at);
         }
     }

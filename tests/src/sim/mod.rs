@@ -16,12 +16,15 @@ mod disk;
 mod faults;
 mod healing;
 mod invariants;
+mod members;
 mod network;
 mod node;
 mod operation;
+mod operators;
 mod oracle;
 mod random;
 mod settings;
+mod snapshots;
 mod sqlite;
 pub mod tally;
 

@@ -1,17 +1,25 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use ringlite::replica::member::Member;
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, DatabaseId, Effect, Input, Replica};
+use ringlite::replica::{
+    Config, DatabaseId, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome,
+};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, Message, NodeId, Term};
+use ringlite_raft::{
+    Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, MemberRole, Message,
+    NodeId, Term,
+};
 use ringlite_vfs::{Backfill, VfsError};
 
 use super::clock::Clock;
-use super::disk::{Disk, Held, Trouble};
+use super::disk::{Disk, Held, SwitchEvent, Trouble};
+use super::operators::Stopping;
 use super::random::Random;
 use super::settings::Settings;
 use super::sqlite;
@@ -61,8 +69,68 @@ pub(crate) struct Process {
     filing: Option<Filing>,
     /// The file of each database.
     names: BTreeMap<DatabaseId, String>,
+    /// How far the file of each database may have been written in this life.
+    pub(crate) written: BTreeMap<DatabaseId, LogIndex>,
+    /// Then the files of a snapshot get their names.
+    renames_at: Option<u64>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
+}
+
+/// Who a node is, as its data directory tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) address: String,
+    /// The nodes that it was told of when it was formed.
+    pub(crate) known: Vec<NodeAddress>,
+    /// Whether these are those that the cluster began with.
+    pub(crate) is_founder: bool,
+}
+
+impl Identity {
+    /// The nodes that a cluster begins with.
+    pub(crate) fn founders(count: usize) -> Vec<Identity> {
+        let ids = 1..=count as u64;
+        let address = |id: u64| format!("node{id}:9000");
+        let known = ids.clone().map(|id| NodeAddress {
+            id: NodeId(id),
+            address: address(id),
+        });
+        let known: Vec<_> = known.collect();
+        let founder = |id| Identity {
+            id: NodeId(id),
+            incarnation: id,
+            address: address(id),
+            known: known.clone(),
+            is_founder: true,
+        };
+        ids.map(founder).collect()
+    }
+
+    /// The members of a log that was never cut.
+    pub(crate) fn bootstrap(&self) -> Configuration {
+        if !self.is_founder {
+            return Configuration::default();
+        }
+        let founders = self.known.iter().map(|founder| {
+            let member = Member {
+                id: founder.id,
+                role: MemberRole::Voter,
+                address: founder.address.clone(),
+                incarnation: founder.id.0,
+                failure_domain: 0,
+                weight: 0,
+            };
+            ringlite_raft::Member {
+                id: member.id,
+                role: member.role,
+                context: member.context(),
+            }
+        });
+        Configuration::new(founders.collect()).expect("founders")
+    }
 }
 
 /// An entry as a node was told to append it: its index, what it is, and the term before it.
@@ -73,12 +141,18 @@ pub(crate) type Appended = (LogIndex, Held, Term);
 pub(crate) struct ToldLog {
     pub(crate) base: LogBase,
     pub(crate) entries: BTreeMap<LogIndex, Held>,
+    /// The bytes of all records that the replica has seen in this life, and what they were up to each.
+    total_bytes: u64,
+    totals: BTreeMap<LogIndex, u64>,
+    /// The members from each of these entries on.
+    configurations: BTreeMap<LogIndex, Configuration>,
 }
 
 impl ToldLog {
     fn append(&mut self, truncate_from: Option<LogIndex>, entries: &[Entry]) -> Vec<Appended> {
         if let Some(from) = truncate_from {
             self.entries.split_off(&from);
+            self.configurations.split_off(&from);
         }
         let mut appended = Vec::new();
         for entry in entries {
@@ -89,14 +163,73 @@ impl ToldLog {
             assert_eq!(entry.index, last.next(), "an append leaves a gap");
             let held = Held::of(entry);
             self.entries.insert(entry.index, held);
+            self.count(entry);
+            self.note_members(entry);
             appended.push((entry.index, held, before));
         }
         appended
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
+        self.totals.insert(entry.index, self.total_bytes);
+    }
+
+    /// The bytes of the records behind an entry, as far as this life has seen them.
+    pub(crate) fn bytes_behind(&self, index: LogIndex) -> u64 {
+        let seen = self.totals.get(&index).copied();
+        seen.map_or(self.total_bytes, |total| self.total_bytes - total)
+    }
+
+    fn note_members(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::Configuration {
+            let members = Configuration::decode(entry.payload.clone());
+            let members = members.expect("a configuration");
+            self.configurations.insert(entry.index, members);
+        }
+    }
+
+    /// The members as of an entry, if the log reaches so far back.
+    pub(crate) fn configuration_at(&self, index: LogIndex) -> Option<&Configuration> {
+        let before = self.configurations.range(..=index).next_back();
+        before.map(|(_, members)| members)
+    }
+
+    /// All later ones.
+    pub(crate) fn configurations_behind(
+        &self,
+        index: LogIndex,
+    ) -> impl Iterator<Item = &Configuration> {
+        let later = self.configurations.range(index.next()..);
+        later.map(|(_, members)| members)
+    }
+
+    /// The newest ones.
+    pub(crate) fn configuration(&self) -> Option<&Configuration> {
+        self.configurations.values().next_back()
+    }
+
+    /// Another log has taken its place: empty behind `base`, where the members are these.
+    fn replaced(&mut self, base: LogBase, members: Configuration) {
+        *self = ToldLog {
+            base,
+            configurations: BTreeMap::from([(base.index, members)]),
+            ..ToldLog::default()
+        };
     }
 }
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    pub(crate) identity: Identity,
+    /// It has no process any more, and never will.
+    pub(crate) is_retired: bool,
+    /// Then it is retired, as it was removed.
+    pub(crate) retires_at: Option<u64>,
+    /// It has been told that it was removed.
+    pub(crate) knows_its_removal: bool,
+    /// Whom it has links to.
+    pub(crate) links: BTreeSet<NodeId>,
     temporary: std::path::PathBuf,
     /// None while the node is down.
     pub(crate) process: Option<Process>,
@@ -112,6 +245,8 @@ pub(crate) struct Node {
     threads: Random,
     /// Until then the process gets no time.
     pub(crate) stands_still_until: u64,
+    /// The process is being stopped.
+    pub(crate) stopping: Option<Stopping>,
     /// Then the power fails, just after a long turn.
     pub(crate) crashes_at: Option<u64>,
     /// The next write of a database's file fails, or the next read of the log.
@@ -130,31 +265,55 @@ pub(crate) struct Node {
     pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
     /// Where the log is cut, for the checkers.
     pub(crate) cut: Option<LogIndex>,
+    /// Snapshots that are to be sent, and to whom.
+    pub(crate) snapshots: Vec<(NodeId, SnapshotHead)>,
+    /// The snapshot that takes the place of everything.
+    installs: Option<SnapshotHead>,
+    /// Whether one has arrived, and its end is not known yet; and what became of it.
+    pub(crate) has_arrived: bool,
+    pub(crate) snapshot_outcome: Option<SnapshotOutcome>,
     pub(crate) tally: Tally,
 }
 
 impl Node {
     pub(crate) fn new(
-        at: usize,
+        identity: Identity,
         directory: &Path,
         settings: &Settings,
         random: &mut Random,
     ) -> Node {
-        let id = at as u64 + 1;
-        let directory = directory.join(format!("node-{id}"));
+        let Identity {
+            id, incarnation, ..
+        } = identity;
+        let directory = directory.join(format!("node-{incarnation}"));
         let temporary = directory.join("tmp");
         std::fs::create_dir_all(&temporary).expect("a directory");
         Node {
-            id: NodeId(id),
+            id,
+            links: identity.known.iter().map(|node| node.id).collect(),
+            identity,
+            is_retired: false,
+            retires_at: None,
+            knows_its_removal: false,
             temporary,
             process: None,
             refuses: None,
             trouble: None,
-            disk: Disk::new(&directory, id, settings.segment_bytes, random.fork()),
-            clock: Clock::new(settings.clock_rates[at], settings.lease_ticks > 0, random),
+            disk: Disk::new(
+                &directory,
+                incarnation,
+                settings.segment_bytes,
+                random.fork(),
+            ),
+            clock: Clock::new(
+                settings.clock_rate(random),
+                settings.lease_ticks > 0,
+                random,
+            ),
             leave_per_mille: settings.leave_per_mille,
             threads: random.fork(),
             stands_still_until: 0,
+            stopping: None,
             crashes_at: None,
             file_fails: false,
             read_fails: false,
@@ -166,6 +325,10 @@ impl Node {
             sent: Vec::new(),
             replies: Vec::new(),
             cut: None,
+            snapshots: Vec::new(),
+            installs: None,
+            has_arrived: false,
+            snapshot_outcome: None,
             tally: Tally::default(),
         }
     }
@@ -179,11 +342,23 @@ impl Node {
         let found = self.disk.recover()?;
         self.tally.count(Kind::Start);
         self.tally.add(Kind::TornLog, u64::from(found.torn));
-        self.told.base = found.log.base;
+        let members = found.manifest.configuration.clone();
+        let members = match members.members().is_empty() {
+            true => self.identity.bootstrap(),
+            false => members,
+        };
+        self.told.replaced(found.log.base, members);
         let entries = found.committed.iter().chain(&found.log.tail);
         self.told.entries = entries
             .map(|entry| (entry.index, Held::of(entry)))
             .collect();
+        for entry in found.committed.iter().chain(&found.log.tail) {
+            self.told.note_members(entry);
+        }
+        // Of the others the replica does not see how long they are.
+        for entry in &found.committed {
+            self.told.count(entry);
+        }
         self.checked = found.log.base.index;
         let hard_state = found.hard_state.hard_state;
         self.found = hard_state;
@@ -200,6 +375,8 @@ impl Node {
             readings: Vec::new(),
             filing: None,
             names: BTreeMap::new(),
+            written: BTreeMap::new(),
+            renames_at: None,
             pending: BTreeSet::new(),
         });
         sqlite::install_clock();
@@ -219,9 +396,14 @@ impl Node {
     /// Everything in memory is gone; the requests that were not answered are returned.
     pub(crate) fn forget(&mut self) -> BTreeSet<RequestId> {
         self.stands_still_until = 0;
+        self.stopping = None;
         self.crashes_at = None;
         self.trouble = None;
         self.cut = None;
+        self.snapshots.clear();
+        self.installs = None;
+        self.has_arrived = false;
+        self.snapshot_outcome = None;
         self.appended.clear();
         self.sent.clear();
         self.replies.clear();
@@ -240,6 +422,7 @@ impl Node {
         self.run_away(now);
         self.advance_disk(now);
         self.advance_file(now);
+        self.rename_files(now);
         let Some(process) = &mut self.process else {
             return;
         };
@@ -287,6 +470,54 @@ impl Node {
         if done.manifest_saved {
             process.inbox.push_back(Input::ManifestSaved);
         }
+        match done.switch {
+            None => {}
+            Some(SwitchEvent::Switched) => {
+                process.renames_at = Some(now + self.disk.delay(&mut self.tally));
+            }
+            Some(SwitchEvent::Installed) => {
+                let head = self.installs.take().expect("a snapshot that is installed");
+                self.told.replaced(head.base, head.configuration);
+                self.checked = self.checked.max(head.base.index);
+                process.inbox.push_back(Input::SnapshotInstalled);
+            }
+        }
+    }
+
+    /// The files of a snapshot take the place of all databases.
+    fn rename_files(&mut self, now: u64) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if process.renames_at.take_if(|due| *due <= now).is_some() {
+            process.sql.remove_databases().expect("a removal");
+            process.names.clear();
+            process.written.clear();
+            self.disk.rename_files(&mut self.tally);
+        }
+    }
+
+    /// A part of the file of a database; `None` if there is no such database any more.
+    pub(crate) fn read_file(
+        &mut self,
+        database: DatabaseId,
+        suffix: &str,
+        offset: u64,
+        length: usize,
+    ) -> Option<Vec<u8>> {
+        let opened = self.running().sql.open_file(database, suffix);
+        let file = opened.expect("the file of a database")?;
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        while done < length {
+            let read = file.read_at(&mut bytes[done..], offset + done as u64);
+            match read.expect("a readable file") {
+                0 => break,
+                more => done += more,
+            }
+        }
+        bytes.truncate(done);
+        Some(bytes)
     }
 
     /// Goes on with what is being written into the file of a database.
@@ -496,6 +727,7 @@ impl Node {
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
+                self.disk.check_announced(database, &ends);
                 let begun = process.sql.begin_backfill(database, &ends);
                 let (end, backfill) = begun.expect("known commits").unzip();
                 let grows = backfill.as_ref().is_some_and(|backfill: &Backfill| {
@@ -511,6 +743,9 @@ impl Node {
                     self.trouble = Some(Trouble::Full);
                     return;
                 }
+                if let Some(end) = end {
+                    process.written.insert(database, end);
+                }
                 process.filing = Some(Filing {
                     database,
                     end,
@@ -518,14 +753,16 @@ impl Node {
                     due: now + self.disk.delay(&mut self.tally),
                 });
             }
-            // Snapshots are not simulated: each is given up, and the log is kept for who lacks it.
-            Effect::SendSnapshot { to, head } => process.inbox.push_back(Input::SnapshotSent {
-                to,
-                id: head.id,
-                is_installed: false,
-            }),
-            // The network reaches every node.
-            Effect::SetMembers { .. } => {}
+            Effect::SendSnapshot { to, head } => self.snapshots.push((to, head)),
+            Effect::InstallSnapshot { head } => {
+                assert!(process.filing.is_none(), "a file is being written");
+                self.disk.switch_to(&head);
+                self.installs = Some(head);
+            }
+            Effect::SnapshotEnded { outcome } => self.snapshot_outcome = Some(outcome),
+            Effect::SetMembers { members } => {
+                self.links = members.iter().map(|member| member.id).collect();
+            }
             // Nobody reads on other threads here.
             Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {
@@ -619,10 +856,14 @@ impl Node {
                 None
             }
             Effect::RestartWal { database, ends } => {
+                self.disk.check_announced(database, &ends);
                 if let Some(name) = process.names.get(&database) {
                     self.disk.files.writes(name);
                 }
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
+                if let Some(end) = end {
+                    process.written.insert(database, end);
+                }
                 self.tally
                     .add(Kind::WalRestart, u64::from(commit_point.is_some()));
                 Some(Input::WalRestarted {

@@ -6,8 +6,8 @@ use std::fs::File;
 
 use ringlite::image::{HardStateImage, RecordImage, Restart, ShardImage};
 use ringlite_raft::{
-    Entry, HardState, IoId, LogBase, LogIndex, RecordPlace, decode_record, encode_record,
-    record_bytes,
+    Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordPlace, decode_record,
+    encode_record, record_bytes,
 };
 
 use super::medium::{Write, get};
@@ -53,6 +53,8 @@ enum Then {
         evidence: LogIndex,
         epoch: u64,
     },
+    /// The record that stands for the base of a new log.
+    Base,
 }
 
 /// The log writer.
@@ -79,6 +81,8 @@ pub(super) struct LogWriter {
     pub(super) places: BTreeMap<LogIndex, RecordImage>,
     /// What is durable of the log, for the checkers; also what was cut off since.
     pub(super) durable: BTreeMap<LogIndex, Held>,
+    /// What the entries up to here did came with a snapshot.
+    pub(super) installed: LogIndex,
     /// Something on the medium tells that everything up to here was durable.
     pub(super) evidence: LogIndex,
 }
@@ -104,6 +108,7 @@ impl LogWriter {
             idle_ticks: 0,
             places: BTreeMap::new(),
             durable: BTreeMap::new(),
+            installed: LogIndex::ZERO,
             evidence: LogIndex::ZERO,
         }
     }
@@ -112,6 +117,7 @@ impl LogWriter {
     pub(super) fn restart(&mut self, found: &Restart) {
         let durable = std::mem::take(&mut self.durable);
         let evidence = self.evidence.min(found.log.last);
+        let installed = self.installed;
         *self = LogWriter::new(self.segment_bytes);
         self.hard_state = found.hard_state;
         self.saved = found.hard_state;
@@ -132,6 +138,7 @@ impl LogWriter {
             self.durable.insert(entry.index, Held::of(entry));
         }
         self.evidence = evidence;
+        self.installed = installed;
     }
 
     pub(super) fn save(&mut self, io: IoId, hard_state: HardState) {
@@ -371,6 +378,7 @@ impl LogWriter {
     pub(super) fn written(&mut self) {
         match self.then.take() {
             None => {}
+            Some(Then::Base) => self.durable_epoch = self.epoch,
             Some(Then::HardState(image)) => {
                 self.saved = image;
                 if image.log_epoch == self.epoch {
@@ -400,6 +408,71 @@ impl LogWriter {
                 }
             }
         }
+    }
+
+    /// Whether nothing is being written, or about to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.begun.is_none()
+    }
+
+    /// A log that begins behind `base`, in a segment that is no part of the old one: the write of its
+    /// first record, and the number of the segment.
+    pub(super) fn begin_anew(
+        &mut self,
+        image: &ShardImage,
+        base: LogBase,
+        is_full: bool,
+    ) -> Result<(Write, u64), Trouble> {
+        let number = self.next_segment(image, is_full)?;
+        let path = image.staged_segment_path(number);
+        std::fs::rename(image.segment_path(number), &path).expect("a segment");
+        self.epoch += 1;
+        self.epoch_first = base.index;
+        let entry = Entry {
+            term: base.term,
+            index: base.index,
+            kind: EntryKind::Noop,
+            payload: bytes::Bytes::new(),
+        };
+        let place = RecordPlace {
+            identity: image.identity(),
+            segment: number,
+            epoch: self.epoch,
+            epoch_first: self.epoch_first,
+            previous_header_crc: 0,
+            durable_upto: base.index.prev(),
+            commit: base.index,
+        };
+        let mut bytes = vec![0; bytes_of(&entry)];
+        self.previous_header_crc = encode_record(&place, &entry, &mut bytes);
+        self.offset = bytes.len() as u64;
+        self.then = Some(Then::Base);
+        let offset = 0;
+        let write = Write {
+            path,
+            offset,
+            bytes,
+        };
+        Ok((write, number))
+    }
+
+    /// The manifest says that the log begins behind `base` in this segment, with nothing of before.
+    pub(super) fn replaced(&mut self, image: &ShardImage, base: LogIndex, segment: u64) {
+        let staged = image.staged_segment_path(segment);
+        std::fs::rename(staged, image.segment_path(segment)).expect("a staged segment");
+        for place in std::mem::take(&mut self.places).values() {
+            drop(std::fs::remove_file(image.segment_path(place.segment)));
+        }
+        self.last = base;
+        self.holds_snapshot(base);
+    }
+
+    /// What is durable now is the snapshot alone.
+    pub(super) fn holds_snapshot(&mut self, base: LogIndex) {
+        self.durable.clear();
+        self.durable_last = base;
+        self.evidence = base;
+        self.installed = base;
     }
 
     /// The segment of a record, and the base that a log has that is cut behind it.

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ringlite::replica::Input;
 use ringlite::replica::request::{Reply, RequestId, SessionId};
-use ringlite_raft::{AppendResult, LogIndex, Message, NodeId, Role as RaftRole, Term};
+use ringlite_raft::{AppendResult, Debt, LogIndex, Message, NodeId, Role as RaftRole, Term};
 use tempfile::TempDir;
 
 use super::client::{Client, Wish};
@@ -115,7 +115,8 @@ impl Cluster {
     /// Starts a node from what its disk holds.
     pub(super) fn start(&mut self, at: usize) {
         let config = self.settings.config(at, self.random.number());
-        let started = self.nodes[at].start(config, self.now);
+        let is_alone = self.settings.size == 1;
+        let started = self.nodes[at].start(config, is_alone, self.now);
         if let Err(reason) = started {
             self.note(("refuses", at));
             assert!(
@@ -126,6 +127,13 @@ impl Cluster {
             self.nodes[at].refuses = Some(reason);
             return;
         }
+        // What was damaged was no part of the log, or is none any more, or has to be repaired.
+        let owes = self.nodes[at].disk.owes();
+        self.tally.add(
+            Kind::DamageFound,
+            u64::from(owes && self.faults.atlas.is_damaged(at)),
+        );
+        self.faults.atlas.started(at, owes);
         let status = self.nodes[at].running().replica.status();
         self.note(("start", at, status.term, status.last.0, status.commit.0));
         self.invariants.seen.restarted(at, status.term);
@@ -411,6 +419,9 @@ impl Cluster {
                 self.clients[client].node = after;
             }
         }
+        if !self.nodes[at].disk.owes() && self.faults.atlas.settled(at) {
+            self.tally.count(Kind::Repaired);
+        }
         if let Some(trouble) = self.nodes[at].trouble {
             // The runtime stops a node whose disk fails.
             self.note(("trouble", at, trouble));
@@ -421,10 +432,27 @@ impl Cluster {
 
     fn check_message(&mut self, from: usize, to: usize, message: &Message, current: u64) {
         match message {
+            Message::Vote {
+                term,
+                last_index,
+                last_term,
+                ..
+            } => {
+                let end = Debt {
+                    term: *last_term,
+                    index: *last_index,
+                };
+                let disk = &self.nodes[from].disk;
+                self.invariants.candidacies.stands(disk, from, *term, end);
+            }
             Message::VoteReply {
                 term,
                 granted: true,
-            } => self.invariants.elections.voted(from, *term, to),
+            } => {
+                let disk = &self.nodes[from].disk;
+                self.invariants.candidacies.voted(disk, from, *term, to);
+                self.invariants.elections.voted(from, *term, to);
+            }
             Message::AppendReply {
                 term,
                 result: AppendResult::Accepted { match_index },
@@ -455,10 +483,17 @@ impl Cluster {
         (0..self.nodes.len()).filter(serves).max_by_key(term)
     }
 
-    /// The nodes that have not refused to start.
+    /// The nodes that have not refused to start, and can get what they lack.
     pub(super) fn sound(&self) -> Vec<usize> {
-        let sound = |at: &usize| self.nodes[*at].refuses.is_none();
+        let sound = |at: &usize| self.nodes[*at].refuses.is_none() && !self.lacks_what_was_cut(*at);
         (0..self.nodes.len()).filter(sound).collect()
+    }
+
+    /// Whether a damaged node has lost what another one has cut off, so that only a snapshot, which is not
+    /// simulated, could bring it.
+    fn lacks_what_was_cut(&self, at: usize) -> bool {
+        let bases = self.nodes.iter().map(|node| node.disk.base());
+        self.nodes[at].disk.owes() && bases.max() > Some(self.nodes[at].disk.durable_last())
     }
 
     pub(crate) fn harvest(&self) -> Tally {

@@ -1,5 +1,6 @@
 //! What goes wrong, and when.
 
+use super::atlas::Atlas;
 use super::cluster::Cluster;
 use super::random::Random;
 use super::settings::{Mode, Settings};
@@ -57,36 +58,6 @@ impl Faults {
     }
 }
 
-/// Whose disks may be damaged beyond what they can repair by themselves.
-///
-/// A node with a damaged log does not start any more. So that the rest can go on, this must strike
-/// no more than a minority, and always the same nodes.
-pub(crate) struct Atlas {
-    damaged: Vec<bool>,
-    nodes_max: usize,
-}
-
-impl Atlas {
-    fn new(settings: &Settings) -> Atlas {
-        Atlas {
-            damaged: vec![false; settings.size],
-            nodes_max: match settings.mode {
-                Mode::Recoverable | Mode::AnyFile => (settings.size - 1) / 2,
-                Mode::AnyLog => settings.size,
-            },
-        }
-    }
-
-    pub(super) fn is_damaged(&self, at: usize) -> bool {
-        self.damaged[at]
-    }
-
-    fn may_damage(&self, at: usize) -> bool {
-        let damaged = self.damaged.iter().filter(|damaged| **damaged).count();
-        self.damaged[at] || damaged < self.nodes_max
-    }
-}
-
 impl Cluster {
     /// Perhaps something goes wrong now, or is repaired.
     pub(super) fn strike(&mut self) {
@@ -139,25 +110,36 @@ impl Cluster {
             return;
         }
         let random = &mut self.random;
-        let node = &mut self.nodes[at];
+        let node = &self.nodes[at];
         if random.rarely(self.faults.rot) {
-            let rotten = if random.per_mille(500) && self.faults.atlas.may_damage(at) {
-                let rotten = node.disk.rot_log(random);
-                self.faults.atlas.damaged[at] |= rotten;
-                rotten
+            let may_damage = self.faults.atlas.may_damage(at);
+            if may_damage && random.per_mille(60) {
+                node.disk.rot_both_copies(random);
+                self.faults.atlas.damaged(at);
+                self.tally.count(Kind::BothCopiesRot);
+            } else if may_damage && random.per_mille(600) {
+                self.rot_log(at);
             } else {
-                node.disk.rot_copy(random)
-            };
-            self.tally.add(Kind::BitRot, u64::from(rotten));
+                let rotten = node.disk.rot_copy(random);
+                self.tally.add(Kind::BitRot, u64::from(rotten));
+            }
         }
-        if random.rarely(self.faults.misdirection) && self.faults.atlas.may_damage(at) {
-            let misdirected = node.disk.misdirect(random);
-            self.faults.atlas.damaged[at] |= misdirected;
-            self.tally
-                .add(Kind::MisdirectedWrite, u64::from(misdirected));
+        if self.random.rarely(self.faults.misdirection) && self.faults.atlas.may_damage(at) {
+            let node = &self.nodes[at];
+            if node.disk.misdirect(&mut self.random) {
+                self.faults.atlas.damaged(at);
+                self.tally.count(Kind::MisdirectedWrite);
+            }
         }
         if self.random.rarely(self.faults.restart) {
             self.start(at);
+        }
+    }
+
+    fn rot_log(&mut self, at: usize) {
+        if self.nodes[at].disk.rot_log(&mut self.random) {
+            self.faults.atlas.damaged(at);
+            self.tally.count(Kind::LogRot);
         }
     }
 

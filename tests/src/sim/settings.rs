@@ -49,7 +49,15 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn drawn(seed: u64, random: &mut Random) -> Settings {
-        let size = random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
+        let mode = match seed % 16 {
+            7 => Mode::AnyFile,
+            15 => Mode::AnyLog,
+            _ => Mode::Recoverable,
+        };
+        let size = match mode {
+            Mode::AnyLog => random.one_of(&[1, 1, 3, 3, 5]),
+            Mode::AnyFile | Mode::Recoverable => random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]),
+        };
         // The longer it is, the longer an old leader goes on beside a new one.
         let election_ticks_max = random.one_of(&[10, 20, 50]);
         let election_ticks_min = election_ticks_max / 2;
@@ -63,11 +71,7 @@ impl Settings {
         };
         Settings {
             size,
-            mode: match seed % 16 {
-                7 => Mode::AnyFile,
-                15 => Mode::AnyLog,
-                _ => Mode::Recoverable,
-            },
+            mode,
             storm_units: random.one_of(&[2_000, 3_000, 4_000, 4_000, 6_000]),
             segment_bytes: random.one_of(&[128 << 10, 256 << 10, 1 << 20]),
             election_ticks_max,

@@ -6,10 +6,11 @@ use std::fs::File;
 
 use ringlite::image::{HardStateImage, RecordImage, Restart, ShardImage};
 use ringlite_raft::{
-    Entry, HardState, IoId, LogBase, LogIndex, RecordPlace, decode_record, encode_record,
-    record_bytes,
+    Debt, Entry, HardState, IoId, LogBase, LogIndex, RecordPlace, Term, decode_record,
+    encode_record, record_bytes,
 };
 
+use super::lost::Lost;
 use super::medium::{Write, get};
 use super::{Held, Trouble};
 
@@ -49,7 +50,6 @@ enum Then {
     HardState(HardStateImage),
     Records {
         entries: Vec<Entry>,
-        places: Vec<RecordImage>,
         evidence: LogIndex,
         epoch: u64,
     },
@@ -66,19 +66,22 @@ pub(super) struct LogWriter {
     saved: HardStateImage,
     segment: Option<u64>,
     newest_segment: u64,
-    offset: u64,
-    previous_header_crc: u32,
-    epoch: u64,
-    epoch_first: LogIndex,
-    durable_epoch: u64,
+    pub(super) offset: u64,
+    pub(super) previous_header_crc: u32,
+    pub(super) epoch: u64,
+    pub(super) epoch_first: LogIndex,
+    pub(super) durable_epoch: u64,
     /// The last index that was given to the disk, and the last that the disk has.
     last: LogIndex,
+    /// The end of what is written.
+    end: Debt,
     durable_last: LogIndex,
     idle_ticks: u64,
     /// Where the log's records are.
     pub(super) places: BTreeMap<LogIndex, RecordImage>,
     /// What is durable of the log, for the checkers; also what was cut off since.
     pub(super) durable: BTreeMap<LogIndex, Held>,
+    pub(super) lost: Lost,
     /// Something on the medium tells that everything up to here was durable.
     pub(super) evidence: LogIndex,
 }
@@ -100,10 +103,15 @@ impl LogWriter {
             epoch_first: LogIndex(1),
             durable_epoch: 0,
             last: LogIndex::ZERO,
+            end: Debt {
+                term: Term(0),
+                index: LogIndex::ZERO,
+            },
             durable_last: LogIndex::ZERO,
             idle_ticks: 0,
             places: BTreeMap::new(),
             durable: BTreeMap::new(),
+            lost: Lost::default(),
             evidence: LogIndex::ZERO,
         }
     }
@@ -111,6 +119,7 @@ impl LogWriter {
     /// Goes on where recovery has left off: in a fresh segment and a new epoch.
     pub(super) fn restart(&mut self, found: &Restart) {
         let durable = std::mem::take(&mut self.durable);
+        let lost = std::mem::take(&mut self.lost);
         let evidence = self.evidence.min(found.log.last);
         *self = LogWriter::new(self.segment_bytes);
         self.hard_state = found.hard_state;
@@ -127,11 +136,18 @@ impl LogWriter {
             .map(|place| (place.index, *place))
             .collect();
         self.durable = durable;
-        self.durable.split_off(&found.log.last.next());
+        self.lost = lost;
+        self.lost
+            .lose(self.durable.split_off(&found.log.last.next()));
         for entry in found.committed.iter().chain(&found.log.tail) {
             self.durable.insert(entry.index, Held::of(entry));
         }
         self.evidence = evidence;
+    }
+
+    /// Whether the node still owes what its log has lost.
+    pub(super) fn owes(&self) -> bool {
+        self.saved.debt.is_some()
     }
 
     pub(super) fn save(&mut self, io: IoId, hard_state: HardState) {
@@ -194,7 +210,15 @@ impl LogWriter {
                         bytes,
                     }));
                 }
-                Some(Begun::Append { io, entries, .. }) if entries.is_empty() => *done = Some(io),
+                Some(Begun::Append { io, entries, .. }) if entries.is_empty() => {
+                    if self.hard_state.debt.is_some_and(|debt| debt <= self.end) {
+                        // The log says by itself what the debt says.
+                        self.hard_state.debt = None;
+                        self.begin_save(Some(io));
+                    } else {
+                        *done = Some(io);
+                    }
+                }
                 Some(Begun::Append {
                     io,
                     mut entries,
@@ -249,11 +273,15 @@ impl LogWriter {
             }
             Job::SaveMark => None,
         };
+        self.begin_save(io);
+        Ok(())
+    }
+
+    fn begin_save(&mut self, io: Option<IoId>) {
         self.hard_state.sequence += 1;
         self.hard_state.log_epoch = self.durable_epoch;
         self.hard_state.durable_mark = self.durable_last;
         self.begun = Some(Begun::Save { io, copies_left: 2 });
-        Ok(())
     }
 
     /// The next job, if it is an append that cuts nothing off.
@@ -326,7 +354,6 @@ impl LogWriter {
         }
         self.then = Some(Then::Records {
             entries: written,
-            places,
             evidence: self.durable_last,
             epoch: self.epoch,
         });
@@ -353,7 +380,11 @@ impl LogWriter {
         Ok(())
     }
 
-    fn next_segment(&mut self, image: &ShardImage, is_full: bool) -> Result<u64, Trouble> {
+    pub(super) fn next_segment(
+        &mut self,
+        image: &ShardImage,
+        is_full: bool,
+    ) -> Result<u64, Trouble> {
         if is_full {
             return Err(Trouble::Full);
         }
@@ -379,14 +410,18 @@ impl LogWriter {
             }
             Some(Then::Records {
                 entries,
-                places,
                 evidence,
                 epoch,
             }) => {
                 self.durable_epoch = epoch;
                 self.evidence = self.evidence.max(evidence);
-                if let Some(last) = places.last() {
+                if let Some(last) = entries.last() {
                     self.durable_last = last.index;
+                    self.end = Debt {
+                        term: last.term,
+                        index: last.index,
+                    };
+                    self.lost.ends(self.end);
                 }
                 // A truncation that was asked for meanwhile makes some of them void.
                 let void_from = self.jobs.iter().find_map(|job| match job {
@@ -456,6 +491,6 @@ impl LogWriter {
     }
 }
 
-fn bytes_of(entry: &Entry) -> usize {
+pub(super) fn bytes_of(entry: &Entry) -> usize {
     record_bytes(entry.payload.len())
 }

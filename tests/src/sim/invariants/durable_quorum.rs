@@ -1,4 +1,4 @@
-//! What is committed is on the stable storage of a majority.
+//! What is committed is on the stable storage of a majority, or was until it was damaged there.
 
 use ringlite_raft::LogIndex;
 
@@ -10,7 +10,7 @@ pub(crate) fn check<'a>(
     entry: Held,
 ) {
     let size = voters.len();
-    let holders = voters.filter(|disk| disk.durable(index) == Some(entry));
+    let holders = voters.filter(|disk| disk.holds_or_owes(index, entry));
     let holders = holders.count();
     assert!(
         holders * 2 > size,

@@ -196,7 +196,9 @@ impl Cluster {
         if !self.is_stormy {
             self.is_stormy = true;
             let slow_time_max = 5 * u64::from(self.settings.election_ticks_max) * 4;
-            self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
+            if self.settings.scheme.is_none() {
+                self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
+            }
         }
         self.strike();
         for at in 0..self.clients.len() {
@@ -340,7 +342,8 @@ impl Cluster {
             self.nodes[at].input(input, now);
             let status = self.nodes[at].running().replica.status();
             self.invariants.seen.step(at, status.term, status.commit);
-            if self.random.per_mille(150) {
+            let is_last = self.nodes[at].crashes_at.is_some();
+            if self.random.per_mille(150) && !is_last {
                 self.nodes[at].end_turn(now);
                 self.look(at);
             }

@@ -1,5 +1,6 @@
 //! What goes wrong, and when.
 
+use super::adversary::Adversary;
 use super::atlas::Atlas;
 use super::cluster::Cluster;
 use super::random::Random;
@@ -28,6 +29,8 @@ pub(crate) struct Faults {
     /// Damage to the file of a database.
     file_rot: Chance,
     pub(super) atlas: Atlas,
+    /// Strikes instead of chance.
+    adversary: Option<Adversary>,
 }
 
 impl Faults {
@@ -54,6 +57,7 @@ impl Faults {
                 Mode::Recoverable | Mode::AnyLog => 0,
             },
             atlas: Atlas::new(settings),
+            adversary: settings.scheme.map(Adversary::new),
         }
     }
 }
@@ -61,6 +65,10 @@ impl Faults {
 impl Cluster {
     /// Perhaps something goes wrong now, or is repaired.
     pub(super) fn strike(&mut self) {
+        if let Some(adversary) = self.faults.adversary.take() {
+            self.faults.adversary = Some(self.plot(adversary));
+            return;
+        }
         let size = self.nodes.len();
         let at = self.random.below(size as u64) as usize;
         if self.nodes[at].process.is_none() {
@@ -79,11 +87,8 @@ impl Cluster {
             self.restart_soon(at);
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
-            if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {
-                let power_fails = self.random.per_mille(500);
-                self.crash(at, power_fails);
-            }
         }
+        self.end_the_doomed();
         if size > 1 && self.random.rarely(self.faults.reset) {
             let peer = self.random.below(size as u64) as usize;
             self.tally.count(Kind::Reset);
@@ -149,6 +154,19 @@ impl Cluster {
         let due = node.restarts_at.is_some_and(|then| then <= self.now);
         if due && node.process.is_none() && node.refuses.is_none() {
             self.start(at);
+        }
+    }
+
+    /// Those whose last turn it was.
+    pub(super) fn end_the_doomed(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at]
+                .crashes_at
+                .is_some_and(|then| then <= self.now)
+            {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
         }
     }
 

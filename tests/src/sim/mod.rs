@@ -9,6 +9,7 @@
 //! per process, so that runs side by side would shift each other's draws. [`crate::sim_farm`] runs
 //! many seeds, in as many processes as there are cores.
 
+mod adversary;
 mod atlas;
 mod client;
 mod clock;

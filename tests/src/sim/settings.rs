@@ -3,6 +3,7 @@
 use ringlite::replica::{Config, NodeAddress};
 use ringlite_raft::NodeId;
 
+use super::adversary::Scheme;
 use super::random::Random;
 
 /// How much may break.
@@ -22,6 +23,8 @@ pub(crate) enum Mode {
 pub(crate) struct Settings {
     pub(crate) size: usize,
     pub(crate) mode: Mode,
+    /// An adversary, instead of random faults.
+    pub(crate) scheme: Option<Scheme>,
     /// How long the storm lasts, in units of time.
     pub(crate) storm_units: u64,
     pub(crate) segment_bytes: u64,
@@ -58,10 +61,20 @@ impl Settings {
             Mode::AnyLog => random.one_of(&[1, 1, 3, 3, 5]),
             Mode::AnyFile | Mode::Recoverable => random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]),
         };
+        let scheme = match seed % 16 {
+            3 => Some(Scheme::FigureEight),
+            11 => Some(Scheme::Succession),
+            _ => None,
+        };
+        let size = match scheme {
+            None => size,
+            Some(Scheme::FigureEight) => 3,
+            Some(Scheme::Succession) => 5,
+        };
         // The longer it is, the longer an old leader goes on beside a new one.
         let election_ticks_max = random.one_of(&[10, 20, 50]);
         let election_ticks_min = election_ticks_max / 2;
-        let has_leases = random.per_mille(250);
+        let has_leases = random.per_mille(250) && scheme.is_none();
         let clocks_differ = random.per_mille(500);
         let rate = |random: &mut Random| match (clocks_differ, has_leases) {
             // What leases assume of clocks.
@@ -72,6 +85,7 @@ impl Settings {
         Settings {
             size,
             mode,
+            scheme,
             storm_units: random.one_of(&[2_000, 3_000, 4_000, 4_000, 6_000]),
             segment_bytes: random.one_of(&[128 << 10, 256 << 10, 1 << 20]),
             election_ticks_max,
@@ -84,7 +98,11 @@ impl Settings {
             },
             disk_stall_ticks: random.one_of(&[0, 40, 200]),
             heartbeat_ticks: random.between(1, u64::from(election_ticks_max) / 5) as u32,
-            append_bytes_max: random.one_of(&[6_000, 12_000, 100_000]),
+            append_bytes_max: match scheme {
+                // One entry after the other.
+                Some(Scheme::FigureEight) => 1,
+                _ => random.one_of(&[6_000, 12_000, 100_000]),
+            },
             window_bytes_max: random.one_of(&[10_000, 30_000, 200_000]),
             log_cache_bytes_max: random.one_of(&[0, 20_000, 1 << 20]),
             batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),

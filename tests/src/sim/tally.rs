@@ -58,6 +58,8 @@ kinds! {
     MisdirectedWrite "misdirected writes",
     ClockRate "nodes with a fast or slow clock",
     ClockJump "jumps of a clock",
+    FigureEight "leaders killed between an older term's entry and their own",
+    Succession "nodes killed in a turn with entries of two leaders",
     BeyondAtlas "seeds with more damage than can be survived",
     NoLeader "clusters that refused because a majority was damaged",
     Election "elections won",

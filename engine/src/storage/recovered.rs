@@ -144,7 +144,9 @@ impl Recovered {
     /// Makes durable what the node may have acknowledged beyond the end of its log, before anything is
     /// written to it.
     pub(super) fn owe_what_is_lost(&mut self, shard: &Path) -> Result<(), StorageError> {
-        if let Some(debt) = self.new_debt() {
+        if let Some(debt) = self.new_debt()
+            && !mutation!(DebtForgotten)
+        {
             self.hard_state.sequence += 1;
             self.hard_state.debt = Some(debt);
             hard_state::save(shard, &self.hard_state)?;

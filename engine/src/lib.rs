@@ -62,6 +62,8 @@ pub use backup::BackupHead;
 pub use client::{Client, ClientError, ClientOptions};
 pub use database::{Database, InterruptHandle, Transaction};
 pub use error::{CODE_LEADERSHIP_LOST, CODE_NOT_LEADER, Error, Result};
+#[doc(hidden)] // For the simulated network of the tests.
+pub use net::snapshot::stream as snapshot_stream;
 pub use node::{Node, NodeBuilder, NodeError};
 pub use parameters::{Parameters, ToValue};
 pub use readers::ReadLevel;

@@ -4,12 +4,20 @@
 //! holds more than a few slices in memory, and its core is busy with one at a time. A connection
 //! that breaks is dialled again, and the member then says how far it has got.
 
+mod arrival;
 mod frame;
 mod receive;
 mod send;
 
 pub(crate) use receive::{Arrivals, receive};
 pub(crate) use send::send;
+
+/// What is said and done, apart from connections and executors.
+pub mod stream {
+    pub use super::arrival::{Arrival, Progress};
+    pub use super::frame::{Frame, FrameError};
+    pub use crate::storage::Position;
+}
 
 /// The shard that all snapshots are of, until a node has several.
 const SHARD: u32 = 0;

@@ -260,13 +260,19 @@ impl Replica {
     }
 
     fn write(&mut self, database: DatabaseId, restarts: bool) {
-        // A new leader may have come meanwhile, or a writer that was let in before.
-        let restarts = restarts && self.is_drained(database);
-        let bound = self.fileable();
+        let fileable = self.fileable();
         let Some(state) = self.catalogue.get(database) else {
             self.end_stage();
             return;
         };
+        // More may have committed while the manifest was being saved.
+        let bound = match mutation!(NoTarget) || mutation!(MoreThanAnnounced) {
+            true => fileable,
+            false => fileable.min(state.file.target),
+        };
+        // A new leader may have come meanwhile, or a writer that was let in before.
+        let is_all = state.file.newest_end() <= Some(bound);
+        let restarts = restarts && is_all && self.is_drained(database);
         let ends: Vec<_> = state.file.ends_up_to(bound).copied().collect();
         let is_parked = self.backfills.parked().is_some();
         let newest = ends.last().map(|(index, _)| *index);

@@ -112,6 +112,9 @@ impl Snapshots {
 
     /// The log is needed behind this index.
     pub(super) fn hold(&self) -> Option<LogIndex> {
+        if mutation!(NoHoldForSnapshots) {
+            return None;
+        }
         self.sending.values().map(|sending| sending.hold).min()
     }
 
@@ -173,6 +176,7 @@ impl Replica {
         let mut sending = self.snapshots.sending.values();
         let sending = sending.find(|sending| sending.id == id)?;
         let target = |id: &DatabaseId| match self.catalogue.get(*id) {
+            Some(state) if mutation!(CopyTakenForItsBeginning) => state.file.applied,
             Some(state) => state.file.target,
             // Nobody shall see its copy before the log has told its end.
             None => self.applied,
@@ -305,6 +309,6 @@ impl Replica {
     /// Whether a database may be shown: its file may hold pages of entries up to its target, which a
     /// snapshot can have brought before the entries.
     pub(super) fn is_whole(&self, state: &DatabaseState) -> bool {
-        state.file.target <= self.applied
+        state.file.target <= self.applied || mutation!(ShownBeforeItsTarget)
     }
 }

@@ -10,6 +10,8 @@ use ringlite_raft::{
 use super::hard_state::{self, HardStateRecord};
 use super::manifest::{self, LogStart, Manifest, ManifestDatabase, Stamp};
 use super::recovered::Recovered;
+use super::staging;
+pub use super::staging::StagingArea;
 use super::{StorageError, segment};
 use crate::replica::DatabaseFile;
 
@@ -49,6 +51,8 @@ pub struct ManifestImage {
     pub segment: u64,
     /// Targets up to here came with a snapshot; 0 for none.
     pub owed: LogIndex,
+    /// The files of a snapshot have become the databases, and may not have their names yet.
+    pub installs: bool,
     /// The members as of the base.
     pub configuration: Configuration,
     /// The databases.
@@ -127,6 +131,25 @@ impl ShardImage {
         segment::path_in(&self.log_directory(), number)
     }
 
+    /// The file of a segment that a log begins with behind a snapshot, until the manifest names it.
+    pub fn staged_segment_path(&self, number: u64) -> PathBuf {
+        segment::staged_path_in(&self.log_directory(), number)
+    }
+
+    /// Where snapshots arrive.
+    pub fn staging_area(&self) -> StagingArea {
+        StagingArea::in_shard(&self.directory)
+    }
+
+    /// Makes the files of a snapshot the databases that `image` names, which says durably that it
+    /// installs them.
+    ///
+    /// # Errors
+    /// A file is nowhere, or the system refuses.
+    pub fn install(&self, image: &ManifestImage) -> Result<(), StorageError> {
+        self.staging_area().install(&manifest_of(image))
+    }
+
     /// The bytes of a copy of the hard state.
     pub fn hard_state_copy(&self, image: &HardStateImage) -> Vec<u8> {
         let record = HardStateRecord {
@@ -151,17 +174,7 @@ impl ShardImage {
             cluster: self.identity.cluster,
             incarnation: self.identity.incarnation,
         };
-        let manifest = Manifest {
-            log: LogStart {
-                base: image.base,
-                segment: image.segment,
-            },
-            owed: image.owed,
-            configuration: image.configuration.clone(),
-            databases: image.databases.iter().map(ManifestDatabase::from).collect(),
-            ..Manifest::default()
-        };
-        manifest::encode(&stamp, &manifest)
+        manifest::encode(&stamp, &manifest_of(image))
     }
 
     /// What a restart finds in the files. `is_alone`: nobody else can have what is damaged.
@@ -174,6 +187,7 @@ impl ShardImage {
                 path: self.hard_state_path(),
             })?;
         let (stamp, manifest) = manifest::load(&self.directory)?;
+        let (stamp, manifest) = staging::settle(&self.directory, stamp, manifest)?;
         let mut found = Recovered::read(&self.log_directory(), &self.identity, record, manifest)?;
         if is_alone {
             found.refuse_damage(&self.directory)?;
@@ -202,6 +216,7 @@ impl ShardImage {
                 base: found.manifest.log.base,
                 segment: found.manifest.log.segment,
                 owed: found.manifest.owed,
+                installs: found.manifest.installs,
                 configuration: found.manifest.configuration.clone(),
                 databases: found.databases()?,
             },
@@ -221,5 +236,18 @@ impl ShardImage {
             durable_epoch: found.durable_epoch(),
             newest_segment: found.newest_segment(),
         })
+    }
+}
+
+fn manifest_of(image: &ManifestImage) -> Manifest {
+    Manifest {
+        log: LogStart {
+            base: image.base,
+            segment: image.segment,
+        },
+        owed: image.owed,
+        installs: image.installs,
+        configuration: image.configuration.clone(),
+        databases: image.databases.iter().map(ManifestDatabase::from).collect(),
     }
 }

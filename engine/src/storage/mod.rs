@@ -43,7 +43,8 @@ pub(crate) use manifest::fuzz as fuzz_manifest;
 pub(crate) use manifest::{LogStart, Manifest, ManifestDatabase, ManifestFile};
 pub(crate) use recovered::Recovered;
 pub(crate) use segment::SEGMENT_BYTES_DEFAULT;
-pub(crate) use staging::{Position, StagedFile, Staging, StagingArea};
+pub use staging::Position;
+pub(crate) use staging::{StagedFile, Staging, StagingArea};
 pub(crate) use writer::{LogWriter, WriteDone, start};
 
 /// Why a data directory cannot be used, or not any more.

@@ -37,7 +37,7 @@ pub(super) fn path_in(directory: &Path, number: u64) -> PathBuf {
 }
 
 /// The file of a segment that is no part of the log unless the manifest names it.
-fn staged_path_in(directory: &Path, number: u64) -> PathBuf {
+pub(super) fn staged_path_in(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016x}{STAGED_SUFFIX}"))
 }
 

@@ -60,10 +60,11 @@ impl StagedFile {
 /// How much of a snapshot has arrived: all files before the one at place `file` of its list, and
 /// that one up to `offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Position {
-    pub(crate) file: u32,
+pub struct Position {
+    /// The place of a file.
+    pub file: u32,
     /// In bytes.
-    pub(crate) offset: u64,
+    pub offset: u64,
 }
 
 /// The directory of a snapshot that arrives. All calls block.
@@ -80,14 +81,19 @@ pub(crate) struct Staging {
 
 /// Where snapshots arrive in a data directory.
 #[derive(Clone, Debug)]
-pub(crate) struct StagingArea {
+pub struct StagingArea {
     shard: PathBuf,
 }
 
 impl StagingArea {
     pub(crate) fn of(directory: &DataDirectory) -> Self {
+        Self::in_shard(&directory.shard())
+    }
+
+    /// Where they arrive in the directory of a shard.
+    pub(super) fn in_shard(shard: &Path) -> Self {
         Self {
-            shard: directory.shard(),
+            shard: shard.to_owned(),
         }
     }
 
@@ -144,7 +150,10 @@ impl StagingArea {
     }
 
     /// Removes what has arrived.
-    pub(crate) fn clear(&self) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn clear(&self) -> Result<(), StorageError> {
         let directory = self.directory();
         match std::fs::remove_dir_all(&directory) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -208,11 +217,9 @@ pub(super) fn settle(
     mut stamp: Stamp,
     mut manifest: Manifest,
 ) -> Result<(Stamp, Manifest), StorageError> {
-    let area = StagingArea {
-        shard: shard.to_owned(),
-    };
+    let area = StagingArea::in_shard(shard);
     segment::settle(&shard.join("log"), manifest.log.segment)?;
-    if manifest.installs {
+    if manifest.installs && !mutation!(InstallationForgotten) {
         area.install(&manifest)?;
         manifest.installs = false;
         stamp.sequence += 1;

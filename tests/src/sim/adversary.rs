@@ -1,5 +1,6 @@
 //! An adversary: schedules that random faults hit too rarely, played out against the cluster again and
-//! again. It sees everything, and only cuts links, holds processes up, kills and starts them.
+//! again. It sees everything, and only cuts links, holds processes up, kills and starts them, and damages
+//! what may be damaged.
 
 use ringlite::replica::Status;
 use ringlite_raft::Role;
@@ -18,6 +19,19 @@ pub(crate) enum Scheme {
     /// its successor puts in their place, and from the next leader that this is committed; then the node is
     /// killed between its writes.
     Succession,
+    /// Two of three hold what is committed, and both go down. The one whose log is damaged meanwhile comes
+    /// back to the one that never saw it.
+    Amnesia,
+}
+
+impl Scheme {
+    /// How many nodes it takes.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Scheme::FigureEight | Scheme::Amnesia => 3,
+            Scheme::Succession => 5,
+        }
+    }
 }
 
 /// How far a scheme is; nodes by their position.
@@ -25,21 +39,19 @@ pub(crate) enum Scheme {
 enum Stage {
     /// Everything works.
     Peace,
-    /// Nobody hears the leader any more, or the victim alone does.
-    Unheard { first: usize, victim: Option<usize> },
-    /// Another node leads.
-    Replaced {
-        first: usize,
-        second: usize,
-        victim: Option<usize>,
-    },
-    /// The second leader is down, and the first one may lead again.
-    Returned { first: usize, second: usize },
-    /// A third leader is to come, while the victim stands still.
-    Third { second: usize, victim: usize },
-    /// The end is near: of the first leader, or of the victim.
-    Ends { down: usize, doomed: usize },
-    /// The one that saw nothing of it may lead.
+    /// Nobody hears the first leader any more, or the victim alone does.
+    Unheard { first: usize, victim: usize },
+    /// Nobody hears the second one, either.
+    Replaced { first: usize, second: usize },
+    /// The second leader is down, and another one is to come.
+    Succeeded { first: usize, second: usize },
+    /// What comes up in the end, and what goes down.
+    Doomed { up: usize, down: usize },
+    /// One node is cut off from these two.
+    Apart { first: usize, damaged: usize },
+    /// The damaged one and the one that lacks it are alone.
+    Alone { down: usize },
+    /// Somebody leads again, perhaps who saw nothing of it.
     Last,
 }
 
@@ -65,75 +77,96 @@ impl Cluster {
     pub(super) fn plot(&mut self, mut adversary: Adversary) -> Adversary {
         self.end_the_doomed();
         let is_over = self.now >= adversary.until;
-        if let Some(next) = self.next_stage(&adversary, is_over) {
-            let election = u64::from(self.settings.election_ticks_max) * TICK;
-            adversary.until = self.now
-                + match next {
-                    Stage::Peace => self.random.between(20, 2 * election),
-                    Stage::Ends { .. } => self.random.between(4, 8),
-                    _ => 8 * election,
-                };
-            adversary.stage = next;
-        } else if is_over {
-            self.make_peace();
-            adversary.until = self.now + self.random.between(20, 400);
-            adversary.stage = Stage::Peace;
+        let stage = adversary.stage;
+        let next = match (adversary.scheme, stage) {
+            (_, Stage::Peace) if !is_over => None,
+            (_, Stage::Last) => self.last(),
+            (Scheme::FigureEight, _) => self.figure_eight(stage, is_over),
+            (Scheme::Succession, _) => self.succession(stage, is_over),
+            (Scheme::Amnesia, _) => self.amnesia(stage, is_over),
+        };
+        if next.is_none() && !is_over {
+            return adversary;
         }
+        if next.is_none() {
+            self.make_peace();
+        }
+        adversary.stage = next.unwrap_or(Stage::Peace);
+        let election = u64::from(self.settings.election_ticks_max) * TICK;
+        let time = match adversary.stage {
+            Stage::Peace | Stage::Apart { .. } => self.random.between(20, 2 * election),
+            Stage::Doomed { .. } => self.random.between(4, 8),
+            Stage::Alone { .. } => 4 * election,
+            _ => 8 * election,
+        };
+        adversary.until = self.now + time;
         adversary
     }
 
-    fn next_stage(&mut self, adversary: &Adversary, is_over: bool) -> Option<Stage> {
-        match (adversary.scheme, adversary.stage) {
-            (scheme, Stage::Peace) => {
-                let first = self.leader().filter(|_| is_over)?;
-                let others = self.nodes.len() as u64 - 1;
-                let follower = (first + 1 + self.random.below(others) as usize) % self.nodes.len();
-                let victim = (scheme == Scheme::Succession).then_some(follower);
-                self.silence(first, victim);
-                if let Some(victim) = victim {
-                    self.nodes[victim].stands_still_until = u64::MAX;
-                    self.deafen(first);
-                }
-                Some(Stage::Unheard { first, victim })
-            }
-            (_, Stage::Unheard { first, victim }) => {
-                let second = self.leads_beside(first)?;
-                if victim.is_none() {
-                    // Nor does anybody hear of its no-op.
-                    self.silence(second, None);
-                }
-                Some(Stage::Replaced {
+    fn figure_eight(&mut self, stage: Stage, is_over: bool) -> Option<Stage> {
+        match stage {
+            Stage::Peace => {
+                let first = self.leader()?;
+                self.silence(first, None);
+                Some(Stage::Unheard {
                     first,
-                    second,
-                    victim,
+                    victim: first,
                 })
             }
-            (
-                _,
-                Stage::Replaced {
-                    first,
-                    second,
-                    victim: None,
-                },
-            ) => {
-                let term = self.status(second)?.term;
-                let disk = &self.nodes[second].disk;
-                let last = disk.durable(disk.durable_last())?;
-                if last.term.0 == term {
-                    self.network.mend();
-                    self.crash_for_good(second);
-                    return Some(Stage::Returned { first, second });
-                }
-                None
+            Stage::Unheard { first, .. } => {
+                let second = self.leads_beside(first)?;
+                self.silence(second, None);
+                Some(Stage::Replaced { first, second })
             }
-            (
-                _,
-                Stage::Replaced {
-                    second,
-                    victim: Some(victim),
-                    ..
-                },
-            ) => {
+            Stage::Replaced { first, second } => {
+                let term = self.status(second)?.term;
+                let (_, last) = self.nodes[second].disk.durable_end()?;
+                if last.term.0 != term {
+                    return None;
+                }
+                // Its no-op is on its own disk alone.
+                self.network.mend();
+                self.crash_for_good(second);
+                Some(Stage::Succeeded { first, second })
+            }
+            Stage::Succeeded { first, second } => {
+                let leader = self.status(first)?;
+                let (index, held) = self.nodes[3 - first - second].disk.durable_end()?;
+                let is_old = held.term.0 < leader.term && index > leader.commit;
+                let is_of_first = self.nodes[first].told.entries.get(&index) == Some(&held);
+                if leader.role != Role::Leader || !is_old || !is_of_first {
+                    return None;
+                }
+                // Before it hears of that, and can send an entry of its own term.
+                self.silence(first, None);
+                Some(Stage::Doomed {
+                    up: second,
+                    down: first,
+                })
+            }
+            Stage::Doomed { up, down } if is_over => {
+                self.tally.count(Kind::FigureEight);
+                self.network.mend();
+                self.crash_for_good(down);
+                self.start_again(up);
+                Some(Stage::Last)
+            }
+            _ => None,
+        }
+    }
+
+    fn succession(&mut self, stage: Stage, is_over: bool) -> Option<Stage> {
+        match stage {
+            Stage::Peace => {
+                let first = self.leader()?;
+                let victim = (first + 1 + self.random.below(4) as usize) % 5;
+                self.silence(first, Some(victim));
+                self.deafen(first);
+                self.nodes[victim].stands_still_until = u64::MAX;
+                Some(Stage::Unheard { first, victim })
+            }
+            Stage::Unheard { first, victim } => {
+                let second = self.leads_beside(first)?;
                 let term = self.status(second)?.term;
                 // That its no-op is committed, and nothing beyond it.
                 let knows = |at: usize| {
@@ -144,67 +177,75 @@ impl Cluster {
                         is_told && status.last == status.commit
                     })
                 };
-                if (0..self.nodes.len()).any(|at| at != second && knows(at)) {
-                    self.network.mend();
-                    self.silence(second, None);
-                    self.crash_for_good(second);
-                    return Some(Stage::Third { second, victim });
+                if !(0..5).any(|at| at != second && knows(at)) {
+                    return None;
                 }
-                None
-            }
-            (_, Stage::Returned { first, second }) => {
-                let leader = self.status(first)?;
-                let third = 3 - first - second;
-                let disk = &self.nodes[third].disk;
-                let index = disk.durable_last();
-                let held = disk.durable(index)?;
-                let is_old = held.term.0 < leader.term && index > leader.commit;
-                let is_of_first = self.nodes[first].told.entries.get(&index) == Some(&held);
-                if leader.role == Role::Leader && is_old && is_of_first {
-                    // Before the leader hears of it, and can send its own entry.
-                    self.silence(first, None);
-                    return Some(Stage::Ends {
-                        down: second,
-                        doomed: first,
-                    });
-                }
-                None
-            }
-            (_, Stage::Third { second, victim }) => {
-                self.leads_beside(second)?;
-                Some(Stage::Ends {
-                    down: second,
-                    doomed: victim,
+                self.network.mend();
+                self.silence(second, None);
+                self.crash_for_good(second);
+                Some(Stage::Succeeded {
+                    first: victim,
+                    second,
                 })
             }
-            (_, Stage::Ends { .. }) if !is_over => None,
-            (Scheme::FigureEight, Stage::Ends { down, doomed }) => {
-                self.tally.count(Kind::FigureEight);
-                self.network.mend();
-                self.crash_for_good(doomed);
-                self.start_again(down);
-                Some(Stage::Last)
+            Stage::Succeeded { first, second } => {
+                self.leads_beside(second)?;
+                Some(Stage::Doomed {
+                    up: second,
+                    down: first,
+                })
             }
-            (Scheme::Succession, Stage::Ends { down, doomed }) => {
+            Stage::Doomed { up, down } if is_over => {
                 self.tally.count(Kind::Succession);
                 self.network.mend();
                 let crashes_at = self.now + self.random.between(2, 6);
-                let victim = &mut self.nodes[doomed];
+                let victim = &mut self.nodes[down];
                 victim.stands_still_until = self.now;
                 victim.crashes_at = victim.process.is_some().then_some(crashes_at);
+                self.start_again(up);
+                Some(Stage::Last)
+            }
+            _ => None,
+        }
+    }
+
+    fn amnesia(&mut self, stage: Stage, is_over: bool) -> Option<Stage> {
+        match stage {
+            Stage::Peace => {
+                let first = self.leader()?;
+                let damaged = (first + 1 + self.random.below(2) as usize) % 3;
+                let third = 3 - first - damaged;
+                self.silence(third, None);
+                self.deafen(third);
+                Some(Stage::Apart { first, damaged })
+            }
+            Stage::Apart { first, damaged } => {
+                if !is_over || !self.faults.atlas.may_damage(damaged) {
+                    return None;
+                }
+                self.crash_for_good(first);
+                self.crash_for_good(damaged);
+                self.network.mend();
+                self.rot_log(damaged);
+                self.start_again(damaged);
+                Some(Stage::Alone { down: first })
+            }
+            Stage::Alone { down } if is_over => {
+                self.tally.count(Kind::Amnesia);
                 self.start_again(down);
                 Some(Stage::Last)
             }
-            (_, Stage::Last) => {
-                let is_led = self.leader().is_some();
-                let is_past = self.nodes.iter().all(|node| node.crashes_at.is_none());
-                if is_led && is_past {
-                    self.make_peace();
-                    return Some(Stage::Peace);
-                }
-                None
-            }
+            _ => None,
         }
+    }
+
+    fn last(&mut self) -> Option<Stage> {
+        let is_past = self.nodes.iter().all(|node| node.crashes_at.is_none());
+        if !is_past || self.leader().is_none() {
+            return None;
+        }
+        self.make_peace();
+        Some(Stage::Peace)
     }
 
     fn status(&self, at: usize) -> Option<Status> {
@@ -214,12 +255,10 @@ impl Cluster {
 
     /// A leader of a later term than that node knows of, or than it had when it went down.
     fn leads_beside(&self, other: usize) -> Option<usize> {
-        let disk = &self.nodes[other].disk;
+        let end = self.nodes[other].disk.durable_end();
         let term = match self.status(other) {
             Some(status) => status.term,
-            None => disk
-                .durable(disk.durable_last())
-                .map_or(0, |held| held.term.0),
+            None => end.map_or(0, |(_, held)| held.term.0),
         };
         let leads = |at: &usize| {
             let status = self.status(*at);
@@ -255,7 +294,7 @@ impl Cluster {
     }
 
     fn start_again(&mut self, at: usize) {
-        if self.nodes[at].process.is_none() {
+        if self.nodes[at].process.is_none() && self.nodes[at].refuses.is_none() {
             self.start(at);
         }
     }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::client::{Client, Wish};
 use super::faults::Faults;
 use super::invariants::{
-    Invariants, acknowledged_entries, durable_quorum, held_by_all, leader_completeness,
+    Invariants, acknowledged_entries, durable_quorum, kept_log, leader_completeness,
 };
 use super::network::{Network, Weather};
 use super::node::Node;
@@ -18,6 +18,7 @@ use super::operation::{FLEETING, Operation, RESTORED, Role};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::settings::{Mode, Settings};
+use super::snapshots::Snapshots;
 use super::sqlite;
 use super::tally::{Kind, Tally};
 
@@ -31,6 +32,7 @@ pub(crate) struct Cluster {
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
     pub(super) network: Network,
+    pub(super) snapshots: Snapshots,
     pub(super) random: Random,
     pub(super) faults: Faults,
     pub(super) invariants: Invariants,
@@ -83,6 +85,7 @@ impl Cluster {
             nodes,
             clients,
             network: Network::new(),
+            snapshots: Snapshots::default(),
             faults: Faults::new(&settings, &mut random),
             invariants: Invariants::default(),
             oracle: Oracle::default(),
@@ -163,7 +166,10 @@ impl Cluster {
     }
 
     fn end_process(&mut self, at: usize) {
+        let is_switching = self.nodes[at].disk.is_switching();
+        self.tally.add(Kind::SwitchCrash, u64::from(is_switching));
         drop(self.nodes[at].forget());
+        self.snapshots.process_ended(at);
         if self.is_stormy && self.random.per_mille(400) {
             let soon = self.now + self.random.between(1, 12);
             self.nodes[at].restarts_at = Some(soon);
@@ -259,6 +265,7 @@ impl Cluster {
             let wish = self.clients[at].act(self.now, &mut self.sessions, &mut self.oracle);
             self.fulfil(at, wish);
         }
+        self.stream_snapshots();
         for at in 0..self.nodes.len() {
             if self.nodes[at].process.is_some() {
                 self.run(at);
@@ -381,9 +388,15 @@ impl Cluster {
                 durable_quorum::check(disks, index, entry);
             }
         }
-        if let Some(index) = cut {
+        if let Some(up_to) = cut {
+            let cut = kept_log::Cut {
+                up_to,
+                bytes_behind: self.nodes[at].told.bytes_behind(up_to),
+                window_bytes: self.settings.log_window_bytes,
+                held_from: self.held_from(at),
+            };
             let disks = self.nodes.iter().map(|node| &node.disk);
-            held_by_all::check(disks, index, &self.invariants.committed);
+            kept_log::check(&cut, disks, &self.invariants.committed);
         }
         self.nodes[at].checked = status.commit.max(self.nodes[at].checked);
     }
@@ -486,17 +499,10 @@ impl Cluster {
         (0..self.nodes.len()).filter(serves).max_by_key(term)
     }
 
-    /// The nodes that have not refused to start, and can get what they lack.
+    /// The nodes that have not refused to start.
     pub(super) fn sound(&self) -> Vec<usize> {
-        let sound = |at: &usize| self.nodes[*at].refuses.is_none() && !self.lacks_what_was_cut(*at);
+        let sound = |at: &usize| self.nodes[*at].refuses.is_none();
         (0..self.nodes.len()).filter(sound).collect()
-    }
-
-    /// Whether a damaged node has lost what another one has cut off, so that only a snapshot, which is not
-    /// simulated, could bring it.
-    fn lacks_what_was_cut(&self, at: usize) -> bool {
-        let bases = self.nodes.iter().map(|node| node.disk.base());
-        self.nodes[at].disk.owes() && bases.max() > Some(self.nodes[at].disk.durable_last())
     }
 
     pub(crate) fn harvest(&self) -> Tally {

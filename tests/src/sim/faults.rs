@@ -35,10 +35,6 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(super) fn new(settings: &Settings, random: &mut Random) -> Faults {
-        let severity = match settings.mode {
-            Mode::Recoverable | Mode::AnyFile => 1,
-            Mode::AnyLog => 10,
-        };
         Faults {
             crash: random.one_of(&[0, 10, 30]),
             restart: random.between(50, 400),
@@ -50,8 +46,14 @@ impl Faults {
             hung_disk: random.one_of(&[0, 5, 15]),
             disk_error: random.one_of(&[0, 5, 15]),
             full_disk: random.one_of(&[0, 5, 15]),
-            rot: random.one_of(&[0, 20, 60]) * severity,
-            misdirection: random.one_of(&[0, 10, 30]) * severity,
+            rot: match settings.mode {
+                Mode::Recoverable | Mode::AnyFile => random.one_of(&[0, 20, 60]),
+                Mode::AnyLog => random.one_of(&[300, 1_000]),
+            },
+            misdirection: match settings.mode {
+                Mode::Recoverable | Mode::AnyFile => random.one_of(&[0, 10, 30]),
+                Mode::AnyLog => random.one_of(&[100, 300]),
+            },
             file_rot: match settings.mode {
                 Mode::AnyFile => random.one_of(&[10, 50]),
                 Mode::Recoverable | Mode::AnyLog => 0,
@@ -85,6 +87,12 @@ impl Cluster {
         for at in 0..size {
             let now = self.now;
             self.restart_soon(at);
+            let node = &self.nodes[at];
+            let is_switching = node.process.is_some() && node.disk.is_switching();
+            if is_switching && self.random.rarely(self.faults.crash * 20) {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
         }
@@ -141,7 +149,7 @@ impl Cluster {
         }
     }
 
-    fn rot_log(&mut self, at: usize) {
+    pub(super) fn rot_log(&mut self, at: usize) {
         if self.nodes[at].disk.rot_log(&mut self.random) {
             self.faults.atlas.damaged(at);
             self.tally.count(Kind::LogRot);

@@ -24,6 +24,7 @@ mod operation;
 mod oracle;
 mod random;
 mod settings;
+mod snapshots;
 mod sqlite;
 pub mod tally;
 

@@ -88,6 +88,11 @@ impl Network {
         cuts.any(|cut| cut.link == link && cut.from <= now && now < cut.until)
     }
 
+    /// Whether something that is sent now comes late, or has to be sent again.
+    pub(crate) fn is_bad(&self, random: &mut Random) -> bool {
+        random.per_mille(self.weather.loss + self.weather.slow)
+    }
+
     pub(crate) fn send(
         &mut self,
         link: Link,

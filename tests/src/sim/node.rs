@@ -1,17 +1,20 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use ringlite::replica::request::{Reply, RequestId};
-use ringlite::replica::{Config, DatabaseId, Effect, Input, Replica};
+use ringlite::replica::{
+    Config, DatabaseId, Effect, Input, Replica, SnapshotHead, SnapshotOutcome,
+};
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
 use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, Message, NodeId, Term};
 use ringlite_vfs::{Backfill, VfsError};
 
 use super::clock::Clock;
-use super::disk::{Disk, Held, Trouble};
+use super::disk::{Disk, Held, SwitchEvent, Trouble};
 use super::random::Random;
 use super::settings::Settings;
 use super::sqlite;
@@ -61,6 +64,10 @@ pub(crate) struct Process {
     filing: Option<Filing>,
     /// The file of each database.
     names: BTreeMap<DatabaseId, String>,
+    /// How far the file of each database may have been written in this life.
+    pub(crate) written: BTreeMap<DatabaseId, LogIndex>,
+    /// Then the files of a snapshot get their names.
+    renames_at: Option<u64>,
     /// Requests that were asked and not answered.
     pub(crate) pending: BTreeSet<RequestId>,
 }
@@ -73,6 +80,9 @@ pub(crate) type Appended = (LogIndex, Held, Term);
 pub(crate) struct ToldLog {
     pub(crate) base: LogBase,
     pub(crate) entries: BTreeMap<LogIndex, Held>,
+    /// The bytes of all records that the replica has seen in this life, and what they were up to each.
+    total_bytes: u64,
+    totals: BTreeMap<LogIndex, u64>,
 }
 
 impl ToldLog {
@@ -89,9 +99,29 @@ impl ToldLog {
             assert_eq!(entry.index, last.next(), "an append leaves a gap");
             let held = Held::of(entry);
             self.entries.insert(entry.index, held);
+            self.count(entry);
             appended.push((entry.index, held, before));
         }
         appended
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
+        self.totals.insert(entry.index, self.total_bytes);
+    }
+
+    /// The bytes of the records behind an entry, as far as this life has seen them.
+    pub(crate) fn bytes_behind(&self, index: LogIndex) -> u64 {
+        let seen = self.totals.get(&index).copied();
+        seen.map_or(self.total_bytes, |total| self.total_bytes - total)
+    }
+
+    /// A snapshot has taken its place.
+    fn replaced(&mut self, base: LogBase) {
+        *self = ToldLog {
+            base,
+            ..ToldLog::default()
+        };
     }
 }
 
@@ -130,6 +160,13 @@ pub(crate) struct Node {
     pub(crate) replies: Vec<(RequestId, ringlite::Result<Reply>)>,
     /// Where the log is cut, for the checkers.
     pub(crate) cut: Option<LogIndex>,
+    /// Snapshots that are to be sent, and to whom.
+    pub(crate) snapshots: Vec<(NodeId, SnapshotHead)>,
+    /// The snapshot that takes the place of everything.
+    installs: Option<SnapshotHead>,
+    /// Whether one has arrived, and its end is not known yet; and what became of it.
+    pub(crate) has_arrived: bool,
+    pub(crate) snapshot_outcome: Option<SnapshotOutcome>,
     pub(crate) tally: Tally,
 }
 
@@ -166,6 +203,10 @@ impl Node {
             sent: Vec::new(),
             replies: Vec::new(),
             cut: None,
+            snapshots: Vec::new(),
+            installs: None,
+            has_arrived: false,
+            snapshot_outcome: None,
             tally: Tally::default(),
         }
     }
@@ -179,11 +220,15 @@ impl Node {
         let found = self.disk.recover(is_alone, &mut self.tally)?;
         self.tally.count(Kind::Start);
         self.tally.add(Kind::TornLog, u64::from(found.torn));
-        self.told.base = found.log.base;
+        self.told.replaced(found.log.base);
         let entries = found.committed.iter().chain(&found.log.tail);
         self.told.entries = entries
             .map(|entry| (entry.index, Held::of(entry)))
             .collect();
+        // Of the others the replica does not see how long they are.
+        for entry in &found.committed {
+            self.told.count(entry);
+        }
         self.checked = found.log.base.index;
         let hard_state = found.hard_state.hard_state;
         self.found = hard_state;
@@ -200,6 +245,8 @@ impl Node {
             readings: Vec::new(),
             filing: None,
             names: BTreeMap::new(),
+            written: BTreeMap::new(),
+            renames_at: None,
             pending: BTreeSet::new(),
         });
         sqlite::install_clock();
@@ -222,6 +269,10 @@ impl Node {
         self.crashes_at = None;
         self.trouble = None;
         self.cut = None;
+        self.snapshots.clear();
+        self.installs = None;
+        self.has_arrived = false;
+        self.snapshot_outcome = None;
         self.appended.clear();
         self.sent.clear();
         self.replies.clear();
@@ -240,6 +291,7 @@ impl Node {
         self.run_away(now);
         self.advance_disk(now);
         self.advance_file(now);
+        self.rename_files(now);
         let Some(process) = &mut self.process else {
             return;
         };
@@ -287,6 +339,54 @@ impl Node {
         if done.manifest_saved {
             process.inbox.push_back(Input::ManifestSaved);
         }
+        match done.switch {
+            None => {}
+            Some(SwitchEvent::Switched) => {
+                process.renames_at = Some(now + self.disk.delay(&mut self.tally));
+            }
+            Some(SwitchEvent::Installed) => {
+                let head = self.installs.take().expect("a snapshot that is installed");
+                self.told.replaced(head.base);
+                self.checked = self.checked.max(head.base.index);
+                process.inbox.push_back(Input::SnapshotInstalled);
+            }
+        }
+    }
+
+    /// The files of a snapshot take the place of all databases.
+    fn rename_files(&mut self, now: u64) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if process.renames_at.take_if(|due| *due <= now).is_some() {
+            process.sql.remove_databases().expect("a removal");
+            process.names.clear();
+            process.written.clear();
+            self.disk.rename_files(&mut self.tally);
+        }
+    }
+
+    /// A part of the file of a database; `None` if there is no such database any more.
+    pub(crate) fn read_file(
+        &mut self,
+        database: DatabaseId,
+        suffix: &str,
+        offset: u64,
+        length: usize,
+    ) -> Option<Vec<u8>> {
+        let opened = self.running().sql.open_file(database, suffix);
+        let file = opened.expect("the file of a database")?;
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        while done < length {
+            let read = file.read_at(&mut bytes[done..], offset + done as u64);
+            match read.expect("a readable file") {
+                0 => break,
+                more => done += more,
+            }
+        }
+        bytes.truncate(done);
+        Some(bytes)
     }
 
     /// Goes on with what is being written into the file of a database.
@@ -496,6 +596,7 @@ impl Node {
             }
             Effect::Backfill { database, ends } => {
                 assert!(process.filing.is_none(), "one backfill at a time");
+                self.disk.check_announced(database, &ends);
                 let begun = process.sql.begin_backfill(database, &ends);
                 let (end, backfill) = begun.expect("known commits").unzip();
                 let grows = backfill.as_ref().is_some_and(|backfill: &Backfill| {
@@ -511,6 +612,9 @@ impl Node {
                     self.trouble = Some(Trouble::Full);
                     return;
                 }
+                if let Some(end) = end {
+                    process.written.insert(database, end);
+                }
                 process.filing = Some(Filing {
                     database,
                     end,
@@ -518,12 +622,13 @@ impl Node {
                     due: now + self.disk.delay(&mut self.tally),
                 });
             }
-            // Snapshots are not simulated: each is given up, and the log is kept for who lacks it.
-            Effect::SendSnapshot { to, head } => process.inbox.push_back(Input::SnapshotSent {
-                to,
-                id: head.id,
-                is_installed: false,
-            }),
+            Effect::SendSnapshot { to, head } => self.snapshots.push((to, head)),
+            Effect::InstallSnapshot { head } => {
+                assert!(process.filing.is_none(), "a file is being written");
+                self.disk.switch_to(&head);
+                self.installs = Some(head);
+            }
+            Effect::SnapshotEnded { outcome } => self.snapshot_outcome = Some(outcome),
             // The network reaches every node.
             Effect::SetMembers { .. } => {}
             // Nobody reads on other threads here.
@@ -619,10 +724,14 @@ impl Node {
                 None
             }
             Effect::RestartWal { database, ends } => {
+                self.disk.check_announced(database, &ends);
                 if let Some(name) = process.names.get(&database) {
                     self.disk.files.writes(name);
                 }
                 let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
+                if let Some(end) = end {
+                    process.written.insert(database, end);
+                }
                 self.tally
                     .add(Kind::WalRestart, u64::from(commit_point.is_some()));
                 Some(Input::WalRestarted {

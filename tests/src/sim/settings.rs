@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     backfill_bytes: u64,
     backfill_ticks_max: u64,
     wal_bytes_max: u64,
+    pub(crate) log_window_bytes: u64,
 }
 
 impl Settings {
@@ -63,14 +64,11 @@ impl Settings {
         };
         let scheme = match seed % 16 {
             3 => Some(Scheme::FigureEight),
+            5 => Some(Scheme::Amnesia),
             11 => Some(Scheme::Succession),
             _ => None,
         };
-        let size = match scheme {
-            None => size,
-            Some(Scheme::FigureEight) => 3,
-            Some(Scheme::Succession) => 5,
-        };
+        let size = scheme.map_or(size, Scheme::size);
         // The longer it is, the longer an old leader goes on beside a new one.
         let election_ticks_max = random.one_of(&[10, 20, 50]);
         let election_ticks_min = election_ticks_max / 2;
@@ -113,6 +111,7 @@ impl Settings {
             backfill_bytes: random.one_of(&[1, 30_000, 1 << 20]),
             backfill_ticks_max: random.one_of(&[5, 100]),
             wal_bytes_max: random.one_of(&[1, 60_000, 1 << 20]),
+            log_window_bytes: random.one_of(&[10_000, 60_000, 400_000, 1 << 40]),
         }
     }
 
@@ -142,8 +141,7 @@ impl Settings {
         config.backfill_bytes = self.backfill_bytes;
         config.backfill_ticks_max = self.backfill_ticks_max;
         config.wal_bytes_max = self.wal_bytes_max;
-        // Nobody gets a snapshot.
-        config.log_window_bytes = 1 << 40;
+        config.log_window_bytes = self.log_window_bytes;
         config
     }
 }

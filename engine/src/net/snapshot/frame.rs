@@ -32,48 +32,64 @@ const REASON_BYTES_MAX: usize = 1 << 10;
 
 /// One frame. Files are named by their place in the list of the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
+    /// What the snapshot consists of.
     Offer(SnapshotHead),
+    /// The next bytes of a file.
     Chunk {
+        /// Which file.
         file: u32,
+        /// Where in it they belong, in bytes.
         offset: u64,
+        /// They themselves.
         bytes: Bytes,
     },
-    /// The file is `bytes` long.
+    /// A file is `bytes` long.
     FileEnd {
+        /// Which file.
         file: u32,
+        /// Its length.
         bytes: u64,
     },
     /// Its database was dropped meanwhile, so that there will be no file.
     FileGone {
+        /// Which file.
         file: u32,
     },
-    /// That was all. The targets of the files, now that they have been read, in order.
+    /// That was all.
     End {
+        /// The targets of the databases, now that their files have been read, in order.
         targets: Vec<LogIndex>,
     },
+    /// From where on the member wants the files.
     Resume(Position),
     /// So many bytes of chunks have arrived on this connection.
     Received {
+        /// How many.
         bytes: u64,
     },
     /// The member has installed it, or needs it no longer.
     Done,
     /// The member cannot take it.
     Refused {
+        /// Why, as a sentence.
         reason: String,
     },
 }
 
 /// Why bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FrameError {
-    #[error("a frame is longer than any may be")]
+pub enum FrameError {
+    /// It is too long, or too short for what it says.
+    #[error("a frame is not as long as it says, or longer than any may be")]
     Length,
+    /// A bit has changed on its way.
     #[error("the checksum of a frame is wrong")]
     Checksum,
+    /// Another version has sent it.
     #[error("the version or the type of a frame is unknown")]
     Unknown,
+    /// It makes no sense.
     #[error("a frame says what none may say")]
     Content,
 }
@@ -85,7 +101,8 @@ impl From<FrameError> for std::io::Error {
 }
 
 impl Frame {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = begin(self.type_byte());
         match self {
             Frame::Offer(head) => put_head(&mut out, head),
@@ -151,6 +168,18 @@ impl Frame {
             return Err(FrameError::Content);
         }
         decode_body(type_byte, body).unwrap_or(Err(FrameError::Content))
+    }
+
+    /// Reads a frame that `bytes` consist of.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Frame, FrameError> {
+        let (header, body) = bytes.split_first_chunk().ok_or(FrameError::Length)?;
+        if (&header[..4]).get_u32_le() as usize != body.len() {
+            return Err(FrameError::Length);
+        }
+        Frame::decode(header, Bytes::copy_from_slice(body))
     }
 
     /// Reads the next frame.

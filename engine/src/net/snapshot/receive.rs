@@ -5,15 +5,14 @@ use std::io::{Error, ErrorKind, Result};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_lite::AsyncWriteExt as _;
 use glommio::net::TcpStream;
-use ringlite_raft::LogIndex;
 
-use super::frame::{self, Frame};
+use super::arrival::{Arrival, Progress, nonsense};
+use super::frame::Frame;
 use crate::replica::{SnapshotHead, SnapshotOutcome};
 use crate::shard::Shard;
-use crate::storage::{Position, StagedFile, Staging, StagingArea, StorageError};
+use crate::storage::StagingArea;
 
 /// For the next frame. The leader sends one now and then, whatever its rate.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,15 +116,22 @@ async fn receive_all(shard: &Rc<Shard>, stream: &mut TcpStream, place: &Place<'_
         return clear(area).await;
     }
     let base = head.base.index;
-    let mut arrival = Arrival::begin(&area, head).await?;
-    let Position { file, offset } = arrival.position();
+    let begun_in = area.clone();
+    let begin = move || Arrival::begin(&begun_in, head);
+    let arrival = glommio::executor().spawn_blocking(begin).await?;
+    let at = arrival.position();
+    let (file, offset) = (at.file, at.offset);
     tracing::info!("a snapshot of everything up to {base} goes on at file {file}, offset {offset}");
+    let mut arrival = Arriving {
+        arrival: Some(arrival),
+    };
+    send(stream, &Frame::Resume(at)).await?;
     let arrived = arrival.receive_files(stream, place).await;
     if arrived.is_err() {
         // So that the next connection goes on from here.
-        arrival.blocking(Staging::save).await?;
+        arrival.blocking(Arrival::save).await?;
     }
-    let head = arrival.finish(arrived?).await?;
+    let head = arrived?;
     match shard.install_snapshot(head).await {
         SnapshotOutcome::Installed => Ok(()),
         SnapshotOutcome::NotNeeded => clear(area).await,
@@ -143,130 +149,47 @@ async fn clear(area: StagingArea) -> Result<()> {
         .await
 }
 
-/// A snapshot on its way in.
-struct Arrival {
-    head: SnapshotHead,
+/// A snapshot that arrives on a connection.
+struct Arriving {
     /// None while a thread of the blocking pool has it.
-    staging: Option<Staging>,
-    received_bytes: u64,
+    arrival: Option<Arrival>,
 }
 
-impl Arrival {
-    /// Goes on with what has arrived of this snapshot before, or begins anew.
-    async fn begin(area: &StagingArea, head: SnapshotHead) -> Result<Self> {
-        let mut bytes = Vec::new();
-        frame::put_head(&mut bytes, &head);
-        let (area, bytes) = (area.clone(), Bytes::from(bytes));
-        let begin = move || match area.resume().map_err(Error::other)? {
-            Some(staging) if *staging.head() == bytes => Ok(staging),
-            _ => area.begin(bytes).map_err(Error::other),
-        };
-        let staging = glommio::executor().spawn_blocking(begin).await;
-        Ok(Self {
-            head,
-            staging: Some(staging?),
-            received_bytes: 0,
-        })
-    }
-
+impl Arriving {
     /// Does what blocks on another thread. Once begun it is not given up, so that nobody else ever
     /// writes to these files at the same time.
     async fn blocking<T: Send + 'static>(
         &mut self,
-        act: impl FnOnce(&mut Staging) -> std::result::Result<T, StorageError> + Send + 'static,
+        act: impl FnOnce(&mut Arrival) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let Some(mut staging) = self.staging.take() else {
+        let Some(mut arrival) = self.arrival.take() else {
             return Err(Error::other(
                 "the snapshot's files are in use: this is a bug",
             ));
         };
         let blocking = glommio::executor().spawn_blocking(move || {
-            let done = act(&mut staging).map_err(Error::other);
-            (staging, done)
+            let done = act(&mut arrival);
+            (arrival, done)
         });
-        let (staging, done) = blocking.await;
-        self.staging = Some(staging);
+        let (arrival, done) = blocking.await;
+        self.arrival = Some(arrival);
         done
     }
 
-    fn position(&self) -> Position {
-        self.staging
-            .as_ref()
-            .map_or(Position::default(), Staging::position)
-    }
-
-    /// Takes in all files; returns their targets.
+    /// Takes in all files; returns what the snapshot consists of now that it is whole.
     async fn receive_files(
         &mut self,
         stream: &mut TcpStream,
         place: &Place<'_>,
-    ) -> Result<Vec<LogIndex>> {
-        send(stream, &Frame::Resume(self.position())).await?;
+    ) -> Result<SnapshotHead> {
         loop {
             let superseded = async { Err(place.superseded().await) };
             let frame = futures_lite::future::or(Frame::read(stream), superseded).await?;
-            let at = self.position();
-            let due = self
-                .head
-                .file(at.file)
-                .map(|(database, suffix)| StagedFile {
-                    database: database.id.0.0,
-                    suffix,
-                });
-            match (frame, due) {
-                (
-                    Frame::Chunk {
-                        file,
-                        offset,
-                        bytes,
-                    },
-                    Some(due),
-                ) if (file, offset) == (at.file, at.offset) => {
-                    self.received_bytes += bytes.len() as u64;
-                    self.blocking(move |staging| staging.write(due, &bytes))
-                        .await?;
-                    let bytes = self.received_bytes;
-                    send(stream, &Frame::Received { bytes }).await?;
-                }
-                (Frame::FileEnd { file, bytes }, Some(due))
-                    if (file, bytes) == (at.file, at.offset) =>
-                {
-                    self.blocking(move |staging| staging.end_file(due)).await?;
-                }
-                (Frame::FileGone { file }, Some(due)) if file == at.file => {
-                    self.blocking(move |staging| staging.skip_file(due)).await?;
-                }
-                (Frame::End { targets }, None) if targets.len() == self.head.databases.len() => {
-                    return Ok(targets);
-                }
-                _ => return Err(nonsense()),
+            match self.blocking(move |arrival| arrival.take(frame)).await? {
+                Progress::Goes => {}
+                Progress::Says(frame) => send(stream, &frame).await?,
+                Progress::Whole(head) => return Ok(head),
             }
         }
     }
-
-    /// Makes everything durable; returns what the snapshot consists of now that it is whole.
-    async fn finish(mut self, targets: Vec<LogIndex>) -> Result<SnapshotHead> {
-        let ids: Vec<u64> = self.head.databases.iter().map(|file| file.id.0.0).collect();
-        let present = self
-            .blocking(move |staging| {
-                staging.save()?;
-                Ok(ids.iter().map(|id| staging.has(*id)).collect::<Vec<_>>())
-            })
-            .await?;
-        let mut head = self.head;
-        for (file, target) in head.databases.iter_mut().zip(targets) {
-            file.target = file.target.max(target);
-        }
-        // The log tells the end of a database that has no file.
-        let mut present = present.into_iter();
-        head.databases.retain(|_| present.next() == Some(true));
-        Ok(head)
-    }
-}
-
-fn nonsense() -> Error {
-    Error::new(
-        ErrorKind::InvalidData,
-        "what came does not follow on what was there",
-    )
 }

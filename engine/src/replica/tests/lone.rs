@@ -6,14 +6,17 @@ use std::time::Duration;
 use ringlite_raft::{
     AppendResult, Entry, HardState, IoId, LogIndex, Message, NodeId, RestoredLog, Term,
 };
-use ringlite_vfs::{PageSize, VfsOptions};
+use ringlite_vfs::{CommitPoint, PageSize, VfsOptions};
 
 use crate::error::{Error, Result};
 use crate::replica::request::{
     Outcome, Ran, Reply, Request, RequestId, RowLimit, SessionId, SessionOptions, Source, Standing,
     Work,
 };
-use crate::replica::{Config, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome};
+use crate::replica::{
+    Config, DatabaseFile, DatabaseId, Effect, Input, NodeAddress, Replica, SnapshotHead,
+    SnapshotOutcome,
+};
 use crate::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started, TRANSACTION_BYTES_DEFAULT};
 
 /// What a run that is away has come to.
@@ -51,6 +54,11 @@ pub(super) struct Lone {
     pub(super) outcomes: Vec<SnapshotOutcome>,
     /// Where the log begins by the last manifest.
     pub(super) log_base: LogIndex,
+    /// What the last manifest says of the databases.
+    manifest: Vec<DatabaseFile>,
+    /// A manifest is not saved at once: then it is said here.
+    pub(super) saves_slowly: bool,
+    pub(super) is_saving: bool,
     newest_io: IoId,
     serial: u64,
 }
@@ -98,6 +106,9 @@ impl Lone {
             installing: None,
             outcomes: Vec::new(),
             log_base: LogIndex::ZERO,
+            manifest: Vec::new(),
+            saves_slowly: false,
+            is_saving: false,
             sent: Vec::new(),
             refuse_connections: false,
             newest_io: IoId(0),
@@ -134,6 +145,19 @@ impl Lone {
             self.perform_effects();
         }
         self.replica.check_invariants();
+    }
+
+    /// Nothing is written into a file that the manifest does not say.
+    fn check_announced(&self, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
+        let mut files = self.manifest.iter();
+        let target = files
+            .find(|file| file.id == database)
+            .map(|file| file.target);
+        let newest = ends.last().map(|(index, _)| *index);
+        assert!(
+            newest <= target,
+            "{newest:?} is written, announced is {target:?}"
+        );
     }
 
     fn perform_effects(&mut self) {
@@ -229,9 +253,13 @@ impl Lone {
                 commit_point: self.sql.apply(&change).unwrap().expect("a database"),
             }),
             Effect::EndReads { .. } | Effect::CutLog { .. } => None,
-            Effect::SaveManifest { base, .. } => {
+            Effect::SaveManifest {
+                base, databases, ..
+            } => {
                 self.log_base = base;
-                Some(Input::ManifestSaved)
+                self.manifest = databases;
+                self.is_saving = self.saves_slowly;
+                (!self.saves_slowly).then_some(Input::ManifestSaved)
             }
             Effect::SendSnapshot { head, .. } => {
                 self.snapshots.push(head);
@@ -255,6 +283,7 @@ impl Lone {
                 None
             }
             Effect::Backfill { database, ends } => {
+                self.check_announced(database, &ends);
                 let begun = self.sql.begin_backfill(database, &ends).unwrap();
                 let end = begun.map(|(end, mut backfill)| {
                     while backfill.write_slice(usize::MAX).unwrap() {}
@@ -268,6 +297,7 @@ impl Lone {
                 None
             }
             Effect::RestartWal { database, ends } => {
+                self.check_announced(database, &ends);
                 let (end, commit_point) = self.sql.restart_wal(database, &ends).unwrap();
                 Some(Input::WalRestarted {
                     database,

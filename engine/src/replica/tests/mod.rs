@@ -250,3 +250,26 @@ fn digests_that_wait_are_bounded() {
         }
     }
 }
+
+/// A crash would leave a file with pages of an entry that the restart does not know to be committed.
+#[test]
+fn what_commits_while_a_backfill_is_announced_is_not_a_part_of_it() {
+    for wal_bytes_max in [1, 1 << 20] {
+        let (mut lone, session) = Lone::leading(|config| {
+            config.backfill_bytes = 1;
+            config.wal_bytes_max = wal_bytes_max;
+        });
+        lone.saves_slowly = true;
+        let mut saved = 0;
+        for _ in 0..40 {
+            lone.execute(session, INSERT);
+            lone.commit_all();
+            lone.turn([Input::Tick]);
+            if std::mem::take(&mut lone.is_saving) {
+                lone.turn([Input::ManifestSaved]);
+                saved += 1;
+            }
+        }
+        assert!(saved > 10, "only {saved} manifests");
+    }
+}

@@ -24,6 +24,8 @@ impl Disk {
     fn any_record(&self, random: &mut Random) -> Option<RecordImage> {
         let files = std::fs::read_dir(self.image.log_directory()).expect("a directory");
         let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+        // Not the one that a snapshot begins with, before the manifest names it.
+        paths.retain(|path| path.extension().is_some_and(|end| end == "seg"));
         paths.sort();
         let mut records = Vec::new();
         for path in paths {

@@ -41,6 +41,11 @@ impl Files {
         }
     }
 
+    /// Other files have taken the place of all of them, durably.
+    pub(super) fn replaced(&mut self) {
+        self.safe.clear();
+    }
+
     /// A bit flips in one of the files. Returns whether one has.
     pub(crate) fn rot(&self, random: &mut Random) -> bool {
         let listed = std::fs::read_dir(&self.directory).expect("a directory");

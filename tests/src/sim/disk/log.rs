@@ -6,7 +6,7 @@ use std::fs::File;
 
 use ringlite::image::{HardStateImage, RecordImage, Restart, ShardImage};
 use ringlite_raft::{
-    Debt, Entry, HardState, IoId, LogBase, LogIndex, RecordPlace, Term, decode_record,
+    Debt, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordPlace, Term, decode_record,
     encode_record, record_bytes,
 };
 
@@ -53,6 +53,8 @@ enum Then {
         evidence: LogIndex,
         epoch: u64,
     },
+    /// The record that stands for the base of a new log.
+    Base,
 }
 
 /// The log writer.
@@ -66,11 +68,11 @@ pub(super) struct LogWriter {
     saved: HardStateImage,
     segment: Option<u64>,
     newest_segment: u64,
-    pub(super) offset: u64,
-    pub(super) previous_header_crc: u32,
-    pub(super) epoch: u64,
-    pub(super) epoch_first: LogIndex,
-    pub(super) durable_epoch: u64,
+    offset: u64,
+    previous_header_crc: u32,
+    epoch: u64,
+    epoch_first: LogIndex,
+    durable_epoch: u64,
     /// The last index that was given to the disk, and the last that the disk has.
     last: LogIndex,
     /// The end of what is written.
@@ -82,6 +84,8 @@ pub(super) struct LogWriter {
     /// What is durable of the log, for the checkers; also what was cut off since.
     pub(super) durable: BTreeMap<LogIndex, Held>,
     pub(super) lost: Lost,
+    /// What the entries up to here did came with a snapshot.
+    pub(super) installed: LogIndex,
     /// Something on the medium tells that everything up to here was durable.
     pub(super) evidence: LogIndex,
 }
@@ -112,6 +116,7 @@ impl LogWriter {
             places: BTreeMap::new(),
             durable: BTreeMap::new(),
             lost: Lost::default(),
+            installed: LogIndex::ZERO,
             evidence: LogIndex::ZERO,
         }
     }
@@ -121,6 +126,7 @@ impl LogWriter {
         let durable = std::mem::take(&mut self.durable);
         let lost = std::mem::take(&mut self.lost);
         let evidence = self.evidence.min(found.log.last);
+        let installed = self.installed;
         *self = LogWriter::new(self.segment_bytes);
         self.hard_state = found.hard_state;
         self.saved = found.hard_state;
@@ -143,6 +149,10 @@ impl LogWriter {
             self.durable.insert(entry.index, Held::of(entry));
         }
         self.evidence = evidence;
+        self.installed = installed;
+        let last = found.log.runs.last();
+        let term = last.map_or(found.log.base.term, |run| run.term);
+        self.ends(term, found.log.last);
     }
 
     /// Whether the node still owes what its log has lost.
@@ -402,6 +412,7 @@ impl LogWriter {
     pub(super) fn written(&mut self) {
         match self.then.take() {
             None => {}
+            Some(Then::Base) => self.base_is_durable(),
             Some(Then::HardState(image)) => {
                 self.saved = image;
                 if image.log_epoch == self.epoch {
@@ -417,11 +428,8 @@ impl LogWriter {
                 self.evidence = self.evidence.max(evidence);
                 if let Some(last) = entries.last() {
                     self.durable_last = last.index;
-                    self.end = Debt {
-                        term: last.term,
-                        index: last.index,
-                    };
-                    self.lost.ends(self.end);
+                    let (term, index) = (last.term, last.index);
+                    self.ends(term, index);
                 }
                 // A truncation that was asked for meanwhile makes some of them void.
                 let void_from = self.jobs.iter().find_map(|job| match job {
@@ -435,6 +443,98 @@ impl LogWriter {
                 }
             }
         }
+    }
+
+    /// Whether nothing is being written, or about to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.begun.is_none()
+    }
+
+    /// A log that begins behind `base`, in a segment that is no part of the old one: the write of its
+    /// first record, and the number of the segment.
+    pub(super) fn begin_anew(
+        &mut self,
+        image: &ShardImage,
+        base: LogBase,
+        is_full: bool,
+    ) -> Result<(Write, u64), Trouble> {
+        let number = self.next_segment(image, is_full)?;
+        let path = image.staged_segment_path(number);
+        std::fs::rename(image.segment_path(number), &path).expect("a segment");
+        self.epoch += 1;
+        let bytes = self.base_record(image, base, number);
+        self.then = Some(Then::Base);
+        let offset = 0;
+        let write = Write {
+            path,
+            offset,
+            bytes,
+        };
+        Ok((write, number))
+    }
+
+    /// The record that stands for the base of a log, and begins a fresh segment.
+    pub(super) fn base_record(
+        &mut self,
+        image: &ShardImage,
+        base: LogBase,
+        segment: u64,
+    ) -> Vec<u8> {
+        self.epoch_first = base.index;
+        let entry = Entry {
+            term: base.term,
+            index: base.index,
+            kind: EntryKind::Noop,
+            payload: bytes::Bytes::new(),
+        };
+        let place = RecordPlace {
+            identity: image.identity(),
+            segment,
+            epoch: self.epoch,
+            epoch_first: self.epoch_first,
+            previous_header_crc: 0,
+            durable_upto: base.index.prev(),
+            commit: base.index,
+        };
+        let mut bytes = vec![0; bytes_of(&entry)];
+        self.previous_header_crc = encode_record(&place, &entry, &mut bytes);
+        self.offset = bytes.len() as u64;
+        bytes
+    }
+
+    /// That record is on the medium.
+    pub(super) fn base_is_durable(&mut self) {
+        self.durable_epoch = self.epoch;
+    }
+
+    /// The manifest says that the log begins behind `base` in this segment, with nothing of before.
+    pub(super) fn replaced(&mut self, image: &ShardImage, base: LogBase, segment: u64) {
+        let staged = image.staged_segment_path(segment);
+        std::fs::rename(staged, image.segment_path(segment)).expect("a staged segment");
+        for place in std::mem::take(&mut self.places).values() {
+            drop(std::fs::remove_file(image.segment_path(place.segment)));
+        }
+        self.last = base.index;
+        self.holds_snapshot(base.index);
+        self.ends(base.term, base.index);
+        if self.hard_state.debt.is_some_and(|debt| debt <= self.end) {
+            self.hard_state.debt = None;
+            self.jobs.push_back(Job::SaveMark);
+        }
+    }
+
+    /// The log ends here, durably.
+    fn ends(&mut self, term: Term, index: LogIndex) {
+        self.end = Debt { term, index };
+        self.lost.ends(self.end);
+    }
+
+    /// What is durable now is the snapshot alone.
+    pub(super) fn holds_snapshot(&mut self, base: LogIndex) {
+        self.durable.clear();
+        self.durable_last = base;
+        self.evidence = base;
+        self.installed = base;
     }
 
     /// The segment of a record, and the base that a log has that is cut behind it.

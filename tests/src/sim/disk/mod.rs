@@ -8,18 +8,24 @@ mod log;
 mod lost;
 mod medium;
 mod recovery;
+mod staged;
+mod switch;
 
 use std::path::Path;
 
 use ringlite::image::{HardStateImage, ManifestImage, ShardImage};
-use ringlite::replica::DatabaseFile;
+use ringlite::replica::{DatabaseFile, DatabaseId};
 use ringlite_raft::{
     Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, Term,
 };
+use ringlite_vfs::CommitPoint;
 
 pub(crate) use files::Files;
 use log::LogWriter;
 use medium::Write;
+pub(crate) use staged::Staged;
+pub(crate) use switch::Event as SwitchEvent;
+use switch::Switch;
 
 use super::random::Random;
 use super::tally::{Kind, Tally};
@@ -56,6 +62,7 @@ pub(crate) enum Trouble {
 pub(crate) struct Done {
     pub(crate) persisted: Option<IoId>,
     pub(crate) manifest_saved: bool,
+    pub(crate) switch: Option<SwitchEvent>,
     pub(crate) trouble: Option<Trouble>,
 }
 
@@ -94,7 +101,10 @@ pub(crate) struct Disk {
     manifest: ManifestImage,
     saving: Option<Saving>,
     manifest_write: Option<InFlight>,
+    /// A snapshot takes the place of everything.
+    switch: Option<Switch>,
     pub(crate) files: Files,
+    pub(crate) staged: Staged,
 }
 
 impl Disk {
@@ -123,6 +133,7 @@ impl Disk {
         }
         Disk {
             files: Files::new(shard.join("databases")),
+            staged: Staged::new(shard.join("snapshot"), image.staging_area()),
             image,
             random,
             health: Health::default(),
@@ -131,6 +142,7 @@ impl Disk {
             manifest,
             saving: None,
             manifest_write: None,
+            switch: None,
         }
     }
 
@@ -163,11 +175,25 @@ impl Disk {
                 base,
                 segment,
                 owed,
+                installs: false,
                 configuration,
                 databases,
             },
             copies_left: 2,
         });
+    }
+
+    /// Nothing is written into a file that the manifest does not say.
+    pub(crate) fn check_announced(&self, database: DatabaseId, ends: &[(LogIndex, CommitPoint)]) {
+        let mut files = self.manifest.databases.iter();
+        let target = files
+            .find(|file| file.id == database)
+            .map(|file| file.target);
+        let newest = ends.last().map(|(index, _)| *index);
+        assert!(
+            newest <= target,
+            "{newest:?} is written into a file, but announced is {target:?}"
+        );
     }
 
     pub(crate) fn tick(&mut self, ticks: u64) {
@@ -198,6 +224,15 @@ impl Disk {
                 }
                 self.complete(&write.write, tally)?;
                 self.log.written();
+                self.base_written();
+            }
+            if let Some(write) = self.next_of_switch()? {
+                let done_at = now + self.delay(tally);
+                self.log_write = Some(InFlight { write, done_at });
+                return Ok(());
+            }
+            if self.switch.as_ref().is_some_and(Switch::holds_the_log) {
+                return Ok(());
             }
             let full = self.health.is_full;
             let next = self.log.next_write(&self.image, full, &mut done.persisted);
@@ -231,7 +266,10 @@ impl Disk {
             };
             if saving.copies_left == 0 {
                 self.manifest = saving.image;
-                done.manifest_saved = true;
+                match self.switch_saved() {
+                    None => done.manifest_saved = true,
+                    event => done.switch = event,
+                }
                 return Ok(());
             }
             let write = Write {
@@ -277,16 +315,16 @@ impl Disk {
         self.log.read(&self.image, from, up_to)
     }
 
-    /// What the log on the medium has at an index, and nobody has asked to truncate; also what was
-    /// cut off its beginning since.
-    pub(crate) fn durable(&self, index: LogIndex) -> Option<Held> {
-        self.log.durable.get(&index).copied()
+    /// Whether the log on the medium has this entry, and nobody has asked to truncate it, or had it
+    /// before it was cut off; or a snapshot has brought what it did.
+    pub(crate) fn holds(&self, index: LogIndex, entry: Held) -> bool {
+        index <= self.log.installed || self.log.durable.get(&index) == Some(&entry)
     }
 
-    /// The last index of which the same is true.
+    /// Up to where the disk has everything.
     pub(crate) fn durable_last(&self) -> LogIndex {
         let last = self.log.durable.last_key_value();
-        last.map_or(LogIndex::ZERO, |(index, _)| *index)
+        last.map_or(self.log.installed, |(index, _)| *index)
     }
 
     /// The process ends. What the drive was given is there, or not, or in part, as it is written
@@ -305,5 +343,6 @@ impl Disk {
     pub(crate) fn lose_power(&mut self, tally: &mut Tally) {
         self.kill(tally);
         self.files.power_loss(&mut self.random, tally);
+        self.staged.power_loss(&mut self.random, tally);
     }
 }

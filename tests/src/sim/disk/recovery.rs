@@ -1,9 +1,8 @@
 //! What a start makes of the disk: the real recovery, and what must be true of what it finds.
 
-use ringlite::image::{Restart, ShardImage};
-use ringlite_raft::{Debt, Entry, EntryKind, LogBase, LogIndex, RecordPlace, encode_record};
+use ringlite::image::Restart;
+use ringlite_raft::{Debt, LogIndex};
 
-use super::log::{LogWriter, bytes_of};
 use super::medium::{Write, put};
 use super::{Disk, Held};
 use crate::sim::tally::{Kind, Tally};
@@ -17,6 +16,12 @@ impl Disk {
         loop {
             let found = self.image.recover(is_alone);
             let found = found.map_err(|error| error.to_string())?;
+            self.staged.is_safe();
+            if let Some(switch) = self.switch.take()
+                && switch.recovered(&found, &mut self.log)
+            {
+                self.files.replaced();
+            }
             self.check(&found);
             self.log.restart(&found);
             self.manifest = found.manifest.clone();
@@ -57,12 +62,21 @@ impl Disk {
             .map(|file| file.expect("a file").path())
             .collect();
         let killed_after = self.random.below(8);
-        let (segment, write) = self.log.base_record(&self.image, self.manifest.base);
+        let segment = self.log.next_segment(&self.image, false);
+        let segment = segment.expect("room for a record");
+        let write = Write {
+            path: self.image.segment_path(segment),
+            offset: 0,
+            bytes: self
+                .log
+                .base_record(&self.image, self.manifest.base, segment),
+        };
         if killed_after == 0 {
             write.tear(&mut self.random, tally);
             return false;
         }
         write.perform();
+        self.log.base_is_durable();
         if killed_after == 1 {
             return false;
         }
@@ -88,7 +102,7 @@ impl Disk {
 
     /// Whether it has the entry, or had it before its log was damaged, so that its promise counts.
     pub(crate) fn holds_or_owes(&self, index: LogIndex, entry: Held) -> bool {
-        self.durable(index) == Some(entry) || self.log.lost.has(index, entry)
+        self.holds(index, entry) || self.log.lost.has(index, entry)
     }
 
     /// Where the log ended before it was damaged, unless it has come as far again.
@@ -96,42 +110,9 @@ impl Disk {
         self.log.lost.end()
     }
 
-    /// Where the log begins.
-    pub(crate) fn base(&self) -> LogIndex {
-        self.manifest.base.index
-    }
-}
-
-impl LogWriter {
-    /// Begins the log with another record of its base, whose own was damaged; returns its segment.
-    fn base_record(&mut self, image: &ShardImage, base: LogBase) -> (u64, Write) {
-        let segment = self.next_segment(image, false).expect("room for a record");
-        self.epoch_first = base.index;
-        let entry = Entry {
-            term: base.term,
-            index: base.index,
-            kind: EntryKind::Noop,
-            payload: bytes::Bytes::new(),
-        };
-        let place = RecordPlace {
-            identity: image.identity(),
-            segment,
-            epoch: self.epoch,
-            epoch_first: base.index,
-            previous_header_crc: 0,
-            durable_upto: base.index.prev(),
-            commit: base.index,
-        };
-        let mut bytes = vec![0; bytes_of(&entry)];
-        self.previous_header_crc = encode_record(&place, &entry, &mut bytes);
-        self.offset = bytes.len() as u64;
-        self.durable_epoch = self.epoch;
-        let path = image.segment_path(segment);
-        let write = Write {
-            path,
-            offset: 0,
-            bytes,
-        };
-        (segment, write)
+    /// The last entry of the log on the medium, unless a snapshot has brought what it did.
+    pub(crate) fn durable_end(&self) -> Option<(LogIndex, Held)> {
+        let last = self.log.durable.last_key_value();
+        last.map(|(index, held)| (*index, *held))
     }
 }

@@ -8,7 +8,7 @@ use crate::sim::disk::Disk;
 /// entries that are gone since.
 pub(crate) fn check(disk: &Disk, match_index: LogIndex, term: u64, current: u64) {
     assert!(
-        term < current || match_index == LogIndex::ZERO || disk.durable(match_index).is_some(),
+        term < current || match_index == LogIndex::ZERO || match_index <= disk.durable_last(),
         "{match_index} is acknowledged in term {term} of {current}, but durable is only {}",
         disk.durable_last()
     );

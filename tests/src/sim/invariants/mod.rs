@@ -9,7 +9,7 @@
 //! | what is committed is durable on a majority | design, promise 1 | `durable_quorum` |
 //! | terms never fall, also over restarts; nor does a commit index in one life | `monotone` | `monotone` |
 //! | an acknowledgement of entries speaks of what is durable | design, section 6 | `acknowledged_entries` |
-//! | what a log is cut behind is durable on all | design, section 7 | `held_by_all` |
+//! | what a log is cut behind is durable on all, or out of the window | ARCHITECTURE.md | `kept_log` |
 //! | a damaged node keeps what it promised with its whole log | design, promise 5 | `kept_promises` |
 //! | equal applied index: equal bytes | design, promise 4 | `identical_databases` |
 //! | what was acknowledged to a client stays | design, promise 1 | `acknowledged_writes` |
@@ -22,8 +22,8 @@ pub(crate) mod acknowledged_writes;
 pub(crate) mod durable_quorum;
 pub(crate) mod election_safety;
 pub(crate) mod fresh_reads;
-pub(crate) mod held_by_all;
 pub(crate) mod identical_databases;
+pub(crate) mod kept_log;
 pub(crate) mod kept_promises;
 pub(crate) mod leader_completeness;
 pub(crate) mod linearizable;

@@ -19,8 +19,8 @@ pub(crate) enum Scheme {
     /// its successor puts in their place, and from the next leader that this is committed; then the node is
     /// killed between its writes.
     Succession,
-    /// Two of three hold what is committed, and both go down. The one whose log is damaged meanwhile comes
-    /// back to the one that never saw it.
+    /// Two of three hold what is committed. The log of one is damaged while it is down; it comes back to the
+    /// one that never saw it, and perhaps to the leader that has counted what is lost.
     Amnesia,
 }
 
@@ -49,7 +49,7 @@ enum Stage {
     Doomed { up: usize, down: usize },
     /// One node is cut off from these two.
     Apart { first: usize, damaged: usize },
-    /// The damaged one and the one that lacks it are alone.
+    /// The damaged one and the one that lacks it are alone, or with a leader that has it.
     Alone { down: usize },
     /// Somebody leads again, perhaps who saw nothing of it.
     Last,
@@ -223,8 +223,10 @@ impl Cluster {
                 if !is_over || !self.faults.atlas.may_damage(damaged) {
                     return None;
                 }
-                self.crash_for_good(first);
                 self.crash_for_good(damaged);
+                if self.random.per_mille(500) {
+                    self.crash_for_good(first);
+                }
                 self.network.mend();
                 self.rot_log(damaged);
                 self.start_again(damaged);

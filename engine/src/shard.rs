@@ -5,6 +5,7 @@
 //! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks: a
 //! statement that runs long goes on on a worker thread.
 
+mod fetch;
 mod files;
 mod reads;
 mod snapshots;
@@ -547,7 +548,7 @@ impl Shard {
                         Some(Started::Left {
                             paused, captures, ..
                         }) => {
-                            self.hand_over(paused);
+                            self.go_on_away(paused);
                             Input::Captured { captures }
                         }
                         None => continue,
@@ -564,7 +565,7 @@ impl Shard {
     }
 
     /// Runs SQL, as far as it gets within its time on this core.
-    fn run(&self, request: RequestId, work: Work, may_write: bool) {
+    fn run(self: &Rc<Self>, request: RequestId, work: Work, may_write: bool) {
         let started = self.sql.borrow_mut().start(request, work, may_write);
         let input = match started {
             Started::Ran(ran) => {
@@ -578,8 +579,7 @@ impl Shard {
                 writes,
                 captures,
             } => {
-                self.tell_slow(request);
-                self.hand_over(paused);
+                self.go_on_away(paused);
                 let mut replica = self.replica.borrow_mut();
                 replica.step(Input::Left { request, writes });
                 Input::Captured { captures }
@@ -588,7 +588,9 @@ impl Shard {
         self.replica.borrow_mut().step(input);
     }
 
+    /// Has a run go on on another thread.
     fn hand_over(&self, paused: Paused) {
+        self.tell_slow(paused.request());
         match &*self.workers.borrow() {
             Some(workers) => workers.take_over(paused),
             // It ends here.

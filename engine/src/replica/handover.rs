@@ -101,7 +101,8 @@ impl Replica {
                 let is_drained = self.batch.is_empty()
                     && raft.commit == raft.last
                     && self.applied == raft.last
-                    && self.gate.is_empty();
+                    && self.gate.is_empty()
+                    && !self.may_commit_away();
                 if raft.role == Role::Leader && is_drained {
                     match self.raft.transfer(handover.to) {
                         Ok(_) => self.set_stage(Stage::Transferring),

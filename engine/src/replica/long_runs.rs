@@ -158,6 +158,15 @@ impl Replica {
         contents.max().unwrap_or(SnapshotContent::Committed)
     }
 
+    /// Whether a run that is away may commit something, or a reply waits for what one has committed to
+    /// be captured.
+    pub(super) fn may_commit_away(&self) -> bool {
+        let mut sessions = self.sessions.values();
+        let writes = |run: &LongRun| run.writes;
+        let is_any = sessions.any(|session| session.long_run.as_ref().is_some_and(writes));
+        is_any || !self.ahead.is_empty()
+    }
+
     /// Keeps a request until its session's long run has come back; gives it back if there is none.
     pub(super) fn wait_for_session(&mut self, id: RequestId, work: Work) -> Option<Work> {
         let waiting_max = self.config.write_queue_max;

@@ -27,6 +27,8 @@ impl Atlas {
         Atlas {
             conditions: vec![Condition::Whole; settings.size],
             nodes_max: match settings.mode {
+                // Of members that come and go there may be few.
+                Mode::Recoverable if settings.churns => 0,
                 Mode::Recoverable | Mode::AnyFile => (settings.size - 1) / 2,
                 Mode::AnyLog => settings.size,
             },
@@ -44,30 +46,43 @@ impl Atlas {
     }
 
     pub(super) fn may_damage(&self, at: usize) -> bool {
-        self.conditions[at] != Condition::Whole || self.count() < self.nodes_max
+        self.condition(at) != Condition::Whole || self.count() < self.nodes_max
     }
 
     pub(super) fn damaged(&mut self, at: usize) {
-        self.conditions[at] = Condition::Damaged;
+        self.set(at, Condition::Damaged);
     }
 
     pub(super) fn is_damaged(&self, at: usize) -> bool {
-        self.conditions[at] == Condition::Damaged
+        self.condition(at) == Condition::Damaged
+    }
+
+    /// Nodes that join later are whole.
+    fn condition(&self, at: usize) -> Condition {
+        let condition = self.conditions.get(at).copied();
+        condition.unwrap_or(Condition::Whole)
+    }
+
+    fn set(&mut self, at: usize, condition: Condition) {
+        if let Some(of) = self.conditions.get_mut(at) {
+            *of = condition;
+        }
     }
 
     /// The node has started, and found what is damaged.
     pub(super) fn started(&mut self, at: usize, owes: bool) {
-        self.conditions[at] = match owes {
+        let condition = match owes {
             true => Condition::Owing,
             false => Condition::Whole,
         };
+        self.set(at, condition);
     }
 
     /// The node owes nothing. Returns whether it did until now.
     pub(super) fn settled(&mut self, at: usize) -> bool {
-        let is_news = self.conditions[at] == Condition::Owing;
+        let is_news = self.condition(at) == Condition::Owing;
         if is_news {
-            self.conditions[at] = Condition::Whole;
+            self.set(at, Condition::Whole);
         }
         is_news
     }

@@ -2,6 +2,7 @@
 
 use ringlite::replica::request::{Reply, Request, RequestId, SessionId};
 use ringlite::{Error, Result};
+use ringlite_raft::NodeId;
 
 use super::operation::{Operation, Progress, Role};
 use super::oracle::Oracle;
@@ -58,6 +59,14 @@ impl Client {
             .as_ref()
             .map(|operation| operation.options)
             .unwrap_or_default()
+    }
+
+    /// Whether this is what it waits for, and it was slow to ask for it: a write may have been ended that
+    /// it has let idle for so many units of time.
+    pub(crate) fn has_idled(&self, id: RequestId, limit: u64) -> bool {
+        let waits = self.waiting.is_some_and(|(waiting, _)| waiting == id);
+        let operation = self.operation.as_ref();
+        waits && operation.is_some_and(|operation| operation.batch_pause >= limit)
     }
 
     /// Gives the client something to do; it must be idle.
@@ -138,7 +147,7 @@ impl Client {
         id: RequestId,
         reply: Result<Reply>,
         now: u64,
-        (oracle, random, nodes): (&mut Oracle, &mut Random, usize),
+        (oracle, random, nodes): (&mut Oracle, &mut Random, &[NodeId]),
     ) -> Option<Wish> {
         match self.waiting {
             Some((waiting, _)) if waiting == id => self.waiting = None,
@@ -147,14 +156,14 @@ impl Client {
         self.answers += 1;
         let leads_elsewhere = match &reply {
             Err(Error::NotLeader { leader }) => Some(leader.clone()),
+            Err(Error::Stopped | Error::Removed) => Some(None),
             _ => None,
         };
         let wish = self.digest_answer(reply, now, oracle);
         if let Some(leader) = leads_elsewhere {
-            self.node = match leader {
-                Some(leader) if random.per_mille(800) => leader.id.0 as usize - 1,
-                _ => random.below(nodes as u64) as usize,
-            };
+            let known = leader.filter(|_| random.per_mille(800));
+            let known = known.and_then(|leader| nodes.iter().position(|id| *id == leader.id));
+            self.node = known.unwrap_or_else(|| random.below(nodes.len() as u64) as usize);
             self.resumes_at = now + random.between(1, 10);
         }
         wish
@@ -173,7 +182,9 @@ impl Client {
                     self.open = Some(operation.name.clone());
                     None
                 }
-                Err(Error::NotLeader { .. } | Error::Busy { .. }) => self.leave(),
+                Err(
+                    Error::NotLeader { .. } | Error::Busy { .. } | Error::Stopped | Error::Removed,
+                ) => self.leave(),
                 Err(error) if oracle.is_told_damage(&error) => {
                     // There is no use in trying again.
                     operation.lost(oracle);

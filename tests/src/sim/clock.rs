@@ -25,6 +25,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// Whether it is neither fast nor slow.
+    pub(crate) fn is_right(&self) -> bool {
+        self.rate_per_mille == 1000
+    }
+
     pub(crate) fn new(rate_per_mille: u64, gives_all: bool, random: &mut Random) -> Clock {
         Clock {
             rate_per_mille,

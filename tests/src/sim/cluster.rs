@@ -2,19 +2,26 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ringlite::Error;
 use ringlite::replica::Input;
 use ringlite::replica::request::{Reply, RequestId, SessionId};
-use ringlite_raft::{AppendResult, Debt, LogIndex, Message, NodeId, Role as RaftRole, Term};
+use ringlite_raft::{
+    AppendResult, Configuration, Debt, EntryKind, LogIndex, MemberRole, Message, NodeId,
+    Role as RaftRole, Term,
+};
 use tempfile::TempDir;
 
 use super::client::{Client, Wish};
+use super::clock::TICK;
 use super::faults::Faults;
 use super::invariants::{
     Invariants, acknowledged_entries, durable_quorum, kept_log, leader_completeness,
 };
+use super::members::Newcomers;
 use super::network::{Network, Weather};
-use super::node::Node;
+use super::node::{Identity, Node, ToldLog};
 use super::operation::{FLEETING, Operation, RESTORED, Role};
+use super::operators::{OPERATOR_SESSION, Operators};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::settings::{Mode, Settings};
@@ -38,8 +45,12 @@ pub(crate) struct Cluster {
     pub(super) invariants: Invariants,
     pub(super) oracle: Oracle,
     pub(super) tally: Tally,
+    pub(super) operators: Operators,
+    pub(super) newcomers: Newcomers,
     /// Whether nodes and clients have faults and work.
     pub(super) is_stormy: bool,
+    /// Whether leadership changes hands, and nothing goes wrong.
+    pub(super) is_orderly: bool,
     pub(super) sessions: u64,
     pub(super) digest_serial: u64,
     /// The checks' own request, and its answer.
@@ -47,8 +58,7 @@ pub(crate) struct Cluster {
     pub(super) overheard: Option<ringlite::Result<Reply>>,
     /// A hash over everything that happened.
     pub(crate) trace: u64,
-    directory_name: String,
-    _directory: TempDir,
+    pub(super) directory: TempDir,
 }
 
 impl Cluster {
@@ -65,8 +75,9 @@ impl Cluster {
         };
         let directory = directory.expect("a directory");
         let size = settings.size;
-        let nodes = (0..size)
-            .map(|at| Node::new(at, directory.path(), &settings, &mut random))
+        let founders = Identity::founders(size).into_iter();
+        let nodes = founders
+            .map(|founder| Node::new(founder, directory.path(), &settings, &mut random))
             .collect();
         let is_focused = random.per_mille(500);
         let clients = (0..random.between(3, 12))
@@ -90,7 +101,10 @@ impl Cluster {
             invariants: Invariants::default(),
             oracle: Oracle::default(),
             tally: Tally::default(),
+            operators: Operators::default(),
+            newcomers: Newcomers::default(),
             is_stormy: false,
+            is_orderly: false,
             sessions: 0,
             digest_serial: 0,
             listens_to: None,
@@ -98,8 +112,7 @@ impl Cluster {
             trace: seed,
             random,
             settings,
-            directory_name: directory.path().display().to_string(),
-            _directory: directory,
+            directory,
         };
         cluster.oracle.files_rot = cluster.settings.mode == Mode::AnyFile;
         for at in 0..size {
@@ -117,8 +130,9 @@ impl Cluster {
 
     /// Starts a node from what its disk holds.
     pub(super) fn start(&mut self, at: usize) {
-        let config = self.settings.config(at, self.random.number());
-        let is_alone = self.settings.size == 1;
+        let seed = self.random.number();
+        let config = self.settings.config(&self.nodes[at].identity, seed);
+        let is_alone = self.settings.size == 1 && !self.settings.churns;
         let started = self.nodes[at].start(config, is_alone, self.now);
         if let Err(reason) = started {
             self.note(("refuses", at));
@@ -165,11 +179,12 @@ impl Cluster {
         self.end_process(at);
     }
 
-    fn end_process(&mut self, at: usize) {
+    pub(super) fn end_process(&mut self, at: usize) {
         let is_switching = self.nodes[at].disk.is_switching();
         self.tally.add(Kind::SwitchCrash, u64::from(is_switching));
         drop(self.nodes[at].forget());
         self.snapshots.process_ended(at);
+        self.operators.process_ended(at);
         if self.is_stormy && self.random.per_mille(400) {
             let soon = self.now + self.random.between(1, 12);
             self.nodes[at].restarts_at = Some(soon);
@@ -189,11 +204,11 @@ impl Cluster {
 
     /// `at` notices that its connection with `peer` was reset.
     pub(super) fn lose_connection(&mut self, at: usize, peer: usize) {
+        let id = self.nodes[peer].id;
         if at != peer
             && let Some(process) = &mut self.nodes[at].process
         {
-            let peer = NodeId(peer as u64 + 1);
-            process.inbox.push_back(Input::PeerLost { peer });
+            process.inbox.push_back(Input::PeerLost { peer: id });
         }
     }
 
@@ -207,6 +222,8 @@ impl Cluster {
             }
         }
         self.strike();
+        self.operate();
+        self.change_members();
         for at in 0..self.clients.len() {
             if self.clients[at].is_idle() && self.random.per_mille(400) {
                 self.begin_operation(at);
@@ -256,8 +273,8 @@ impl Cluster {
     pub(super) fn step(&mut self) {
         self.now += 1;
         for (from, to, message) in self.network.arrivals(self.now, &mut self.tally) {
+            let from = self.nodes[from].id;
             if let Some(process) = &mut self.nodes[to].process {
-                let from = NodeId(from as u64 + 1);
                 process.inbox.push_back(Input::Receive { from, message });
             }
         }
@@ -266,6 +283,8 @@ impl Cluster {
             self.fulfil(at, wish);
         }
         self.stream_snapshots();
+        self.carry_on_stops();
+        self.carry_on_changes();
         for at in 0..self.nodes.len() {
             if self.nodes[at].process.is_some() {
                 self.run(at);
@@ -376,16 +395,27 @@ impl Cluster {
         {
             self.tally.count(Kind::Election);
             let committed = &self.invariants.committed;
-            leader_completeness::check(&node.told.entries, node.told.base.index, committed);
+            let term = Term(status.term);
+            leader_completeness::check(&node.told.entries, node.told.base.index, term, committed);
         }
         for index in node.checked.0 + 1..=status.commit.0 {
             let index = LogIndex(index);
             let entry = node.told.entries.get(&index).copied();
             let entry = entry.expect("what is committed is in the log");
-            if self.invariants.committed.commits(index, entry) {
+            if self
+                .invariants
+                .committed
+                .commits(index, entry, Term(status.term))
+            {
                 self.tally.count(Kind::Commit);
-                let disks = self.nodes.iter().map(|node| &node.disk);
-                durable_quorum::check(disks, index, entry);
+                let is_change = entry.kind == EntryKind::Configuration;
+                self.tally.add(Kind::Reconfigured, u64::from(is_change));
+                let holders = self
+                    .nodes
+                    .iter()
+                    .filter(|node| node.disk.holds_or_owes(index, entry));
+                let holders = holders.map(|node| node.id).collect();
+                durable_quorum::check(index, &holders, &self.voters_at(at, index));
             }
         }
         if let Some(up_to) = cut {
@@ -395,7 +425,15 @@ impl Cluster {
                 window_bytes: self.settings.log_window_bytes,
                 held_from: self.held_from(at),
             };
-            let disks = self.nodes.iter().map(|node| &node.disk);
+            // Those that have been members ever since, as far as anybody knows.
+            let configurations = self.configurations_at(at, up_to);
+            let is_kept_for = |node: &&Node| {
+                let role = |known: &&Configuration| known.role(node.id);
+                let mut roles = configurations.iter().map(role);
+                roles.all(|role| role.is_some_and(MemberRole::replicates))
+            };
+            let members = self.nodes.iter().filter(is_kept_for);
+            let disks = members.map(|node| (node.id, &node.disk));
             kept_log::check(&cut, disks, &self.invariants.committed);
         }
         self.nodes[at].checked = status.commit.max(self.nodes[at].checked);
@@ -407,27 +445,42 @@ impl Cluster {
         let status = self.nodes[at].running().replica.status();
         for (to, message) in std::mem::take(&mut self.nodes[at].sent) {
             self.note((at, to.0, message.term().0));
-            let to = to.0 as usize - 1;
+            let Some(to) = self.position(to).filter(|to| self.are_linked(at, *to)) else {
+                continue;
+            };
             self.check_message(at, to, &message, status.term);
             let tools = (&mut self.random, &mut self.tally);
             self.network.send((at, to), &message, self.now, tools);
         }
         self.note((status.term, status.last.0, status.commit.0));
-        let size = self.nodes.len();
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let directory_name = self.directory.path().display().to_string();
         for (id, reply) in std::mem::take(&mut self.nodes[at].replies) {
             // Texts may name files, whose directory has another name in each run.
-            let text = format!("{reply:?}").replace(&self.directory_name, "");
+            let text = format!("{reply:?}").replace(&directory_name, "");
             self.note((id.session.0, id.serial, text));
             if self.listens_to == Some(id) {
                 self.overheard = Some(reply);
                 continue;
             }
+            if id.session == OPERATOR_SESSION {
+                self.operator_answered(id, reply);
+                continue;
+            }
+            let idle_time = self.settings.write_idle_ticks * TICK * 9 / 10;
+            let has_idled = |client: &Client| client.has_idled(id, idle_time);
+            assert!(
+                !self.is_orderly
+                    || !matches!(reply, Err(Error::OutcomeUnknown))
+                    || self.clients.iter().any(has_idled),
+                "{id:?} is left without a known outcome by a leader that hands over"
+            );
             if id.session.0 >= DIGEST_SESSION {
                 self.digest_answered(id, reply);
                 continue;
             }
             for client in 0..self.clients.len() {
-                let tools = (&mut self.oracle, &mut self.random, size);
+                let tools = (&mut self.oracle, &mut self.random, ids.as_slice());
                 let before = self.clients[client].node;
                 let wish = self.clients[client].answered(id, reply.clone(), self.now, tools);
                 let after = std::mem::replace(&mut self.clients[client].node, before);
@@ -467,7 +520,8 @@ impl Cluster {
             } => {
                 let disk = &self.nodes[from].disk;
                 self.invariants.candidacies.voted(disk, from, *term, to);
-                self.invariants.elections.voted(from, *term, to);
+                let candidate = self.nodes[to].id;
+                self.invariants.elections.voted(from, *term, candidate);
             }
             Message::AppendReply {
                 term,
@@ -482,6 +536,34 @@ impl Cluster {
         if says_own_term {
             self.invariants.seen.said(from, message.term().0);
         }
+    }
+
+    /// The members as of an entry that a node has, and all later ones that anybody knows of.
+    fn configurations_at(&self, at: usize, index: LogIndex) -> Vec<&Configuration> {
+        let own = self.nodes[at].told.configuration_at(index).into_iter();
+        let all = self.nodes.iter();
+        let later = all.flat_map(|node| node.told.configurations_behind(index));
+        own.chain(later).collect()
+    }
+
+    /// The sets of voters by which an entry may have become committed, as the newest one in the leader's
+    /// log counts.
+    fn voters_at(&self, at: usize, index: LogIndex) -> Vec<Vec<NodeId>> {
+        let configurations = self.configurations_at(at, index).into_iter();
+        let mut sets: Vec<Vec<NodeId>> = configurations
+            .map(|configuration| configuration.voters().collect())
+            .collect();
+        sets.sort();
+        sets.dedup();
+        sets
+    }
+
+    /// Whether a message gets from one node to another: by a link of the sender's, or because the
+    /// receiver has dialled it.
+    fn are_linked(&self, from: usize, to: usize) -> bool {
+        let (sender, receiver) = (&self.nodes[from], &self.nodes[to]);
+        let has_dialled = receiver.process.is_some() && receiver.links.contains(&sender.id);
+        sender.links.contains(&receiver.id) || has_dialled
     }
 
     /// The node that leads and serves in the highest term.
@@ -499,10 +581,17 @@ impl Cluster {
         (0..self.nodes.len()).filter(serves).max_by_key(term)
     }
 
-    /// The nodes that have not refused to start.
+    /// The nodes that hold the log, as the leader knows them, and have not refused to start.
     pub(super) fn sound(&self) -> Vec<usize> {
-        let sound = |at: &usize| self.nodes[*at].refuses.is_none();
-        (0..self.nodes.len()).filter(sound).collect()
+        let leader = self.leader().map(|leader| &self.nodes[leader].told);
+        let known = leader.and_then(ToldLog::configuration);
+        let is_sound = |at: &usize| {
+            let node = &self.nodes[*at];
+            let role = known.map(|known| known.role(node.id));
+            let holds_the_log = role.is_none_or(|role| role.is_some_and(MemberRole::replicates));
+            node.refuses.is_none() && !node.is_retired && holds_the_log
+        };
+        (0..self.nodes.len()).filter(is_sound).collect()
     }
 
     pub(crate) fn harvest(&self) -> Tally {
@@ -511,8 +600,8 @@ impl Cluster {
         for node in &self.nodes {
             sum.merge(&node.tally);
         }
-        let rates = self.settings.clock_rates.iter();
-        let wrong = rates.filter(|rate| **rate != 1000).count();
+        let nodes = self.nodes.iter();
+        let wrong = nodes.filter(|node| !node.clock.is_right()).count();
         sum.add(Kind::ClockRate, wrong as u64);
         sum.add(Kind::Lease, u64::from(self.settings.lease_ticks > 0));
         sum.add(Kind::Created, self.oracle.extra_databases);

@@ -17,6 +17,12 @@ pub(crate) struct Faults {
     partition: Chance,
     reset: Chance,
     pause: Chance,
+    /// Leadership is to be handed over.
+    pub(super) transfer: Chance,
+    /// A process is stopped in an orderly way.
+    pub(super) stop: Chance,
+    /// An operator changes something about the members.
+    pub(super) membership: Chance,
     clock_jump: Chance,
     /// A disk becomes slow, or fast again.
     slow_disk: Chance,
@@ -35,12 +41,19 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(super) fn new(settings: &Settings, random: &mut Random) -> Faults {
+        let by_chance = u64::from(settings.scheme.is_none());
         Faults {
             crash: random.one_of(&[0, 10, 30]),
             restart: random.between(50, 400),
             partition: random.one_of(&[0, 60, 150]),
             reset: random.one_of(&[0, 20, 60]),
             pause: random.one_of(&[0, 30, 100]),
+            transfer: random.one_of(&[0, 20, 60]) * by_chance,
+            stop: random.one_of(&[0, 10, 20]) * by_chance,
+            membership: match settings.churns {
+                true => random.one_of(&[30, 80]),
+                false => 0,
+            },
             clock_jump: random.one_of(&[0, 10, 50]),
             slow_disk: random.one_of(&[0, 20, 50]),
             hung_disk: random.one_of(&[0, 5, 15]),
@@ -119,7 +132,7 @@ impl Cluster {
     }
 
     fn strike_what_is_down(&mut self, at: usize) {
-        if self.nodes[at].refuses.is_some() {
+        if self.nodes[at].refuses.is_some() || self.nodes[at].is_retired {
             return;
         }
         let random = &mut self.random;
@@ -160,7 +173,8 @@ impl Cluster {
     fn restart_soon(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let due = node.restarts_at.is_some_and(|then| then <= self.now);
-        if due && node.process.is_none() && node.refuses.is_none() {
+        let is_down = node.process.is_none() && !node.is_retired;
+        if due && is_down && node.refuses.is_none() {
             self.start(at);
         }
     }

@@ -30,9 +30,14 @@ impl Cluster {
             let node = &mut self.nodes[at];
             node.stands_still_until = 0;
             node.crashes_at = None;
+            if node.stopping.is_some() {
+                node.disk.kill(&mut self.tally);
+                self.end_process(at);
+            }
+            let node = &mut self.nodes[at];
             node.disk.health = Health::default();
             (node.file_fails, node.read_fails) = (false, false);
-            if node.process.is_none() && node.refuses.is_none() {
+            if node.process.is_none() && node.refuses.is_none() && !node.is_retired {
                 self.start(at);
             }
         }
@@ -47,7 +52,7 @@ impl Cluster {
         self.leader().is_some()
     }
 
-    fn patience(&self) -> u64 {
+    pub(super) fn patience(&self) -> u64 {
         PATIENCE_TIMEOUTS * u64::from(self.settings.election_ticks_max) * TICK
     }
 
@@ -84,7 +89,7 @@ impl Cluster {
     }
 
     /// Steps until `done`, which has to be soon.
-    fn settle(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
+    pub(super) fn settle(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
         let deadline = self.now + self.patience();
         while !done(self) {
             assert!(
@@ -153,7 +158,8 @@ impl Cluster {
                     Error::NotLeader { .. }
                     | Error::OutcomeUnknown
                     | Error::NoDatabaseOpened
-                    | Error::Busy { .. },
+                    | Error::Busy { .. }
+                    | Error::Stopped,
                 ) => {}
                 Err(error) => panic!("{request:?} failed: {error:?}"),
             }
@@ -225,6 +231,8 @@ impl Cluster {
         self.settle("the operations", |cluster| {
             cluster.clients.iter().all(Client::is_idle)
         });
+        self.settle_members();
+        self.check_handovers();
         let mut tokens = BTreeSet::new();
         for database in 0..DATABASES {
             self.check_database(database, &mut tokens);

@@ -5,16 +5,21 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use ringlite::replica::member::Member;
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{
-    Config, DatabaseId, Effect, Input, Replica, SnapshotHead, SnapshotOutcome,
+    Config, DatabaseId, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome,
 };
 use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{Entry, HardState, IoId, LogBase, LogIndex, Message, NodeId, Term};
+use ringlite_raft::{
+    Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, MemberRole, Message,
+    NodeId, Term,
+};
 use ringlite_vfs::{Backfill, VfsError};
 
 use super::clock::Clock;
 use super::disk::{Disk, Held, SwitchEvent, Trouble};
+use super::operators::Stopping;
 use super::random::Random;
 use super::settings::Settings;
 use super::sqlite;
@@ -72,6 +77,62 @@ pub(crate) struct Process {
     pub(crate) pending: BTreeSet<RequestId>,
 }
 
+/// Who a node is, as its data directory tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) address: String,
+    /// The nodes that it was told of when it was formed.
+    pub(crate) known: Vec<NodeAddress>,
+    /// Whether these are those that the cluster began with.
+    pub(crate) is_founder: bool,
+}
+
+impl Identity {
+    /// The nodes that a cluster begins with.
+    pub(crate) fn founders(count: usize) -> Vec<Identity> {
+        let ids = 1..=count as u64;
+        let address = |id: u64| format!("node{id}:9000");
+        let known = ids.clone().map(|id| NodeAddress {
+            id: NodeId(id),
+            address: address(id),
+        });
+        let known: Vec<_> = known.collect();
+        let founder = |id| Identity {
+            id: NodeId(id),
+            incarnation: id,
+            address: address(id),
+            known: known.clone(),
+            is_founder: true,
+        };
+        ids.map(founder).collect()
+    }
+
+    /// The members of a log that was never cut.
+    pub(crate) fn bootstrap(&self) -> Configuration {
+        if !self.is_founder {
+            return Configuration::default();
+        }
+        let founders = self.known.iter().map(|founder| {
+            let member = Member {
+                id: founder.id,
+                role: MemberRole::Voter,
+                address: founder.address.clone(),
+                incarnation: founder.id.0,
+                failure_domain: 0,
+                weight: 0,
+            };
+            ringlite_raft::Member {
+                id: member.id,
+                role: member.role,
+                context: member.context(),
+            }
+        });
+        Configuration::new(founders.collect()).expect("founders")
+    }
+}
+
 /// An entry as a node was told to append it: its index, what it is, and the term before it.
 pub(crate) type Appended = (LogIndex, Held, Term);
 
@@ -83,12 +144,15 @@ pub(crate) struct ToldLog {
     /// The bytes of all records that the replica has seen in this life, and what they were up to each.
     total_bytes: u64,
     totals: BTreeMap<LogIndex, u64>,
+    /// The members from each of these entries on.
+    configurations: BTreeMap<LogIndex, Configuration>,
 }
 
 impl ToldLog {
     fn append(&mut self, truncate_from: Option<LogIndex>, entries: &[Entry]) -> Vec<Appended> {
         if let Some(from) = truncate_from {
             self.entries.split_off(&from);
+            self.configurations.split_off(&from);
         }
         let mut appended = Vec::new();
         for entry in entries {
@@ -100,6 +164,7 @@ impl ToldLog {
             let held = Held::of(entry);
             self.entries.insert(entry.index, held);
             self.count(entry);
+            self.note_members(entry);
             appended.push((entry.index, held, before));
         }
         appended
@@ -116,10 +181,39 @@ impl ToldLog {
         seen.map_or(self.total_bytes, |total| self.total_bytes - total)
     }
 
-    /// A snapshot has taken its place.
-    fn replaced(&mut self, base: LogBase) {
+    fn note_members(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::Configuration {
+            let members = Configuration::decode(entry.payload.clone());
+            let members = members.expect("a configuration");
+            self.configurations.insert(entry.index, members);
+        }
+    }
+
+    /// The members as of an entry, if the log reaches so far back.
+    pub(crate) fn configuration_at(&self, index: LogIndex) -> Option<&Configuration> {
+        let before = self.configurations.range(..=index).next_back();
+        before.map(|(_, members)| members)
+    }
+
+    /// All later ones.
+    pub(crate) fn configurations_behind(
+        &self,
+        index: LogIndex,
+    ) -> impl Iterator<Item = &Configuration> {
+        let later = self.configurations.range(index.next()..);
+        later.map(|(_, members)| members)
+    }
+
+    /// The newest ones.
+    pub(crate) fn configuration(&self) -> Option<&Configuration> {
+        self.configurations.values().next_back()
+    }
+
+    /// Another log has taken its place: empty behind `base`, where the members are these.
+    fn replaced(&mut self, base: LogBase, members: Configuration) {
         *self = ToldLog {
             base,
+            configurations: BTreeMap::from([(base.index, members)]),
             ..ToldLog::default()
         };
     }
@@ -127,6 +221,15 @@ impl ToldLog {
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    pub(crate) identity: Identity,
+    /// It has no process any more, and never will.
+    pub(crate) is_retired: bool,
+    /// Then it is retired, as it was removed.
+    pub(crate) retires_at: Option<u64>,
+    /// It has been told that it was removed.
+    pub(crate) knows_its_removal: bool,
+    /// Whom it has links to.
+    pub(crate) links: BTreeSet<NodeId>,
     temporary: std::path::PathBuf,
     /// None while the node is down.
     pub(crate) process: Option<Process>,
@@ -142,6 +245,8 @@ pub(crate) struct Node {
     threads: Random,
     /// Until then the process gets no time.
     pub(crate) stands_still_until: u64,
+    /// The process is being stopped.
+    pub(crate) stopping: Option<Stopping>,
     /// Then the power fails, just after a long turn.
     pub(crate) crashes_at: Option<u64>,
     /// The next write of a database's file fails, or the next read of the log.
@@ -172,26 +277,43 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(
-        at: usize,
+        identity: Identity,
         directory: &Path,
         settings: &Settings,
         random: &mut Random,
     ) -> Node {
-        let id = at as u64 + 1;
-        let directory = directory.join(format!("node-{id}"));
+        let Identity {
+            id, incarnation, ..
+        } = identity;
+        let directory = directory.join(format!("node-{incarnation}"));
         let temporary = directory.join("tmp");
         std::fs::create_dir_all(&temporary).expect("a directory");
         Node {
-            id: NodeId(id),
+            id,
+            links: identity.known.iter().map(|node| node.id).collect(),
+            identity,
+            is_retired: false,
+            retires_at: None,
+            knows_its_removal: false,
             temporary,
             process: None,
             refuses: None,
             trouble: None,
-            disk: Disk::new(&directory, id, settings.segment_bytes, random.fork()),
-            clock: Clock::new(settings.clock_rates[at], settings.lease_ticks > 0, random),
+            disk: Disk::new(
+                &directory,
+                incarnation,
+                settings.segment_bytes,
+                random.fork(),
+            ),
+            clock: Clock::new(
+                settings.clock_rate(random),
+                settings.lease_ticks > 0,
+                random,
+            ),
             leave_per_mille: settings.leave_per_mille,
             threads: random.fork(),
             stands_still_until: 0,
+            stopping: None,
             crashes_at: None,
             file_fails: false,
             read_fails: false,
@@ -220,11 +342,19 @@ impl Node {
         let found = self.disk.recover(is_alone, &mut self.tally)?;
         self.tally.count(Kind::Start);
         self.tally.add(Kind::TornLog, u64::from(found.torn));
-        self.told.replaced(found.log.base);
+        let members = found.manifest.configuration.clone();
+        let members = match members.members().is_empty() {
+            true => self.identity.bootstrap(),
+            false => members,
+        };
+        self.told.replaced(found.log.base, members);
         let entries = found.committed.iter().chain(&found.log.tail);
         self.told.entries = entries
             .map(|entry| (entry.index, Held::of(entry)))
             .collect();
+        for entry in found.committed.iter().chain(&found.log.tail) {
+            self.told.note_members(entry);
+        }
         // Of the others the replica does not see how long they are.
         for entry in &found.committed {
             self.told.count(entry);
@@ -266,6 +396,7 @@ impl Node {
     /// Everything in memory is gone; the requests that were not answered are returned.
     pub(crate) fn forget(&mut self) -> BTreeSet<RequestId> {
         self.stands_still_until = 0;
+        self.stopping = None;
         self.crashes_at = None;
         self.trouble = None;
         self.cut = None;
@@ -346,7 +477,7 @@ impl Node {
             }
             Some(SwitchEvent::Installed) => {
                 let head = self.installs.take().expect("a snapshot that is installed");
-                self.told.replaced(head.base);
+                self.told.replaced(head.base, head.configuration);
                 self.checked = self.checked.max(head.base.index);
                 process.inbox.push_back(Input::SnapshotInstalled);
             }
@@ -629,8 +760,9 @@ impl Node {
                 self.installs = Some(head);
             }
             Effect::SnapshotEnded { outcome } => self.snapshot_outcome = Some(outcome),
-            // The network reaches every node.
-            Effect::SetMembers { .. } => {}
+            Effect::SetMembers { members } => {
+                self.links = members.iter().map(|member| member.id).collect();
+            }
             // Nobody reads on other threads here.
             Effect::EndReads { .. } => {}
             Effect::CutLog { up_to } => {

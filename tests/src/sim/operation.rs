@@ -160,7 +160,7 @@ pub(crate) struct Operation {
     /// Whether the session gets another database.
     attaches: bool,
     /// How long the client waits before it asks for the next batch of an answer.
-    batch_pause: u64,
+    pub(crate) batch_pause: u64,
     /// Whether the session is closed in the middle.
     pub(crate) walks_out: bool,
 }
@@ -666,9 +666,11 @@ impl Operation {
         self.steps.clear();
         self.walks_out = true;
         match (error, meaning) {
-            // An earlier part of the script may have been committed.
+            // An earlier part of the script may have been committed, or what was begun is when the node
+            // stops.
             (error, _)
-                if matches!(error, Error::OutcomeUnknown) || oracle.is_told_damage(error) =>
+                if matches!(error, Error::OutcomeUnknown | Error::Stopped)
+                    || oracle.is_told_damage(error) =>
             {
                 for token in std::mem::take(&mut self.tokens) {
                     oracle.leave_unknown(token);
@@ -704,7 +706,13 @@ impl Operation {
             }
             (Error::Sqlite { code, .. }, _) if *code == ffi::SQLITE_BUSY_SNAPSHOT => {}
             (Error::Misuse { code, .. }, _) if *code == ffi::SQLITE_ABORT_ROLLBACK => {}
-            (Error::NotLeader { .. } | Error::Busy { .. } | Error::NoDatabaseOpened, _) => {}
+            (
+                Error::NotLeader { .. }
+                | Error::Busy { .. }
+                | Error::NoDatabaseOpened
+                | Error::Removed,
+                _,
+            ) => {}
             (error, meaning) => panic!("{meaning:?}: an error that nobody expects: {error:?}"),
         }
         self.end(false, oracle);

@@ -1,9 +1,9 @@
 //! What differs from run to run: everything here is drawn from the seed.
 
-use ringlite::replica::{Config, NodeAddress};
-use ringlite_raft::NodeId;
+use ringlite::replica::{Config, RoleTargets};
 
 use super::adversary::Scheme;
+use super::node::Identity;
 use super::random::Random;
 
 /// How much may break.
@@ -29,7 +29,12 @@ pub(crate) struct Settings {
     pub(crate) storm_units: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) election_ticks_max: u32,
-    pub(crate) clock_rates: Vec<u64>,
+    clocks_differ: bool,
+    /// Whether nodes join, leave, and are replaced.
+    pub(crate) churns: bool,
+    roles: RoleTargets,
+    pub(crate) voter_gone_ticks: u64,
+    lag_entries_max: u64,
     /// How many of a thousand statements leave the core.
     pub(crate) leave_per_mille: u64,
     election_ticks_min: u32,
@@ -43,7 +48,7 @@ pub(crate) struct Settings {
     batches_in_flight_max: usize,
     uncommitted_bytes_max: usize,
     write_queue_max: usize,
-    write_idle_ticks: u64,
+    pub(crate) write_idle_ticks: u64,
     part_bytes: usize,
     backfill_bytes: u64,
     backfill_ticks_max: u64,
@@ -74,20 +79,31 @@ impl Settings {
         let election_ticks_min = election_ticks_max / 2;
         let has_leases = random.per_mille(250) && scheme.is_none();
         let clocks_differ = random.per_mille(500);
-        let rate = |random: &mut Random| match (clocks_differ, has_leases) {
-            // What leases assume of clocks.
-            (true, true) => random.between(950, 1050),
-            (true, false) => random.between(900, 1100),
-            (false, _) => 1000,
-        };
+        let churns = mode == Mode::Recoverable && scheme.is_none() && random.per_mille(400);
         Settings {
             size,
             mode,
             scheme,
+            clocks_differ,
+            churns,
+            roles: match churns {
+                true => RoleTargets {
+                    voters: random.one_of(&[1, 3, 3, 5]),
+                    standbys: random.one_of(&[0, 1, 3]),
+                },
+                false => RoleTargets {
+                    voters: size.max(3),
+                    standbys: 3,
+                },
+            },
+            voter_gone_ticks: match churns {
+                true => random.one_of(&[60, 150]),
+                false => 6_000,
+            },
+            lag_entries_max: random.one_of(&[3, 1024]),
             storm_units: random.one_of(&[2_000, 3_000, 4_000, 4_000, 6_000]),
             segment_bytes: random.one_of(&[128 << 10, 256 << 10, 1 << 20]),
             election_ticks_max,
-            clock_rates: (0..size).map(|_| rate(random)).collect(),
             leave_per_mille: random.one_of(&[0, 50, 500]),
             election_ticks_min,
             lease_ticks: match has_leases {
@@ -115,10 +131,21 @@ impl Settings {
         }
     }
 
+    /// The rate of a node's clock; a right one has 1000.
+    pub(crate) fn clock_rate(&self, random: &mut Random) -> u64 {
+        match (self.clocks_differ, self.lease_ticks > 0) {
+            // What leases assume of clocks.
+            (true, true) => random.between(950, 1050),
+            (true, false) => random.between(900, 1100),
+            (false, _) => 1000,
+        }
+    }
+
     /// What a node is told at its start.
-    pub(crate) fn config(&self, at: usize, seed: u64) -> Config {
-        let ids = || (1..=self.size as u64).map(NodeId);
-        let mut raft = ringlite_raft::Config::new(NodeId(at as u64 + 1), ids().collect(), seed);
+    pub(crate) fn config(&self, identity: &Identity, seed: u64) -> Config {
+        let mut raft = ringlite_raft::Config::new(identity.id, Vec::new(), seed);
+        raft.bootstrap = identity.bootstrap();
+        raft.lag_entries_max = self.lag_entries_max;
         raft.election_timeout_ticks_min = self.election_ticks_min;
         raft.election_timeout_ticks_max = self.election_ticks_max;
         raft.heartbeat_ticks = self.heartbeat_ticks;
@@ -127,11 +154,10 @@ impl Settings {
         raft.append_bytes_max = self.append_bytes_max;
         raft.window_bytes_max = self.window_bytes_max;
         raft.log_cache_bytes_max = self.log_cache_bytes_max;
-        let members = ids().map(|id| NodeAddress {
-            id,
-            address: format!("node{id}"),
-        });
-        let mut config = Config::new(raft, members.collect());
+        let mut config = Config::new(raft, identity.known.clone());
+        config.roles = self.roles;
+        config.voter_gone_ticks = self.voter_gone_ticks;
+        config.member_wait_ticks = 150;
         config.write_wait_ticks = 60;
         config.write_idle_ticks = self.write_idle_ticks;
         config.write_queue_max = self.write_queue_max;

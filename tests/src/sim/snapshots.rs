@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use ringlite::replica::{Input, SnapshotHead, SnapshotOutcome};
 use ringlite::snapshot_stream::{Arrival, Frame, Position, Progress};
-use ringlite_raft::{LogIndex, NodeId};
+use ringlite_raft::LogIndex;
 
 use super::cluster::Cluster;
 use super::tally::Kind;
@@ -85,9 +85,23 @@ impl Cluster {
         for from in 0..self.nodes.len() {
             for (to, head) in std::mem::take(&mut self.nodes[from].snapshots) {
                 self.note(("snapshot", from, to.0, head.base.index.0));
+                let Some(place) = self.position(to) else {
+                    // It has joined, and does not know it yet.
+                    let (id, is_installed) = (head.id, false);
+                    self.nodes[from]
+                        .running()
+                        .inbox
+                        .push_back(Input::SnapshotSent {
+                            to,
+                            id,
+                            is_installed,
+                        });
+                    continue;
+                };
+                let to = place;
                 self.snapshots.under_way.push(Sending {
                     from,
-                    to: to.0 as usize - 1,
+                    to,
                     head,
                     connection: None,
                     connections: 0,
@@ -383,7 +397,7 @@ impl Cluster {
             from, to, ref head, ..
         } = self.snapshots.under_way[at];
         let ended = Input::SnapshotSent {
-            to: NodeId(to as u64 + 1),
+            to: self.nodes[to].id,
             id: head.id,
             is_installed,
         };

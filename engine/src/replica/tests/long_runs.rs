@@ -1,5 +1,7 @@
 //! Statements that go on on another thread: what their commits do to everyone else.
 
+use ringlite_raft::Message;
+
 use super::lone::Lone;
 use super::{INSERT, WHOLE, is_not_leader};
 use crate::error::Error;
@@ -73,6 +75,31 @@ fn others_read_and_write_elsewhere_while_a_statement_is_away() {
         crate::rows::Value::Integer(0),
         "its snapshot is from before"
     );
+}
+
+/// Its outcome would be unknown, as it may have committed already.
+#[test]
+fn leadership_stays_until_what_writes_away_has_come_back() {
+    for is_captured in [false, true] {
+        let (mut lone, session) = leading(|_| ());
+        let long = long_insert(&mut lone, session);
+        lone.turn([Input::HandOver]);
+        let returned = lone.run_away();
+        if is_captured {
+            let other = lone.query(session, COUNT, WHOLE);
+            assert!(lone.answer(other).is_none(), "it is held back");
+        }
+        commit_everything(&mut lone);
+        let is_told = |lone: &Lone| {
+            let mut sent = lone.sent.iter();
+            sent.any(|message| matches!(message, Message::TimeoutNow { .. }))
+        };
+        assert!(!is_told(&lone), "the run is away");
+        lone.come_back(returned);
+        commit_everything(&mut lone);
+        assert!(matches!(lone.reply(long), Ok(Reply::Executed(_))));
+        assert!(is_told(&lone));
+    }
 }
 
 /// A database is dropped while one of its statements is away, has committed, and was seen.

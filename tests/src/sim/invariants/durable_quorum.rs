@@ -1,19 +1,22 @@
-//! What is committed is on the stable storage of a majority, or was until it was damaged there.
+//! What is committed is on the stable storage of a majority of the voters, or was until it was damaged
+//! there.
 
-use ringlite_raft::LogIndex;
+use std::collections::BTreeSet;
 
-use crate::sim::disk::{Disk, Held};
+use ringlite_raft::{LogIndex, NodeId};
 
-pub(crate) fn check<'a>(
-    voters: impl ExactSizeIterator<Item = &'a Disk>,
-    index: LogIndex,
-    entry: Held,
-) {
-    let size = voters.len();
-    let holders = voters.filter(|disk| disk.holds_or_owes(index, entry));
-    let holders = holders.count();
+/// `holders`: those that have the entry. It must be a majority of one of `sets`, as it is not known
+/// whether the voters changed just before it was committed or just after that.
+pub(crate) fn check(index: LogIndex, holders: &BTreeSet<NodeId>, sets: &[Vec<NodeId>]) {
+    let is_majority = |voters: &Vec<NodeId>| {
+        let count = voters
+            .iter()
+            .filter(|voter| holders.contains(voter))
+            .count();
+        count * 2 > voters.len()
+    };
     assert!(
-        holders * 2 > size,
-        "{index} is committed, but durable on {holders} of {size}"
+        sets.iter().any(is_majority),
+        "{index} is committed, but durable only on {holders:?} of {sets:?}"
     );
 }

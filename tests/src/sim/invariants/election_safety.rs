@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ringlite_raft::{HardState, Term};
+use ringlite_raft::{HardState, NodeId, Term};
 
 #[derive(Default)]
 pub(crate) struct Elections {
     leaders: BTreeMap<Term, usize>,
-    votes: BTreeMap<(usize, Term), usize>,
+    votes: BTreeMap<(usize, Term), NodeId>,
 }
 
 impl Elections {
@@ -20,7 +20,7 @@ impl Elections {
     }
 
     /// A granted vote left the node.
-    pub(crate) fn voted(&mut self, voter: usize, term: Term, candidate: usize) {
+    pub(crate) fn voted(&mut self, voter: usize, term: Term, candidate: NodeId) {
         let vote = *self.votes.entry((voter, term)).or_insert(candidate);
         assert_eq!(vote, candidate, "node {voter} voted twice in {term}");
     }
@@ -28,8 +28,7 @@ impl Elections {
     /// What a node that starts again knows of its vote.
     pub(crate) fn restarted(&self, voter: usize, found: HardState) {
         if let Some(candidate) = self.votes.get(&(voter, found.term)) {
-            let vote = found.vote.map(|id| id.0 as usize - 1);
-            assert_eq!(vote, Some(*candidate), "node {voter} forgot its vote");
+            assert_eq!(found.vote, Some(*candidate), "node {voter} forgot its vote");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a node cuts its log behind is on the stable storage of each member, or was until it was damaged
-//! there, or the log behind it is longer than the window; and it is still there for whoever gets a snapshot that needs it.
+//! there, or the log behind it is longer than the window; and it is still there for whoever gets a
+//! snapshot that needs it.
 
-use ringlite_raft::LogIndex;
+use ringlite_raft::{LogIndex, NodeId};
 
 use super::state_machine_safety::Committed;
 use crate::sim::disk::Disk;
@@ -18,7 +19,11 @@ pub(crate) struct Cut {
     pub(crate) held_from: Option<LogIndex>,
 }
 
-pub(crate) fn check<'a>(cut: &Cut, members: impl Iterator<Item = &'a Disk>, committed: &Committed) {
+pub(crate) fn check<'a>(
+    cut: &Cut,
+    members: impl Iterator<Item = (NodeId, &'a Disk)>,
+    committed: &Committed,
+) {
     let index = cut.up_to;
     let entry = committed.from(index).next().map(|(_, entry)| entry);
     let entry = entry.unwrap_or_else(|| panic!("{index} is cut, but not committed"));
@@ -30,10 +35,11 @@ pub(crate) fn check<'a>(cut: &Cut, members: impl Iterator<Item = &'a Disk>, comm
     if cut.bytes_behind >= cut.window_bytes {
         return;
     }
-    for member in members {
+    for (id, disk) in members {
         assert!(
-            member.holds_or_owes(index, entry),
-            "{index} is cut off, but one member lacks it, and only {} bytes are behind it",
+            disk.holds_or_owes(index, entry),
+            "{index} is cut off, but {id} has only {}, and only {} bytes are behind it",
+            disk.durable_last(),
             cut.bytes_behind
         );
     }

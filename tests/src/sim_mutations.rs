@@ -95,6 +95,26 @@ const MUTATIONS: &[Mutation] = &[
         "a damaged record that was durable is cut off as torn",
     ),
     mutation(
+        "DebtForgotten",
+        "17",
+        "a damaged log is cut, and what it promised is forgotten",
+    ),
+    mutation(
+        "DebtorStands",
+        "17",
+        "a node that has lost a part of its log stands for election",
+    ),
+    mutation(
+        "DebtorVotes",
+        "17",
+        "a node votes by what is left of its log",
+    ),
+    mutation(
+        "LossNotTold",
+        "17",
+        "a leader is not told that what was acknowledged to it is lost",
+    ),
+    mutation(
         "TruncationForgotten",
         "18",
         "a restart does not know that a later epoch voids records",

@@ -182,8 +182,8 @@ impl DataDirectory {
         let is_known = !self.identity.joins || configuration.voter_count() > 0;
         if alone && is_known && configuration.voters().all(|voter| voter == node) {
             recovered.refuse_damage(&self.root)?;
-        } else if let Some(debt) = recovered.new_debt() {
-            hard_state::save(&self.shard(), &recovered.owe(debt))?;
+        } else {
+            recovered.owe_what_is_lost(&self.shard())?;
         }
         recovered.remove_unused()?;
         Ok(recovered)

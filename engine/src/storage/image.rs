@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ringlite_raft::{
-    Configuration, Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog,
+    Configuration, Debt, Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog,
 };
 
 use super::hard_state::{self, HardStateRecord};
@@ -36,6 +36,8 @@ pub struct HardStateImage {
     pub log_epoch: u64,
     /// Everything up to here was durable.
     pub durable_mark: LogIndex,
+    /// What the node may have acknowledged and lost, until it is repaired.
+    pub debt: Option<Debt>,
 }
 
 /// What a copy of the manifest says, besides whose it is.
@@ -85,6 +87,8 @@ pub struct Restart {
     pub places: Vec<RecordImage>,
     /// Whether an unfinished write at the end of the log was cut off.
     pub torn: bool,
+    /// Whether the record of the base has to be replaced before anything else is written.
+    pub lacks_base: bool,
     /// The newest epoch that was ever used.
     pub newest_epoch: u64,
     /// The newest epoch of which a record was found.
@@ -154,7 +158,7 @@ impl ShardImage {
             vote: image.hard_state.vote,
             log_epoch: image.log_epoch,
             durable_mark: image.durable_mark,
-            debt: None,
+            debt: image.debt,
             cluster: self.identity.cluster,
             incarnation: self.identity.incarnation,
         };
@@ -173,11 +177,11 @@ impl ShardImage {
         manifest::encode(&stamp, &manifest_of(image))
     }
 
-    /// What a restart finds in the files, on a node that nobody can repair.
+    /// What a restart finds in the files. `is_alone`: nobody else can have what is damaged.
     ///
     /// # Errors
     /// They are damaged so that the node must not start.
-    pub fn recover(&self) -> Result<Restart, StorageError> {
+    pub fn recover(&self, is_alone: bool) -> Result<Restart, StorageError> {
         let record =
             hard_state::load(&self.directory)?.ok_or_else(|| StorageError::HardStateLost {
                 path: self.hard_state_path(),
@@ -185,8 +189,13 @@ impl ShardImage {
         let (stamp, manifest) = manifest::load(&self.directory)?;
         let (stamp, manifest) = staging::settle(&self.directory, stamp, manifest)?;
         let mut found = Recovered::read(&self.log_directory(), &self.identity, record, manifest)?;
-        found.refuse_damage(&self.directory)?;
+        if is_alone {
+            found.refuse_damage(&self.directory)?;
+        } else {
+            found.owe_what_is_lost(&self.directory)?;
+        }
         found.remove_unused()?;
+        let record = found.hard_state;
         let mut committed = Vec::new();
         found.for_each_committed(|entry| committed.push(entry))?;
         let first = found.manifest.log.base.index.next().0;
@@ -200,6 +209,7 @@ impl ShardImage {
                 },
                 log_epoch: record.log_epoch,
                 durable_mark: record.durable_mark,
+                debt: record.debt,
             },
             manifest: ManifestImage {
                 sequence: stamp.sequence,
@@ -221,6 +231,7 @@ impl ShardImage {
                 })
                 .collect(),
             torn: found.is_torn(),
+            lacks_base: found.lacks_base(),
             newest_epoch: found.newest_epoch(),
             durable_epoch: found.durable_epoch(),
             newest_segment: found.newest_segment(),

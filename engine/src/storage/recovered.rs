@@ -14,7 +14,7 @@ use ringlite_raft::{
 use ringlite_vfs::PageSize;
 
 use super::StorageError;
-use super::hard_state::HardStateRecord;
+use super::hard_state::{self, HardStateRecord};
 use super::log::Place;
 use super::manifest::{Manifest, ManifestDatabase};
 use super::segment;
@@ -141,9 +141,22 @@ impl Recovered {
         }
     }
 
+    /// Makes durable what the node may have acknowledged beyond the end of its log, before anything is
+    /// written to it.
+    pub(super) fn owe_what_is_lost(&mut self, shard: &Path) -> Result<(), StorageError> {
+        if let Some(debt) = self.new_debt()
+            && !mutation!(DebtForgotten)
+        {
+            self.hard_state.sequence += 1;
+            self.hard_state.debt = Some(debt);
+            hard_state::save(shard, &self.hard_state)?;
+        }
+        Ok(())
+    }
+
     /// What the node may have acknowledged beyond the end of its log, unless the hard state says it
     /// already.
-    pub(super) fn new_debt(&self) -> Option<Debt> {
+    fn new_debt(&self) -> Option<Debt> {
         let fault = self.log.fault.map(|fault| {
             tracing::warn!(
                 "the log in {} is damaged: {fault}; it is cut there and repaired from the leader, and \
@@ -153,7 +166,13 @@ impl Recovered {
             );
             fault.debt(self.hard_state.term)
         });
-        let short = self.ahead_of_log().map(|(database, target)| {
+        // A fault's debt covers what a file may hold if it reaches as far. An older debt always does: what
+        // was durable here while it was owed ends below it.
+        let owed = self.hard_state.debt;
+        let is_covered = |target| owed.is_some() || fault.is_some_and(|debt| debt.index >= target);
+        let short = self.ahead_of_log();
+        let short = short.filter(|(_, target)| !is_covered(*target));
+        let short = short.map(|(database, target)| {
             tracing::warn!(
                 "the log in {} ends at {}, but the file of database {database:?} may hold what was \
                  committed up to {target}: the rest comes from the leader",
@@ -166,14 +185,7 @@ impl Recovered {
             }
         });
         let debt = fault.max(short);
-        debt.filter(|_| debt > self.hard_state.debt)
-    }
-
-    /// Takes note of a debt; returns the hard state that must be saved before anything is written.
-    pub(super) fn owe(&mut self, debt: Debt) -> HardStateRecord {
-        self.hard_state.sequence += 1;
-        self.hard_state.debt = Some(debt);
-        self.hard_state
+        debt.filter(|_| debt > owed)
     }
 
     /// Where the log ends.

@@ -66,7 +66,7 @@ impl Raft {
             && !self.is_removed()
             && self.installing.is_none()
             && !self.stalls_others()
-            && self.debt.is_none()
+            && (self.debt.is_none() || mutation!(DebtorStands))
     }
 
     /// Whether a disk operation has been under way for too long.
@@ -118,7 +118,8 @@ impl Raft {
             term: last_term,
             index: last_index,
         };
-        self.log.is_up_to_date(last_term, last_index) && Some(end) >= self.debt
+        let is_owed = Some(end) < self.debt && !mutation!(DebtorVotes);
+        self.log.is_up_to_date(last_term, last_index) && !is_owed
     }
 
     /// The connection with a peer was reset: its process is most likely gone.

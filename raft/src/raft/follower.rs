@@ -69,7 +69,7 @@ impl Raft {
             }
             Offer::Conflict(conflict) => {
                 let term = self.hard_state.term;
-                let result = if self.debt.is_some() {
+                let result = if self.debt.is_some() && !mutation!(LossNotTold) {
                     AppendResult::Damaged {
                         prev_index,
                         conflict,

@@ -6,7 +6,7 @@ use ringlite::Error;
 use ringlite::replica::Input;
 use ringlite::replica::request::{Reply, RequestId, SessionId};
 use ringlite_raft::{
-    AppendResult, Configuration, EntryKind, LogIndex, MemberRole, Message, NodeId,
+    AppendResult, Configuration, Debt, EntryKind, LogIndex, MemberRole, Message, NodeId,
     Role as RaftRole, Term,
 };
 use tempfile::TempDir;
@@ -132,7 +132,8 @@ impl Cluster {
     pub(super) fn start(&mut self, at: usize) {
         let seed = self.random.number();
         let config = self.settings.config(&self.nodes[at].identity, seed);
-        let started = self.nodes[at].start(config, self.now);
+        let is_alone = self.settings.size == 1 && !self.settings.churns;
+        let started = self.nodes[at].start(config, is_alone, self.now);
         if let Err(reason) = started {
             self.note(("refuses", at));
             assert!(
@@ -143,6 +144,13 @@ impl Cluster {
             self.nodes[at].refuses = Some(reason);
             return;
         }
+        // What was damaged was no part of the log, or is none any more, or has to be repaired.
+        let owes = self.nodes[at].disk.owes();
+        self.tally.add(
+            Kind::DamageFound,
+            u64::from(owes && self.faults.atlas.is_damaged(at)),
+        );
+        self.faults.atlas.started(at, owes);
         let status = self.nodes[at].running().replica.status();
         self.note(("start", at, status.term, status.last.0, status.commit.0));
         self.invariants.seen.restarted(at, status.term);
@@ -209,7 +217,9 @@ impl Cluster {
         if !self.is_stormy {
             self.is_stormy = true;
             let slow_time_max = 5 * u64::from(self.settings.election_ticks_max) * 4;
-            self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
+            if self.settings.scheme.is_none() {
+                self.network.weather = Weather::drawn(&mut self.random, slow_time_max);
+            }
         }
         self.strike();
         self.operate();
@@ -358,7 +368,8 @@ impl Cluster {
             self.nodes[at].input(input, now);
             let status = self.nodes[at].running().replica.status();
             self.invariants.seen.step(at, status.term, status.commit);
-            if self.random.per_mille(150) {
+            let is_last = self.nodes[at].crashes_at.is_some();
+            if self.random.per_mille(150) && !is_last {
                 self.nodes[at].end_turn(now);
                 self.look(at);
             }
@@ -402,7 +413,7 @@ impl Cluster {
                 let holders = self
                     .nodes
                     .iter()
-                    .filter(|node| node.disk.holds(index, entry));
+                    .filter(|node| node.disk.holds_or_owes(index, entry));
                 let holders = holders.map(|node| node.id).collect();
                 durable_quorum::check(index, &holders, &self.voters_at(at, index));
             }
@@ -477,6 +488,9 @@ impl Cluster {
                 self.clients[client].node = after;
             }
         }
+        if !self.nodes[at].disk.owes() && self.faults.atlas.settled(at) {
+            self.tally.count(Kind::Repaired);
+        }
         if let Some(trouble) = self.nodes[at].trouble {
             // The runtime stops a node whose disk fails.
             self.note(("trouble", at, trouble));
@@ -487,10 +501,25 @@ impl Cluster {
 
     fn check_message(&mut self, from: usize, to: usize, message: &Message, current: u64) {
         match message {
+            Message::Vote {
+                term,
+                last_index,
+                last_term,
+                ..
+            } => {
+                let end = Debt {
+                    term: *last_term,
+                    index: *last_index,
+                };
+                let disk = &self.nodes[from].disk;
+                self.invariants.candidacies.stands(disk, from, *term, end);
+            }
             Message::VoteReply {
                 term,
                 granted: true,
             } => {
+                let disk = &self.nodes[from].disk;
+                self.invariants.candidacies.voted(disk, from, *term, to);
                 let candidate = self.nodes[to].id;
                 self.invariants.elections.voted(from, *term, candidate);
             }

@@ -1,5 +1,7 @@
 //! What goes wrong, and when.
 
+use super::adversary::Adversary;
+use super::atlas::Atlas;
 use super::cluster::Cluster;
 use super::random::Random;
 use super::settings::{Mode, Settings};
@@ -33,22 +35,21 @@ pub(crate) struct Faults {
     /// Damage to the file of a database.
     file_rot: Chance,
     pub(super) atlas: Atlas,
+    /// Strikes instead of chance.
+    adversary: Option<Adversary>,
 }
 
 impl Faults {
     pub(super) fn new(settings: &Settings, random: &mut Random) -> Faults {
-        let severity = match settings.mode {
-            Mode::Recoverable | Mode::AnyFile => 1,
-            Mode::AnyLog => 10,
-        };
+        let by_chance = u64::from(settings.scheme.is_none());
         Faults {
             crash: random.one_of(&[0, 10, 30]),
             restart: random.between(50, 400),
             partition: random.one_of(&[0, 60, 150]),
             reset: random.one_of(&[0, 20, 60]),
             pause: random.one_of(&[0, 30, 100]),
-            transfer: random.one_of(&[0, 20, 60]),
-            stop: random.one_of(&[0, 10, 20]),
+            transfer: random.one_of(&[0, 20, 60]) * by_chance,
+            stop: random.one_of(&[0, 10, 20]) * by_chance,
             membership: match settings.churns {
                 true => random.one_of(&[30, 80]),
                 false => 0,
@@ -58,52 +59,31 @@ impl Faults {
             hung_disk: random.one_of(&[0, 5, 15]),
             disk_error: random.one_of(&[0, 5, 15]),
             full_disk: random.one_of(&[0, 5, 15]),
-            rot: random.one_of(&[0, 20, 60]) * severity,
-            misdirection: random.one_of(&[0, 10, 30]) * severity,
+            rot: match settings.mode {
+                Mode::Recoverable | Mode::AnyFile => random.one_of(&[0, 20, 60]),
+                Mode::AnyLog => random.one_of(&[300, 1_000]),
+            },
+            misdirection: match settings.mode {
+                Mode::Recoverable | Mode::AnyFile => random.one_of(&[0, 10, 30]),
+                Mode::AnyLog => random.one_of(&[100, 300]),
+            },
             file_rot: match settings.mode {
                 Mode::AnyFile => random.one_of(&[10, 50]),
                 Mode::Recoverable | Mode::AnyLog => 0,
             },
             atlas: Atlas::new(settings),
+            adversary: settings.scheme.map(Adversary::new),
         }
-    }
-}
-
-/// Whose disks may be damaged beyond what they can repair by themselves.
-///
-/// A node with a damaged log does not start any more. So that the rest can go on, this must strike
-/// no more than a minority, and always the same nodes.
-pub(crate) struct Atlas {
-    damaged: Vec<bool>,
-    nodes_max: usize,
-}
-
-impl Atlas {
-    fn new(settings: &Settings) -> Atlas {
-        Atlas {
-            damaged: vec![false; settings.size],
-            nodes_max: match settings.mode {
-                // Of members that come and go there may be few.
-                Mode::Recoverable if settings.churns => 0,
-                Mode::Recoverable | Mode::AnyFile => (settings.size - 1) / 2,
-                Mode::AnyLog => settings.size,
-            },
-        }
-    }
-
-    pub(super) fn is_damaged(&self, at: usize) -> bool {
-        self.damaged.get(at).is_some_and(|damaged| *damaged)
-    }
-
-    fn may_damage(&self, at: usize) -> bool {
-        let damaged = self.damaged.iter().filter(|damaged| **damaged).count();
-        self.is_damaged(at) || damaged < self.nodes_max
     }
 }
 
 impl Cluster {
     /// Perhaps something goes wrong now, or is repaired.
     pub(super) fn strike(&mut self) {
+        if let Some(adversary) = self.faults.adversary.take() {
+            self.faults.adversary = Some(self.plot(adversary));
+            return;
+        }
         let size = self.nodes.len();
         let at = self.random.below(size as u64) as usize;
         if self.nodes[at].process.is_none() {
@@ -128,11 +108,8 @@ impl Cluster {
             }
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
-            if self.nodes[at].crashes_at.is_some_and(|then| then <= now) {
-                let power_fails = self.random.per_mille(500);
-                self.crash(at, power_fails);
-            }
         }
+        self.end_the_doomed();
         if size > 1 && self.random.rarely(self.faults.reset) {
             let peer = self.random.below(size as u64) as usize;
             self.tally.count(Kind::Reset);
@@ -159,25 +136,36 @@ impl Cluster {
             return;
         }
         let random = &mut self.random;
-        let node = &mut self.nodes[at];
+        let node = &self.nodes[at];
         if random.rarely(self.faults.rot) {
-            let rotten = if random.per_mille(500) && self.faults.atlas.may_damage(at) {
-                let rotten = node.disk.rot_log(random);
-                self.faults.atlas.damaged[at] |= rotten;
-                rotten
+            let may_damage = self.faults.atlas.may_damage(at);
+            if may_damage && random.per_mille(60) {
+                node.disk.rot_both_copies(random);
+                self.faults.atlas.damaged(at);
+                self.tally.count(Kind::BothCopiesRot);
+            } else if may_damage && random.per_mille(600) {
+                self.rot_log(at);
             } else {
-                node.disk.rot_copy(random)
-            };
-            self.tally.add(Kind::BitRot, u64::from(rotten));
+                let rotten = node.disk.rot_copy(random);
+                self.tally.add(Kind::BitRot, u64::from(rotten));
+            }
         }
-        if random.rarely(self.faults.misdirection) && self.faults.atlas.may_damage(at) {
-            let misdirected = node.disk.misdirect(random);
-            self.faults.atlas.damaged[at] |= misdirected;
-            self.tally
-                .add(Kind::MisdirectedWrite, u64::from(misdirected));
+        if self.random.rarely(self.faults.misdirection) && self.faults.atlas.may_damage(at) {
+            let node = &self.nodes[at];
+            if node.disk.misdirect(&mut self.random) {
+                self.faults.atlas.damaged(at);
+                self.tally.count(Kind::MisdirectedWrite);
+            }
         }
         if self.random.rarely(self.faults.restart) {
             self.start(at);
+        }
+    }
+
+    pub(super) fn rot_log(&mut self, at: usize) {
+        if self.nodes[at].disk.rot_log(&mut self.random) {
+            self.faults.atlas.damaged(at);
+            self.tally.count(Kind::LogRot);
         }
     }
 
@@ -188,6 +176,19 @@ impl Cluster {
         let is_down = node.process.is_none() && !node.is_retired;
         if due && is_down && node.refuses.is_none() {
             self.start(at);
+        }
+    }
+
+    /// Those whose last turn it was.
+    pub(super) fn end_the_doomed(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at]
+                .crashes_at
+                .is_some_and(|then| then <= self.now)
+            {
+                let power_fails = self.random.per_mille(500);
+                self.crash(at, power_fails);
+            }
         }
     }
 

@@ -43,9 +43,13 @@ impl Cluster {
         }
     }
 
-    /// Whether a majority of the nodes has not refused to start.
-    pub(crate) fn can_recover(&self) -> bool {
-        self.settings.churns || self.sound().len() * 2 > self.nodes.len()
+    /// Whether there is soon a leader.
+    pub(crate) fn recovers(&mut self) -> bool {
+        let deadline = self.now + self.patience();
+        while self.leader().is_none() && self.now < deadline {
+            self.step();
+        }
+        self.leader().is_some()
     }
 
     pub(super) fn patience(&self) -> u64 {
@@ -55,6 +59,12 @@ impl Cluster {
     /// Without a majority nobody leads, and no client is told that something was written, nor
     /// what there is to read.
     pub(crate) fn check_refusal(&mut self) {
+        assert!(
+            self.faults.atlas.is_exceeded(),
+            "nobody leads; {}",
+            self.describe()
+        );
+        self.tally.count(Kind::NoLeader);
         // An old leader finds out first.
         let election = u64::from(self.settings.election_ticks_max) * TICK;
         for _ in 0..3 * election {
@@ -96,7 +106,19 @@ impl Cluster {
             let process = node.process.as_ref();
             process.map_or("down".into(), |process| {
                 let status = process.replica.status();
-                format!("{status:?} waiting: {:?}", process.pending)
+                format!(
+                    "{}: {:?} in {}, base {}, last {}, durable {}, commit {}, applied {}, owes {:?}, waiting: {:?}",
+                    node.id,
+                    status.role,
+                    status.term,
+                    node.told.base.index,
+                    status.last,
+                    status.durable,
+                    status.commit,
+                    status.applied,
+                    status.debt,
+                    process.pending
+                )
             })
         });
         states.collect::<Vec<_>>().join("; ")

@@ -72,9 +72,14 @@ impl Network {
         self.cuts.push(Cut { link, from, until });
     }
 
+    /// All links work.
+    pub(crate) fn mend(&mut self) {
+        self.cuts.clear();
+    }
+
     /// All links work, and nothing goes wrong any more.
     pub(crate) fn heal(&mut self) {
-        self.cuts.clear();
+        self.mend();
         self.weather = Weather::CALM;
     }
 

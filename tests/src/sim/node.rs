@@ -337,9 +337,9 @@ impl Node {
     ///
     /// # Errors
     /// What the disk holds is damaged.
-    pub(crate) fn start(&mut self, config: Config, now: u64) -> Result<(), String> {
+    pub(crate) fn start(&mut self, config: Config, is_alone: bool, now: u64) -> Result<(), String> {
         self.restarts_at = None;
-        let found = self.disk.recover()?;
+        let found = self.disk.recover(is_alone, &mut self.tally)?;
         self.tally.count(Kind::Start);
         self.tally.add(Kind::TornLog, u64::from(found.torn));
         let members = found.manifest.configuration.clone();

@@ -2,6 +2,7 @@
 
 use ringlite::replica::{Config, RoleTargets};
 
+use super::adversary::Scheme;
 use super::node::Identity;
 use super::random::Random;
 
@@ -22,6 +23,8 @@ pub(crate) enum Mode {
 pub(crate) struct Settings {
     pub(crate) size: usize,
     pub(crate) mode: Mode,
+    /// An adversary, instead of random faults.
+    pub(crate) scheme: Option<Scheme>,
     /// How long the storm lasts, in units of time.
     pub(crate) storm_units: u64,
     pub(crate) segment_bytes: u64,
@@ -55,21 +58,32 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn drawn(seed: u64, random: &mut Random) -> Settings {
-        let size = random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
-        // The longer it is, the longer an old leader goes on beside a new one.
-        let election_ticks_max = random.one_of(&[10, 20, 50]);
-        let election_ticks_min = election_ticks_max / 2;
-        let has_leases = random.per_mille(250);
-        let clocks_differ = random.per_mille(500);
         let mode = match seed % 16 {
             7 => Mode::AnyFile,
             15 => Mode::AnyLog,
             _ => Mode::Recoverable,
         };
-        let churns = mode == Mode::Recoverable && random.per_mille(400);
+        let size = match mode {
+            Mode::AnyLog => random.one_of(&[1, 1, 3, 3, 5]),
+            Mode::AnyFile | Mode::Recoverable => random.one_of(&[1, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]),
+        };
+        let scheme = match seed % 16 {
+            3 => Some(Scheme::FigureEight),
+            5 => Some(Scheme::Amnesia),
+            11 => Some(Scheme::Succession),
+            _ => None,
+        };
+        let size = scheme.map_or(size, Scheme::size);
+        // The longer it is, the longer an old leader goes on beside a new one.
+        let election_ticks_max = random.one_of(&[10, 20, 50]);
+        let election_ticks_min = election_ticks_max / 2;
+        let has_leases = random.per_mille(250) && scheme.is_none();
+        let clocks_differ = random.per_mille(500);
+        let churns = mode == Mode::Recoverable && scheme.is_none() && random.per_mille(400);
         Settings {
             size,
             mode,
+            scheme,
             clocks_differ,
             churns,
             roles: match churns {
@@ -98,7 +112,11 @@ impl Settings {
             },
             disk_stall_ticks: random.one_of(&[0, 40, 200]),
             heartbeat_ticks: random.between(1, u64::from(election_ticks_max) / 5) as u32,
-            append_bytes_max: random.one_of(&[6_000, 12_000, 100_000]),
+            append_bytes_max: match scheme {
+                // One entry after the other.
+                Some(Scheme::FigureEight) => 1,
+                _ => random.one_of(&[6_000, 12_000, 100_000]),
+            },
             window_bytes_max: random.one_of(&[10_000, 30_000, 200_000]),
             log_cache_bytes_max: random.one_of(&[0, 20_000, 1 << 20]),
             batches_in_flight_max: random.one_of(&[1, 1, 2, 8]),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ringlite_raft::Debt;
 
 use super::*;
-use crate::storage::hard_state;
+use crate::storage::{ManifestDatabase, hard_state};
 
 /// The directory of a log of 20 records of one block each, in the segments 1 and 2, that was cut behind
 /// `base`; its hard state has term 3.
@@ -141,6 +141,56 @@ fn a_second_fault_does_not_shrink_the_debt() {
     let found = open(data.path(), false).unwrap();
     assert_eq!(found.restored_log().unwrap().debt, Some(OLD_END));
     assert_eq!(entries_of(&found).len(), 0);
+}
+
+/// The manifest of `data` says that the file of a database may hold everything up to `target`.
+fn announce(data: &Path, target: u64) {
+    let root = data.to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin(&root).await;
+        life.manifest.databases.push(ManifestDatabase {
+            id: 1,
+            name: "db".into(),
+            page_size: 4096,
+            applied: LogIndex(1),
+            target: LogIndex(target),
+        });
+        life.manifest_file.save(&life.manifest).await.unwrap();
+    });
+}
+
+/// Else the node would refuse its vote to logs that hold everything it ever held, and more so with each
+/// restart: the term of the hard state, by which a target would count, has no such end.
+#[test]
+fn what_a_file_may_hold_does_not_raise_a_debt_that_covers_it() {
+    let data = twenty(0);
+    announce(data.path(), 18);
+    flip(data.path(), 1, 4 * 4096 + 150);
+    for term in 4..7 {
+        assert_eq!(open(data.path(), false).unwrap().last(), LogIndex(4));
+        assert_eq!(debt_on_disk(data.path()), Some(OLD_END));
+        let root = data.path().to_owned();
+        live(async move || {
+            let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+            life.save(term);
+            life.settle().await;
+        });
+    }
+}
+
+#[test]
+fn what_a_file_may_hold_beyond_the_end_of_the_log_is_owed() {
+    let data = twenty(0);
+    announce(data.path(), 25);
+    let owed = Debt {
+        term: Term(3),
+        index: LogIndex(25),
+    };
+    assert_eq!(open(data.path(), false).unwrap().last(), LogIndex(20));
+    assert_eq!(debt_on_disk(data.path()), Some(owed));
+    flip(data.path(), 1, 4 * 4096 + 150);
+    open(data.path(), false).unwrap();
+    assert_eq!(debt_on_disk(data.path()), Some(owed));
 }
 
 /// What the base stands for is in the files of the databases; the manifest has its index and its term.

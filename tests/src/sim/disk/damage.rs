@@ -1,7 +1,8 @@
 //! What rots on a disk, or was written to the wrong place. Only what can be told: everything that is
 //! damaged here is known, by something else on the medium, to have been durable, or has a twin.
 
-use ringlite_raft::{LogIndex, RECORD_HEADER_BYTES, record_bytes};
+use ringlite::image::RecordImage;
+use ringlite_raft::{LogIndex, RECORD_HEADER_BYTES, record_bytes, scan_segment};
 
 use super::Disk;
 use super::medium::{flip, get, put};
@@ -9,7 +10,7 @@ use crate::sim::random::Random;
 
 impl Disk {
     /// A record that may be damaged: something else tells that it was durable.
-    fn record_at_stake(&self, random: &mut Random) -> Option<ringlite::image::RecordImage> {
+    fn record_at_stake(&self, random: &mut Random) -> Option<RecordImage> {
         let first = self.manifest.base.index.next();
         if self.log.evidence < first {
             return None;
@@ -18,9 +19,45 @@ impl Disk {
         self.log.places.get(&index).copied()
     }
 
+    /// A record of any segment, except the last ones, of which nothing else tells that they were durable:
+    /// also one from before the base, the base's own, or one that is void.
+    fn any_record(&self, random: &mut Random) -> Option<RecordImage> {
+        let files = std::fs::read_dir(self.image.log_directory()).expect("a directory");
+        let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+        // Not the one that a snapshot begins with, before the manifest names it.
+        paths.retain(|path| path.extension().is_some_and(|end| end == "seg"));
+        paths.sort();
+        let mut records = Vec::new();
+        for path in paths {
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let number = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok());
+            let segment = number.expect("the number of a segment");
+            let bytes = std::fs::read(&path).expect("a segment");
+            let scan = scan_segment(&bytes, segment, &self.image.identity());
+            for (offset, header) in scan.expect("a segment of ours").records() {
+                let live = self.log.places.get(&header.index);
+                let is_live =
+                    live.is_some_and(|live| (live.segment, live.offset) == (segment, *offset));
+                if !is_live || header.index <= self.log.evidence {
+                    records.push(RecordImage {
+                        index: header.index,
+                        segment,
+                        offset: *offset,
+                        payload_bytes: header.payload_bytes as usize,
+                    });
+                }
+            }
+        }
+        (!records.is_empty()).then(|| records[random.below(records.len() as u64) as usize])
+    }
+
     /// A bit of the log flips. Returns whether one has.
     pub(crate) fn rot_log(&self, random: &mut Random) -> bool {
-        let Some(place) = self.record_at_stake(random) else {
+        let place = match random.per_mille(700) {
+            true => self.record_at_stake(random),
+            false => self.any_record(random),
+        };
+        let Some(place) = place else {
             return false;
         };
         let length = (RECORD_HEADER_BYTES + place.payload_bytes) as u64;
@@ -54,6 +91,20 @@ impl Disk {
                 flip(&manifests[copy as usize], random.below(88), random);
             }
             a == b
+        }
+    }
+
+    /// Both copies of the hard state rot, or of the manifest: the node cannot start any more.
+    pub(crate) fn rot_both_copies(&self, random: &mut Random) {
+        let hard_state = self.image.hard_state_path();
+        let [a, b] = self.image.manifest_paths();
+        let bytes = ringlite::image::HARD_STATE_COPY_BYTES as u64;
+        let copies = match random.per_mille(500) {
+            true => [(&hard_state, 0, 80), (&hard_state, bytes, 80)],
+            false => [(&a, 0, 88), (&b, 0, 88)],
+        };
+        for (path, start, length) in copies {
+            flip(path, start + random.below(length), random);
         }
     }
 

@@ -6,10 +6,11 @@ use std::fs::File;
 
 use ringlite::image::{HardStateImage, RecordImage, Restart, ShardImage};
 use ringlite_raft::{
-    Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordPlace, decode_record,
+    Debt, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordPlace, Term, decode_record,
     encode_record, record_bytes,
 };
 
+use super::lost::Lost;
 use super::medium::{Write, get};
 use super::{Held, Trouble};
 
@@ -49,7 +50,6 @@ enum Then {
     HardState(HardStateImage),
     Records {
         entries: Vec<Entry>,
-        places: Vec<RecordImage>,
         evidence: LogIndex,
         epoch: u64,
     },
@@ -75,12 +75,15 @@ pub(super) struct LogWriter {
     durable_epoch: u64,
     /// The last index that was given to the disk, and the last that the disk has.
     last: LogIndex,
+    /// The end of what is written.
+    end: Debt,
     durable_last: LogIndex,
     idle_ticks: u64,
     /// Where the log's records are.
     pub(super) places: BTreeMap<LogIndex, RecordImage>,
     /// What is durable of the log, for the checkers; also what was cut off since.
     pub(super) durable: BTreeMap<LogIndex, Held>,
+    pub(super) lost: Lost,
     /// What the entries up to here did came with a snapshot.
     pub(super) installed: LogIndex,
     /// Something on the medium tells that everything up to here was durable.
@@ -104,10 +107,15 @@ impl LogWriter {
             epoch_first: LogIndex(1),
             durable_epoch: 0,
             last: LogIndex::ZERO,
+            end: Debt {
+                term: Term(0),
+                index: LogIndex::ZERO,
+            },
             durable_last: LogIndex::ZERO,
             idle_ticks: 0,
             places: BTreeMap::new(),
             durable: BTreeMap::new(),
+            lost: Lost::default(),
             installed: LogIndex::ZERO,
             evidence: LogIndex::ZERO,
         }
@@ -116,6 +124,7 @@ impl LogWriter {
     /// Goes on where recovery has left off: in a fresh segment and a new epoch.
     pub(super) fn restart(&mut self, found: &Restart) {
         let durable = std::mem::take(&mut self.durable);
+        let lost = std::mem::take(&mut self.lost);
         let evidence = self.evidence.min(found.log.last);
         let installed = self.installed;
         *self = LogWriter::new(self.segment_bytes);
@@ -133,12 +142,22 @@ impl LogWriter {
             .map(|place| (place.index, *place))
             .collect();
         self.durable = durable;
-        self.durable.split_off(&found.log.last.next());
+        self.lost = lost;
+        self.lost
+            .lose(self.durable.split_off(&found.log.last.next()));
         for entry in found.committed.iter().chain(&found.log.tail) {
             self.durable.insert(entry.index, Held::of(entry));
         }
         self.evidence = evidence;
         self.installed = installed;
+        let last = found.log.runs.last();
+        let term = last.map_or(found.log.base.term, |run| run.term);
+        self.ends(term, found.log.last);
+    }
+
+    /// Whether the node still owes what its log has lost.
+    pub(super) fn owes(&self) -> bool {
+        self.saved.debt.is_some()
     }
 
     pub(super) fn save(&mut self, io: IoId, hard_state: HardState) {
@@ -201,7 +220,15 @@ impl LogWriter {
                         bytes,
                     }));
                 }
-                Some(Begun::Append { io, entries, .. }) if entries.is_empty() => *done = Some(io),
+                Some(Begun::Append { io, entries, .. }) if entries.is_empty() => {
+                    if self.hard_state.debt.is_some_and(|debt| debt <= self.end) {
+                        // The log says by itself what the debt says.
+                        self.hard_state.debt = None;
+                        self.begin_save(Some(io));
+                    } else {
+                        *done = Some(io);
+                    }
+                }
                 Some(Begun::Append {
                     io,
                     mut entries,
@@ -256,11 +283,15 @@ impl LogWriter {
             }
             Job::SaveMark => None,
         };
+        self.begin_save(io);
+        Ok(())
+    }
+
+    fn begin_save(&mut self, io: Option<IoId>) {
         self.hard_state.sequence += 1;
         self.hard_state.log_epoch = self.durable_epoch;
         self.hard_state.durable_mark = self.durable_last;
         self.begun = Some(Begun::Save { io, copies_left: 2 });
-        Ok(())
     }
 
     /// The next job, if it is an append that cuts nothing off.
@@ -333,7 +364,6 @@ impl LogWriter {
         }
         self.then = Some(Then::Records {
             entries: written,
-            places,
             evidence: self.durable_last,
             epoch: self.epoch,
         });
@@ -360,7 +390,11 @@ impl LogWriter {
         Ok(())
     }
 
-    fn next_segment(&mut self, image: &ShardImage, is_full: bool) -> Result<u64, Trouble> {
+    pub(super) fn next_segment(
+        &mut self,
+        image: &ShardImage,
+        is_full: bool,
+    ) -> Result<u64, Trouble> {
         if is_full {
             return Err(Trouble::Full);
         }
@@ -378,7 +412,7 @@ impl LogWriter {
     pub(super) fn written(&mut self) {
         match self.then.take() {
             None => {}
-            Some(Then::Base) => self.durable_epoch = self.epoch,
+            Some(Then::Base) => self.base_is_durable(),
             Some(Then::HardState(image)) => {
                 self.saved = image;
                 if image.log_epoch == self.epoch {
@@ -387,14 +421,15 @@ impl LogWriter {
             }
             Some(Then::Records {
                 entries,
-                places,
                 evidence,
                 epoch,
             }) => {
                 self.durable_epoch = epoch;
                 self.evidence = self.evidence.max(evidence);
-                if let Some(last) = places.last() {
+                if let Some(last) = entries.last() {
                     self.durable_last = last.index;
+                    let (term, index) = (last.term, last.index);
+                    self.ends(term, index);
                 }
                 // A truncation that was asked for meanwhile makes some of them void.
                 let void_from = self.jobs.iter().find_map(|job| match job {
@@ -427,25 +462,7 @@ impl LogWriter {
         let path = image.staged_segment_path(number);
         std::fs::rename(image.segment_path(number), &path).expect("a segment");
         self.epoch += 1;
-        self.epoch_first = base.index;
-        let entry = Entry {
-            term: base.term,
-            index: base.index,
-            kind: EntryKind::Noop,
-            payload: bytes::Bytes::new(),
-        };
-        let place = RecordPlace {
-            identity: image.identity(),
-            segment: number,
-            epoch: self.epoch,
-            epoch_first: self.epoch_first,
-            previous_header_crc: 0,
-            durable_upto: base.index.prev(),
-            commit: base.index,
-        };
-        let mut bytes = vec![0; bytes_of(&entry)];
-        self.previous_header_crc = encode_record(&place, &entry, &mut bytes);
-        self.offset = bytes.len() as u64;
+        let bytes = self.base_record(image, base, number);
         self.then = Some(Then::Base);
         let offset = 0;
         let write = Write {
@@ -456,15 +473,60 @@ impl LogWriter {
         Ok((write, number))
     }
 
+    /// The record that stands for the base of a log, and begins a fresh segment.
+    pub(super) fn base_record(
+        &mut self,
+        image: &ShardImage,
+        base: LogBase,
+        segment: u64,
+    ) -> Vec<u8> {
+        self.epoch_first = base.index;
+        let entry = Entry {
+            term: base.term,
+            index: base.index,
+            kind: EntryKind::Noop,
+            payload: bytes::Bytes::new(),
+        };
+        let place = RecordPlace {
+            identity: image.identity(),
+            segment,
+            epoch: self.epoch,
+            epoch_first: self.epoch_first,
+            previous_header_crc: 0,
+            durable_upto: base.index.prev(),
+            commit: base.index,
+        };
+        let mut bytes = vec![0; bytes_of(&entry)];
+        self.previous_header_crc = encode_record(&place, &entry, &mut bytes);
+        self.offset = bytes.len() as u64;
+        bytes
+    }
+
+    /// That record is on the medium.
+    pub(super) fn base_is_durable(&mut self) {
+        self.durable_epoch = self.epoch;
+    }
+
     /// The manifest says that the log begins behind `base` in this segment, with nothing of before.
-    pub(super) fn replaced(&mut self, image: &ShardImage, base: LogIndex, segment: u64) {
+    pub(super) fn replaced(&mut self, image: &ShardImage, base: LogBase, segment: u64) {
         let staged = image.staged_segment_path(segment);
         std::fs::rename(staged, image.segment_path(segment)).expect("a staged segment");
         for place in std::mem::take(&mut self.places).values() {
             drop(std::fs::remove_file(image.segment_path(place.segment)));
         }
-        self.last = base;
-        self.holds_snapshot(base);
+        self.last = base.index;
+        self.holds_snapshot(base.index);
+        self.ends(base.term, base.index);
+        if self.hard_state.debt.is_some_and(|debt| debt <= self.end) {
+            self.hard_state.debt = None;
+            self.jobs.push_back(Job::SaveMark);
+        }
+    }
+
+    /// The log ends here, durably.
+    fn ends(&mut self, term: Term, index: LogIndex) {
+        self.end = Debt { term, index };
+        self.lost.ends(self.end);
     }
 
     /// What is durable now is the snapshot alone.
@@ -529,6 +591,6 @@ impl LogWriter {
     }
 }
 
-fn bytes_of(entry: &Entry) -> usize {
+pub(super) fn bytes_of(entry: &Entry) -> usize {
     record_bytes(entry.payload.len())
 }

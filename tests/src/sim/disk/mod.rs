@@ -5,13 +5,15 @@
 mod damage;
 mod files;
 mod log;
+mod lost;
 mod medium;
+mod recovery;
 mod staged;
 mod switch;
 
 use std::path::Path;
 
-use ringlite::image::{HardStateImage, ManifestImage, Restart, ShardImage};
+use ringlite::image::{HardStateImage, ManifestImage, ShardImage};
 use ringlite::replica::{DatabaseFile, DatabaseId};
 use ringlite_raft::{
     Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, RecordIdentity, Term,
@@ -142,35 +144,6 @@ impl Disk {
             manifest_write: None,
             switch: None,
         }
-    }
-
-    /// What a start finds.
-    ///
-    /// # Errors
-    /// The node must not start, and why.
-    pub(crate) fn recover(&mut self) -> Result<Restart, String> {
-        // A damaged log could be repaired from the others, but only with a snapshot where these have
-        // cut theirs, which is not simulated yet: so that a damaged node stays down.
-        let found = self.image.recover().map_err(|error| error.to_string())?;
-        self.staged.is_safe();
-        if let Some(switch) = self.switch.take()
-            && switch.recovered(&found, &mut self.log)
-        {
-            self.files.replaced();
-        }
-        let base = found.manifest.base.index;
-        let entries = found.committed.iter().chain(&found.log.tail);
-        let mut entries = entries.map(|entry| (entry.index, Held::of(entry)));
-        for (index, held) in self.log.durable.range(base.next()..) {
-            assert_eq!(
-                entries.next(),
-                Some((*index, *held)),
-                "recovery lost or changed what was durable"
-            );
-        }
-        self.log.restart(&found);
-        self.manifest = found.manifest.clone();
-        Ok(found)
     }
 
     pub(crate) fn save(&mut self, io: IoId, hard_state: HardState) {

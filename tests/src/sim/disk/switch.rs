@@ -119,7 +119,7 @@ impl Disk {
         match switch.stage {
             Stage::Switches => {
                 let ManifestImage { base, segment, .. } = switch.image;
-                self.log.replaced(&self.image, base.index, segment);
+                self.log.replaced(&self.image, base, segment);
                 switch.stage = Stage::Renames;
                 Some(Event::Switched)
             }

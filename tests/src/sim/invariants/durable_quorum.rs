@@ -1,4 +1,5 @@
-//! What is committed is on the stable storage of a majority of the voters.
+//! What is committed is on the stable storage of a majority of the voters, or was until it was damaged
+//! there.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,6 @@
-//! What a node cuts its log behind is on the stable storage of each member, or the log behind it is
-//! longer than the window; and it is still there for whoever gets a snapshot that needs it.
+//! What a node cuts its log behind is on the stable storage of each member, or was until it was damaged
+//! there, or the log behind it is longer than the window; and it is still there for whoever gets a
+//! snapshot that needs it.
 
 use ringlite_raft::{LogIndex, NodeId};
 
@@ -36,7 +37,7 @@ pub(crate) fn check<'a>(
     }
     for (id, disk) in members {
         assert!(
-            disk.holds(index, entry),
+            disk.holds_or_owes(index, entry),
             "{index} is cut off, but {id} has only {}, and only {} bytes are behind it",
             disk.durable_last(),
             cut.bytes_behind

@@ -10,6 +10,7 @@
 //! | terms never fall, also over restarts; nor does a commit index in one life | `monotone` | `monotone` |
 //! | an acknowledgement of entries speaks of what is durable | design, section 6 | `acknowledged_entries` |
 //! | what a log is cut behind is durable on all, or out of the window | ARCHITECTURE.md | `kept_log` |
+//! | a damaged node keeps what it promised with its whole log | design, promise 5 | `kept_promises` |
 //! | equal applied index: equal bytes | design, promise 4 | `identical_databases` |
 //! | what was acknowledged to a client stays | design, promise 1 | `acknowledged_writes` |
 //! | what was refused, or never sent, is never seen | design, section 4 | `no_phantom` |
@@ -23,6 +24,7 @@ pub(crate) mod election_safety;
 pub(crate) mod fresh_reads;
 pub(crate) mod identical_databases;
 pub(crate) mod kept_log;
+pub(crate) mod kept_promises;
 pub(crate) mod leader_completeness;
 pub(crate) mod linearizable;
 pub(crate) mod log_matching;
@@ -34,6 +36,7 @@ pub(crate) mod state_machine_safety;
 #[derive(Default)]
 pub(crate) struct Invariants {
     pub(crate) elections: election_safety::Elections,
+    pub(crate) candidacies: kept_promises::Candidacies,
     pub(crate) entries: log_matching::Entries,
     pub(crate) committed: state_machine_safety::Committed,
     pub(crate) seen: monotone::Seen,

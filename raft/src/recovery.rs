@@ -183,6 +183,7 @@ pub fn recover(
                 evidence,
                 end: end_of(&scans).max(at_base),
                 proven: mark.speaks_of(log.found.epoch),
+                epoch_is_gone: mark.epoch > log.found.epoch,
             });
         }
     }
@@ -463,6 +464,12 @@ impl Assembly {
 
     fn finish(self) -> RecoveredLog {
         let mut found = self.found;
+        if found.fault.is_some_and(|fault| fault.epoch_is_gone) {
+            // What older epochs hold may be void. Only what was committed is sure to be not.
+            let kept = self.commit.max(found.base.index).min(found.last);
+            found.records.retain(|record| record.index <= kept);
+            found.last = kept;
+        }
         if found.lacks_base() {
             // What the base stands for is in the files of the databases, and in the manifest.
             found.records.clear();

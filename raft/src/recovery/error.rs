@@ -83,19 +83,26 @@ pub struct Fault {
     pub(super) end: Debt,
     /// The highest index of which the evidence speaks.
     pub(super) proven: LogIndex,
+    /// Nothing is left of the newest epoch, so that it is not known from where on it voided the others, nor
+    /// which terms it held.
+    pub(super) epoch_is_gone: bool,
 }
 
 impl Fault {
     /// What this node may have acknowledged before the damage. `term` is that of its hard state, which
     /// no entry exceeds.
     pub fn debt(&self, term: Term) -> Debt {
+        let bound = Debt {
+            term,
+            index: self.proven,
+        };
+        if self.epoch_is_gone {
+            return bound.max(self.end);
+        }
         if self.proven <= self.end.index {
             return self.end;
         }
-        Debt {
-            term,
-            index: self.proven,
-        }
+        bound
     }
 }
 

@@ -30,6 +30,23 @@ fn readdress(mut log: Writer, segment: usize, block: usize, change: fn(&mut [u8]
     log
 }
 
+/// 1 to 6 of term 1 are there, 3 to 6 of them void: the record that took the place of 3, in term 2, was
+/// acknowledged, and is damaged beyond recognition. Its node once kept the void ones, and owed no more than
+/// their end, so that it helped to elect who lacked the acknowledged one.
+#[test]
+fn of_an_epoch_that_is_gone_the_bound_is_owed_and_what_it_may_have_voided_is_not_kept() {
+    let log = Writer::new().write(3).write(3).epoch(3).write(1);
+    let log = log.break_header(2, 0);
+    let mark = DurableMark {
+        epoch: 2,
+        index: LogIndex(3),
+    };
+    let (found, fault) = faulty(log.recover(mark));
+    assert_eq!(fault.debt(HARD_STATE_TERM), debt(9, 3));
+    // The second write said that 1 was committed.
+    assert_eq!((found.last, found.commit), (LogIndex(1), LogIndex(1)));
+}
+
 #[test]
 fn row_5_corrupt_a_record_of_a_later_segment_lies_here() {
     // The last write went to a place that was free, and nothing else tells of it.
@@ -142,7 +159,7 @@ fn damage_below_at_and_above_the_durable_mark() {
     let (_, fault) = faulty(log().write(1).recover(mark));
     assert_eq!(
         (fault.index.0, fault.debt(HARD_STATE_TERM)),
-        (6, debt(1, 5))
+        (6, debt(9, 3))
     );
 }
 

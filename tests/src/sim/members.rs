@@ -59,7 +59,12 @@ impl Cluster {
                 self.send_newcomer(address);
             }
             5..8 if may_change => {
-                let roles = [MemberRole::Voter, MemberRole::Standby, MemberRole::Spare];
+                let roles = [
+                    Some(MemberRole::Voter),
+                    Some(MemberRole::Standby),
+                    Some(MemberRole::Spare),
+                    None,
+                ];
                 let role = self.random.one_of(&roles);
                 self.request(leader, MemberRequest::Assign { id, role });
             }

@@ -122,6 +122,7 @@ impl Identity {
                 incarnation: founder.id.0,
                 failure_domain: 0,
                 weight: 0,
+                assigned: None,
             };
             ringlite_raft::Member {
                 id: member.id,

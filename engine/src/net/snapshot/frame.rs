@@ -81,14 +81,20 @@ pub enum Frame {
     },
     /// How are these pages of a database, at an index or later?
     AskPages {
+        /// Which database.
         database: DatabaseId,
+        /// The index, at least.
         index_min: LogIndex,
+        /// Which pages.
         numbers: Vec<PageNumber>,
     },
     /// They are like this at the index `applied`.
     Pages {
+        /// The newest entry that they contain.
         applied: LogIndex,
+        /// How long each is.
         page_size: PageSize,
+        /// Each with its number.
         pages: Vec<(PageNumber, Bytes)>,
     },
 }

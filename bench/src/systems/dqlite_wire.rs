@@ -1,57 +1,36 @@
-//! One client connection on the load generator's executor: the wire protocol, one request at a
-//! time.
+//! One client connection on the load generator's executor: dqlite's wire protocol, which Ringlite
+//! speaks too, one request at a time.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::net::TcpStream;
 use ringlite::Value;
 use ringlite::wire::{
     FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request, Response,
-    VFS_NAME, WireError, encode_execute,
+    VFS_NAME, WireError, encode_execute, encode_execute_sql, encode_query,
 };
 
 use crate::error::LoadError;
-use crate::workload;
+use crate::load::Client;
+use crate::operation::{self, Operation, Parameter};
 
-/// The answers that are measured have 24 bytes.
+/// The answers that are measured have little more than 1 KiB.
 const RECEIVE_BYTES: usize = 4096;
-const LEADER_PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection to a node; to the leader once it is [`Connection::to_leader`].
+/// A connection to a node.
 pub(crate) struct Connection {
     stream: TcpStream,
     outgoing: Vec<u8>,
     received: Box<[u8]>,
     /// How much of `received` is there and not handled yet.
     received_bytes: usize,
-    /// The statement that is measured.
-    insert: u32,
+    /// The prepared statements by their text.
+    statements: HashMap<&'static str, u32>,
 }
 
-impl Connection {
-    /// Connects to the leader, with the statement prepared. Asks the nodes in turn until one names
-    /// itself, or `patience` is at its end.
-    pub(crate) async fn to_leader(
-        addresses: &[SocketAddr],
-        patience: Duration,
-    ) -> Result<Self, LoadError> {
-        let deadline = Instant::now() + patience;
-        let mut failure = None;
-        while Instant::now() < deadline {
-            for address in addresses {
-                match Self::to_leader_by(*address).await {
-                    Ok(Some(connection)) => return Ok(connection),
-                    Ok(None) => {}
-                    Err(error) => failure = Some(error),
-                }
-            }
-            glommio::timer::sleep(LEADER_PAUSE).await;
-        }
-        Err(failure.unwrap_or(LoadError::NoLeader { waited: patience }))
-    }
-
+impl Client for Connection {
     /// Follows what one node says about the leader; the leader has to say so itself.
     async fn to_leader_by(address: SocketAddr) -> Result<Option<Self>, LoadError> {
         let mut node = Self::dial(address).await?;
@@ -64,10 +43,36 @@ impl Connection {
                 return Ok(None);
             }
         }
-        node.prepare().await?;
+        node.open().await?;
         Ok(Some(node))
     }
 
+    /// A single statement is prepared once; those of a transaction go as one text.
+    async fn perform(&mut self, operation: Operation) -> Result<(), LoadError> {
+        let reads = operation.reads();
+        let mut statements = operation.into_statements();
+        if statements.len() > 1 {
+            return self.transact(statements).await;
+        }
+        let Some(statement) = statements.pop() else {
+            return Ok(());
+        };
+        let id = self.prepared(statement.sql).await?;
+        let parameters = values(statement.parameters);
+        if reads {
+            let first = self
+                .exchange(|out| encode_query(out, 0, id, &parameters))
+                .await?;
+            return self.take_rows(first).await;
+        }
+        let answer = self
+            .exchange(|out| encode_execute(out, 0, id, &parameters))
+            .await?;
+        expect_result(answer)
+    }
+}
+
+impl Connection {
     async fn dial(address: SocketAddr) -> Result<Self, LoadError> {
         let mut stream = TcpStream::connect(address)
             .await
@@ -79,7 +84,7 @@ impl Connection {
             outgoing: Vec::new(),
             received: vec![0; RECEIVE_BYTES].into(),
             received_bytes: 0,
-            insert: 0,
+            statements: HashMap::new(),
         })
     }
 
@@ -90,39 +95,72 @@ impl Connection {
         }
     }
 
-    /// Opens the database and prepares the statement.
-    async fn prepare(&mut self) -> Result<(), LoadError> {
+    async fn open(&mut self) -> Result<(), LoadError> {
         let open = Request::Open {
-            name: workload::DATABASE.to_owned(),
+            name: operation::DATABASE.to_owned(),
             flags: 0,
             vfs: VFS_NAME.to_owned(),
         };
         match self.call(&open).await? {
-            Response::Database { .. } => {}
-            other => return Err(LoadError::unexpected(other)),
+            Response::Database { .. } => Ok(()),
+            other => Err(LoadError::unexpected(other)),
+        }
+    }
+
+    async fn prepared(&mut self, sql: &'static str) -> Result<u32, LoadError> {
+        if let Some(id) = self.statements.get(sql) {
+            return Ok(*id);
         }
         let prepare = Request::Prepare {
             database: 0,
-            sql: workload::INSERT.to_owned(),
+            sql: sql.to_owned(),
             with_tail: false,
         };
         match self.call(&prepare).await? {
-            Response::Statement { id, .. } => self.insert = id,
-            other => return Err(LoadError::unexpected(other)),
-        }
-        Ok(())
-    }
-
-    /// Inserts one row: the request that is measured.
-    pub(crate) async fn insert(&mut self, body: Value) -> Result<(), LoadError> {
-        let statement = self.insert;
-        let answer = self
-            .exchange(|out| encode_execute(out, 0, statement, &[body]))
-            .await?;
-        match answer {
-            Response::Result { .. } => Ok(()),
+            Response::Statement { id, .. } => {
+                self.statements.insert(sql, id);
+                Ok(id)
+            }
             other => Err(LoadError::unexpected(other)),
         }
+    }
+
+    /// Runs statements as one transaction, which is rolled back if one of them fails.
+    async fn transact(&mut self, statements: Vec<operation::Statement>) -> Result<(), LoadError> {
+        let (script, parameters) = operation::as_script(statements);
+        let parameters = values(parameters);
+        let answer = self
+            .exchange(|out| encode_execute_sql(out, 0, &script, &parameters))
+            .await?;
+        let answer = expect_result(answer);
+        if matches!(&answer, Err(error) if error.leaves_connection()) {
+            // Where BEGIN has failed there is nothing to roll back, which it says.
+            self.exchange(|out| encode_execute_sql(out, 0, "ROLLBACK", &[]))
+                .await?;
+        }
+        answer
+    }
+
+    /// Takes the rest of a result that may come in several frames.
+    async fn take_rows(&mut self, first: Response) -> Result<(), LoadError> {
+        let mut answer = first;
+        let mut rows = 0;
+        loop {
+            match answer {
+                Response::Rows(batch) => {
+                    rows += batch.rows.len();
+                    if batch.complete {
+                        break;
+                    }
+                }
+                other => return Err(LoadError::unexpected(other)),
+            }
+            answer = self.receive().await?;
+        }
+        if rows == 0 {
+            return Err(LoadError::Answer("no row has the key".to_owned()));
+        }
+        Ok(())
     }
 
     async fn call(&mut self, request: &Request) -> Result<Response, LoadError> {
@@ -137,6 +175,10 @@ impl Connection {
         self.outgoing.clear();
         encode(&mut self.outgoing)?;
         self.stream.write_all(&self.outgoing).await?;
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> Result<Response, LoadError> {
         loop {
             if let Some(response) = self.take_response()? {
                 return Ok(response);
@@ -149,7 +191,7 @@ impl Connection {
         }
     }
 
-    /// The answer, if all of it has arrived. There is at most one, as there was one request.
+    /// The next answer, if all of it has arrived.
     fn take_response(&mut self) -> Result<Option<Response>, LoadError> {
         let received = &self.received[..self.received_bytes];
         let Some(header) = received.first_chunk::<FRAME_HEADER_BYTES>() else {
@@ -172,4 +214,15 @@ impl Connection {
         self.received_bytes -= frame_bytes;
         Ok(Some(response))
     }
+}
+
+fn expect_result(answer: Response) -> Result<(), LoadError> {
+    match answer {
+        Response::Result { .. } => Ok(()),
+        other => Err(LoadError::unexpected(other)),
+    }
+}
+
+fn values(parameters: Vec<Parameter>) -> Vec<Value> {
+    parameters.into_iter().map(Value::from).collect()
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 
 use crate::measure::{Figure, Measure};
 use crate::options::Compare;
@@ -144,6 +144,8 @@ fn change(before: &Spread, after: &Spread, tolerance: f64) -> Change {
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.remove_style(TableComponent::HorizontalLines);
+    table.remove_style(TableComponent::MiddleIntersections);
     table.set_header(["figure", "before", "after", "change"]);
     for row in rows {
         let said = |spread: &Spread| {

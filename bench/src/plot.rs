@@ -3,14 +3,12 @@
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
-use crate::goals::said;
-
 /// The size of a plot, which the page scales to its own.
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 400;
 const FONT_SIZE: u32 = 16;
 /// Colours that are told apart on a light and on a dark ground.
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 14] = [
     RGBColor(0x25, 0x8c, 0xf5),
     RGBColor(0xe8, 0x4a, 0x4a),
     RGBColor(0x12, 0xa5, 0x7a),
@@ -21,6 +19,10 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(0x7d, 0xa3, 0x1c),
     RGBColor(0xb0, 0x78, 0x50),
     RGBColor(0x80, 0x88, 0x98),
+    RGBColor(0x5b, 0x62, 0xe8),
+    RGBColor(0xc7, 0x5a, 0x2c),
+    RGBColor(0xc0, 0x52, 0xd8),
+    RGBColor(0x2f, 0x9e, 0x3f),
 ];
 
 /// A line with a name. `colour` is the place of its colour, the same in all plots.
@@ -80,7 +82,7 @@ pub(crate) fn latencies(axis: Axis, lines: &[Line]) -> Option<String> {
             let span = (left * 0.9).max(1.0)..right * 1.1;
             draw(&mut svg, span.log_scale(), vertical, &drawn, |x| {
                 if *x >= 1_000.0 {
-                    format!("{} k/s", said(*x / 1_000.0))
+                    format!("{} k/s", short(*x / 1_000.0))
                 } else {
                     format!("{x:.0}/s")
                 }
@@ -133,12 +135,18 @@ where
 
 fn name_latency(micros: f64) -> String {
     if micros >= 1_000_000.0 {
-        format!("{} s", said(micros / 1_000_000.0))
+        format!("{} s", short(micros / 1_000_000.0))
     } else if micros >= 1_000.0 {
-        format!("{} ms", said(micros / 1_000.0))
+        format!("{} ms", short(micros / 1_000.0))
     } else {
-        format!("{} \u{b5}s", said(micros))
+        format!("{} \u{b5}s", short(micros))
     }
+}
+
+/// A round number without its zeros.
+fn short(number: f64) -> String {
+    let long = format!("{number:.1}");
+    long.strip_suffix(".0").map(str::to_owned).unwrap_or(long)
 }
 
 #[cfg(test)]
@@ -155,6 +163,7 @@ mod tests {
 
     #[test]
     fn lines_are_drawn_on_both_axes() {
+        assert_eq!([short(10.0), short(0.25)], ["10", "0.2"]);
         let quantiles = line(&[
             (0.5, 40.0),
             (0.99, 900.0),

@@ -6,6 +6,7 @@
 #[path = "../../src/drive.rs"]
 mod drive;
 #[path = "../../src/operation.rs"]
+#[allow(dead_code)]
 mod operation;
 #[path = "../../src/outcome.rs"]
 #[allow(dead_code)]

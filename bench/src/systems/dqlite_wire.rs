@@ -14,8 +14,10 @@ use ringlite::wire::{
 
 use crate::error::LoadError;
 use crate::load::Client;
-use crate::operation::{self, Operation, Parameter};
+use crate::operation::{self, Operation, Parameter, Statement};
 
+/// SQLite's code for a parameter that a statement does not have.
+const SQLITE_RANGE: u64 = 25;
 /// The answers that are measured have little more than 1 KiB.
 const RECEIVE_BYTES: usize = 4096;
 
@@ -28,6 +30,9 @@ pub(crate) struct Connection {
     received_bytes: usize,
     /// The prepared statements by their text.
     statements: HashMap<&'static str, u32>,
+    /// Whether the node takes a transaction as one text. An old dqlite gives all parameters to its
+    /// first statement, and so refuses it.
+    takes_scripts: bool,
 }
 
 impl Client for Connection {
@@ -57,18 +62,15 @@ impl Client for Connection {
         let Some(statement) = statements.pop() else {
             return Ok(());
         };
+        if !reads {
+            return self.execute(statement).await;
+        }
         let id = self.prepared(statement.sql).await?;
         let parameters = values(statement.parameters);
-        if reads {
-            let first = self
-                .exchange(|out| encode_query(out, 0, id, &parameters))
-                .await?;
-            return self.take_rows(first).await;
-        }
-        let answer = self
-            .exchange(|out| encode_execute(out, 0, id, &parameters))
+        let first = self
+            .exchange(|out| encode_query(out, 0, id, &parameters))
             .await?;
-        expect_result(answer)
+        self.take_rows(first).await
     }
 }
 
@@ -85,6 +87,7 @@ impl Connection {
             received: vec![0; RECEIVE_BYTES].into(),
             received_bytes: 0,
             statements: HashMap::new(),
+            takes_scripts: true,
         })
     }
 
@@ -126,19 +129,54 @@ impl Connection {
     }
 
     /// Runs statements as one transaction, which is rolled back if one of them fails.
-    async fn transact(&mut self, statements: Vec<operation::Statement>) -> Result<(), LoadError> {
-        let (script, parameters) = operation::as_script(statements);
-        let parameters = values(parameters);
-        let answer = self
-            .exchange(|out| encode_execute_sql(out, 0, &script, &parameters))
-            .await?;
-        let answer = expect_result(answer);
+    async fn transact(&mut self, statements: Vec<Statement>) -> Result<(), LoadError> {
+        let answer = if self.takes_scripts {
+            let (script, parameters) = operation::as_script(statements.clone());
+            let answer = self.execute_text(&script, &values(parameters)).await;
+            if matches!(
+                &answer,
+                Err(LoadError::Failure {
+                    code: SQLITE_RANGE,
+                    ..
+                })
+            ) {
+                // BEGIN, which has no parameters, was refused: nothing was done.
+                self.takes_scripts = false;
+                return Box::pin(self.transact(statements)).await;
+            }
+            answer
+        } else {
+            self.execute_each(statements).await
+        };
         if matches!(&answer, Err(error) if error.leaves_connection()) {
             // Where BEGIN has failed there is nothing to roll back, which it says.
-            self.exchange(|out| encode_execute_sql(out, 0, "ROLLBACK", &[]))
-                .await?;
+            let _ = self.execute_text("ROLLBACK", &[]).await;
         }
         answer
+    }
+
+    async fn execute_each(&mut self, statements: Vec<Statement>) -> Result<(), LoadError> {
+        self.execute_text("BEGIN IMMEDIATE", &[]).await?;
+        for statement in statements {
+            self.execute(statement).await?;
+        }
+        self.execute_text("COMMIT", &[]).await
+    }
+
+    async fn execute(&mut self, statement: Statement) -> Result<(), LoadError> {
+        let id = self.prepared(statement.sql).await?;
+        let parameters = values(statement.parameters);
+        let answer = self
+            .exchange(|out| encode_execute(out, 0, id, &parameters))
+            .await?;
+        expect_result(answer)
+    }
+
+    async fn execute_text(&mut self, sql: &str, parameters: &[Value]) -> Result<(), LoadError> {
+        let answer = self
+            .exchange(|out| encode_execute_sql(out, 0, sql, parameters))
+            .await?;
+        expect_result(answer)
     }
 
     /// Takes the rest of a result that may come in several frames.

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
+use comfy_table::Table;
 
 use crate::measure::{Figure, Measure};
 use crate::options::Compare;
+use crate::report::plain_table;
 use crate::summary::{Spread, Summary};
 
 /// Why two runs cannot be compared.
@@ -142,12 +143,7 @@ fn change(before: &Spread, after: &Spread, tolerance: f64) -> Change {
 }
 
 fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.remove_style(TableComponent::HorizontalLines);
-    table.remove_style(TableComponent::MiddleIntersections);
-    table.set_header(["figure", "before", "after", "change"]);
-    for row in rows {
+    let rows = rows.iter().map(|row| {
         let said = |spread: &Spread| {
             let Spread { median, min, max } = spread;
             format!("{median:.2} ({min:.2} to {max:.2})")
@@ -158,17 +154,14 @@ fn table(rows: &[Row]) -> Table {
             Change::Slower => " slower",
             Change::Faster => " faster",
         };
-        table.add_row([
+        vec![
             row.name.clone(),
             said(&row.before),
             said(&row.after),
             format!("{percent:+.0} %{mark}"),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        ]
+    });
+    plain_table(&["figure", "before", "after", "change"], rows)
 }
 
 #[cfg(test)]

@@ -95,6 +95,9 @@ fn measure(arguments: &Arguments) -> Result<bool, MeasureError> {
     if let Some(warning) = &about.warning {
         eprintln!("{warning}");
     }
+    for system in &about.systems {
+        eprintln!("{}: {}; {}", system.system, system.version, system.settings);
+    }
     for missing in &about.missing {
         eprintln!("{} is left out: {}", missing.system, missing.why);
     }

@@ -101,6 +101,9 @@ impl Report {
         let summaries = Summary::of_all(&self.measures);
         if self.has_table {
             writeln!(io::stdout(), "{}", table(&summaries))?;
+            if let Some(idle) = idle_table(&summaries) {
+                writeln!(io::stdout(), "{idle}")?;
+            }
         }
         let verdicts = goals::judge(&summaries);
         for verdict in &verdicts {
@@ -132,12 +135,44 @@ fn write_json(
     output.flush()
 }
 
-fn table(summaries: &[Summary]) -> Table {
+/// A table without rules between its rows, and with numbers in all columns but the first.
+pub(crate) fn plain_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.remove_style(TableComponent::HorizontalLines);
     table.remove_style(TableComponent::MiddleIntersections);
-    table.set_header([
+    table.set_header(header);
+    table.add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What idle nodes use, if any were watched.
+fn idle_table(summaries: &[Summary]) -> Option<Table> {
+    let rows: Vec<Vec<String>> = summaries
+        .iter()
+        .filter_map(|summary| {
+            let cpu = summary.of_nodes(|measure| &measure.cpu_percent)?;
+            let memory = summary.of_nodes(|measure| &measure.resident_mib)?;
+            Some(vec![
+                summary.subject.name(),
+                format!("{:.2}", cpu.median),
+                format!("{:.0}", memory.median),
+            ])
+        })
+        .collect();
+    let header = [
+        "idle, the busiest and the largest node",
+        "% of a core",
+        "MiB",
+    ];
+    (!rows.is_empty()).then(|| plain_table(&header, rows.into_iter()))
+}
+
+fn table(summaries: &[Summary]) -> Table {
+    let header = [
         "measure",
         "rate/s",
         "p50 \u{b5}s",
@@ -149,13 +184,16 @@ fn table(summaries: &[Summary]) -> Table {
         "p50 / raw",
         "disk B/op",
         "errors",
-    ]);
-    for summary in summaries {
+    ];
+    let loaded = summaries
+        .iter()
+        .filter(|summary| summary.subject.connections > 0);
+    let rows = loaded.map(|summary| {
         let median = |figure: Figure| summary.median(figure);
         let spread = summary.spread(|measure| measure.p50_us);
         let spread = spread.filter(|_| summary.measures.len() > 1);
         let disk = summary.of_nodes(|measure| &measure.disk_bytes_per_commit);
-        table.add_row([
+        vec![
             summary.subject.name(),
             format!("{:.0}", median(|measure| measure.rate)),
             format!("{:.1}", median(|measure| measure.p50_us)),
@@ -167,10 +205,7 @@ fn table(summaries: &[Summary]) -> Table {
             format!("{:.2}", median(Measure::raw_writes)),
             disk.map_or_else(String::new, |disk| format!("{:.0}", disk.median)),
             summary.errors().to_string(),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        ]
+    });
+    plain_table(&header, rows)
 }

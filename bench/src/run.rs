@@ -9,7 +9,7 @@ use crate::directory::RunDirectory;
 use crate::error::MeasureError;
 use crate::limits::Limit;
 use crate::load::Load;
-use crate::measure::{Limits, Measure, micros};
+use crate::measure::{Limits, Measure, Subject, micros, round};
 use crate::outcome::Outcome;
 use crate::pace::Pace;
 use crate::plan::{IDLE_TIME, Part, Plan};
@@ -116,6 +116,7 @@ impl<'run> Run<'run> {
             let (cpu_percent, resident_mib) = watch_idle(&*system)?;
             let measure = Measure {
                 seconds: IDLE_TIME.as_secs_f64(),
+                quantiles_us: Vec::new(),
                 cpu_percent,
                 resident_mib,
                 ..self.measure(subject, &Outcome::new())
@@ -130,7 +131,7 @@ impl<'run> Run<'run> {
         let mut saturated: Option<Load> = None;
         for load in &part.loads {
             let subject = part.subject(load);
-            let slower = saturated.filter(|slower| is_slower_one(slower, load));
+            let slower = saturated.filter(|slower| is_faster_than(slower, load));
             if let Some(slower) = slower {
                 let slower = part.subject(&slower).name();
                 self.told(|_| {
@@ -161,7 +162,7 @@ impl<'run> Run<'run> {
         Ok(())
     }
 
-    fn measure(&self, subject: crate::measure::Subject, outcome: &Outcome) -> Measure {
+    fn measure(&self, subject: Subject, outcome: &Outcome) -> Measure {
         let length = self.plan.length;
         Measure::new(subject, self.repetition, length, outcome, &self.limits)
     }
@@ -183,7 +184,7 @@ impl<'run> Run<'run> {
 }
 
 /// Whether `load` is the same open loop as `slower` at a higher rate.
-fn is_slower_one(slower: &Load, load: &Load) -> bool {
+fn is_faster_than(slower: &Load, load: &Load) -> bool {
     let same = Load {
         pace: slower.pace,
         ..*load
@@ -212,5 +213,5 @@ fn watch_idle(system: &dyn System) -> Result<(Vec<f64>, Vec<f64>), MeasureError>
     let resident = after
         .iter()
         .map(|usage| usage.resident_bytes as f64 / mebibyte);
-    Ok((cpu.collect(), resident.map(f64::round).collect()))
+    Ok((cpu.map(round).collect(), resident.map(round).collect()))
 }

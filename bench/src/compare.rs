@@ -10,6 +10,9 @@ use crate::options::Compare;
 use crate::report::plain_table;
 use crate::summary::{Spread, Summary};
 
+/// The system that a commit can make slower.
+const PRODUCT: &str = "ringlite";
+
 /// Why two runs cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CompareError {
@@ -27,7 +30,7 @@ pub(crate) enum CompareError {
         source: serde_json::Error,
     },
     /// The runs have no measure in common.
-    #[error("the two runs have no measure in common that has a raw limit")]
+    #[error("the two runs have no measure of Ringlite in common")]
     NothingInCommon,
 }
 
@@ -94,7 +97,9 @@ struct Row {
 
 fn rows(before: &[Summary], after: &[Summary], tolerance: f64) -> Vec<Row> {
     let mut rows = Vec::new();
-    for after in after {
+    // The limits and the other systems are as they are.
+    let own = |summary: &&Summary| summary.subject.system == PRODUCT;
+    for after in after.iter().filter(own) {
         let same = |before: &&Summary| before.subject == after.subject;
         let Some(before) = before.iter().find(same) else {
             continue;
@@ -169,8 +174,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::measure::Limits;
     use crate::measure::tests::subject;
+    use crate::measure::{Limits, Subject};
     use crate::outcome::Outcome;
 
     /// The lines of a run whose repetitions have these medians and raw limits, in microseconds.
@@ -218,6 +223,19 @@ mod tests {
         // One repetition was as good as before.
         assert!(compared(&before, &[(130, 40.0), (103, 40.0)]));
         assert!(compared(&before, &[(60, 40.0), (61, 40.0)]));
+    }
+
+    #[test]
+    fn another_system_is_not_compared() {
+        let limits = Limits::default();
+        let other = Subject {
+            system: "disk".to_owned(),
+            ..subject()
+        };
+        let length = Duration::from_secs(1);
+        let measure = Measure::new(other, 1, length, &Outcome::new(), &limits);
+        let run = Summary::of_all(&[measure]);
+        assert!(rows(&run, &run, 0.1).is_empty());
     }
 
     #[test]

@@ -1,19 +1,22 @@
 //! The Rust face of a database: calls from any thread, blocking or not.
 
+mod session;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use crate::backup::BackupHead;
 use crate::commands::{BackupPiece, Command, Commands};
 use crate::error::{Error, Result};
+use crate::forward::{Forwarded, IfLost, Interrupter, LEADER_TIMEOUT, at_leader};
 use crate::parameters::Parameters;
 use crate::readers::{ReadDatabase, ReadLevel, Readers};
-use crate::replica::request::{
-    Executed, Reply, Request, RowLimit, SessionId, SessionOptions, Source, Work,
-};
-use crate::rows::{RowBatch, Rows};
+use crate::replica::request::{Executed, Reply, Request, RowLimit, SessionId, Source, Work};
+use crate::rows::{RowBatch, Rows, Value};
 use crate::whole_file::WholeFile;
+use session::{Answer, Next, Session, if_lost, may_begin, mentions};
 
 /// A single result may be this large; in a transaction it has no bound but memory.
 const RESULT_BYTES_MAX: usize = 64 << 20;
@@ -21,81 +24,21 @@ const ROW_BATCH_BYTES: usize = 256 << 10;
 /// Pieces of a backup between the shard and the thread that writes them.
 const PIECES_IN_FLIGHT: usize = 2;
 
-/// A session on the node of this process.
-struct Session {
-    commands: Commands,
-    id: SessionId,
-    database: String,
-}
-
-type Receiver = flume::Receiver<Result<Reply>>;
-
-impl Session {
-    fn ask(&self, request: Request) -> Result<Receiver> {
-        let (reply, receiver) = flume::bounded(1);
-        self.commands
-            .send(Command::Ask {
-                session: self.id,
-                options: SessionOptions::default(),
-                request,
-                reply,
-            })
-            .map_err(|_| Error::Stopped)?;
-        Ok(receiver)
-    }
-
-    fn interrupt_handle(&self) -> InterruptHandle {
-        InterruptHandle {
-            commands: self.commands.clone(),
-            session: self.id,
-        }
-    }
-
-    fn open_request(&self, create: bool) -> Request {
-        Request::Open {
-            database: self.database.clone(),
-            create,
-        }
-    }
-
-    fn call(&self, request: Request) -> Result<Reply> {
-        self.ask(request)?.recv().map_err(|_| Error::Stopped)?
-    }
-
-    async fn call_async(&self, request: Request) -> Result<Reply> {
-        let receiver = self.ask(request)?;
-        receiver.recv_async().await.map_err(|_| Error::Stopped)?
-    }
-}
-
 /// Stops what a [`Database`] or a [`Transaction`] runs, from any thread.
 #[derive(Clone)]
 pub struct InterruptHandle {
     commands: Commands,
     session: SessionId,
+    interrupter: Arc<Interrupter>,
 }
 
 impl InterruptHandle {
     /// Stops the statement that runs, or waits for its turn to write, at this moment: it fails with
     /// SQLite's code `SQLITE_INTERRUPT`. Does nothing if there is none.
     pub fn interrupt(&self) {
+        self.interrupter.interrupt();
         // A node that has stopped runs nothing.
         drop(self.commands.send(Command::Interrupt(self.session)));
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        drop(self.commands.send(Command::CloseSession(self.id)));
-    }
-}
-
-/// Whether opening has left the database open.
-fn opened(reply: Result<Reply>) -> Result<()> {
-    match reply {
-        // Another thread has opened it in the meantime.
-        Ok(_) | Err(Error::AlreadyOpen) => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -104,8 +47,12 @@ fn execute_request(sql: &str, parameters: impl Parameters) -> Request {
 }
 
 fn query_request(sql: &str, parameters: impl Parameters, limit: RowLimit) -> Request {
+    query_values(sql, parameters.into_values(), limit)
+}
+
+fn query_values(sql: &str, parameters: Vec<Value>, limit: RowLimit) -> Request {
     Request::Sql(Work::Query {
-        source: Source::text(sql, parameters.into_values()),
+        source: Source::text(sql, parameters),
         limit,
     })
 }
@@ -146,7 +93,14 @@ fn unexpected(reply: &Reply) -> Error {
 /// handle from [`Node::database`](crate::Node::database).
 ///
 /// Each call returns when what it did is on stable storage of a majority, or, for a read, when
-/// this node was confirmed to be the leader after the call began.
+/// the leader was confirmed to be the leader after the call began.
+///
+/// On a node that does not lead, calls go to the leader over the network, and are held for up to 10 s
+/// while there is none. A handle has one session there, as here: when leadership moves, its next call
+/// opens another one, and a transaction that it had begun with `BEGIN` is rolled back, which one call is
+/// told by [`Error::NotLeader`] or [`Error::OutcomeUnknown`]. What the leader says comes as [`Error::Sqlite`] with its code and text,
+/// except for [`Error::NotLeader`], [`Error::OutcomeUnknown`], an interrupt, and a result that is too
+/// large. A text with a NUL cannot be sent.
 #[derive(Clone)]
 pub struct Database {
     session: Arc<Session>,
@@ -167,11 +121,7 @@ impl Database {
         readers: Arc<Readers>,
     ) -> Self {
         Self {
-            session: Arc::new(Session {
-                commands,
-                id,
-                database: name.to_owned(),
-            }),
+            session: Arc::new(Session::new(commands, id, name, Arc::clone(&readers))),
             sessions,
             readers,
             read: Arc::default(),
@@ -179,8 +129,15 @@ impl Database {
         }
     }
 
+    /// Opens the database at the leader, and creates it if there is none. One that this node has a copy
+    /// of needs no leader to be there for that.
     pub(crate) fn open(&self) -> Result<()> {
-        opened(self.session.call(self.session.open_request(true)))
+        let open = self.session.open_request(true);
+        let opened = self.session.call_once(open, || IfLost::NothingDone)?;
+        match self.session.judge(opened, false)? {
+            Next::Ask if self.read_database().is_err() => self.session.open(true),
+            _ => Ok(()),
+        }
     }
 
     /// The database's name.
@@ -196,10 +153,11 @@ impl Database {
     /// Runs statements that give no rows; each is a transaction of its own.
     ///
     /// # Errors
-    /// Those of SQLite; [`Error::NotLeader`], after which nothing was committed; and
-    /// [`Error::OutcomeUnknown`], after which the statement may or may not be committed.
+    /// Those of SQLite; [`Error::NotLeader`] if no leader is found in time, after which nothing was
+    /// committed; and [`Error::OutcomeUnknown`], if leadership or the connection to the leader was lost,
+    /// after which the statement may or may not be committed.
     pub fn execute(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
-        self.call(execute_request(sql, parameters))
+        self.call(&execute_request(sql, parameters))
             .and_then(executed)
     }
 
@@ -209,7 +167,7 @@ impl Database {
     /// The same.
     pub async fn execute_async(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
         let request = execute_request(sql, parameters);
-        self.call_async(request).await.and_then(executed)
+        self.call_async(&request).await.and_then(executed)
     }
 
     /// Runs one statement and gives its rows, at most 64 MiB of them.
@@ -217,7 +175,7 @@ impl Database {
     /// # Errors
     /// Those of [`Database::execute`], and [`Error::Busy`] for a larger result.
     pub fn query(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
-        self.call(query_request(sql, parameters, WHOLE))
+        self.call(&query_request(sql, parameters, WHOLE))
             .and_then(rows)
     }
 
@@ -227,13 +185,14 @@ impl Database {
     /// The same.
     pub async fn query_async(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
         let request = query_request(sql, parameters, WHOLE);
-        self.call_async(request).await.and_then(rows)
+        self.call_async(&request).await.and_then(rows)
     }
 
     /// Runs one statement and gives its rows as fresh as `level` asks, at most 64 MiB of them.
     ///
     /// At the levels `leader` and `local` it runs on the thread that calls, beside the node's own
-    /// core and beside other such reads, for as long as a snapshot may be held.
+    /// core and beside other such reads, for as long as a snapshot may be held. On a node that does not
+    /// lead, a read at the level `leader` is a linearizable one at the leader.
     ///
     /// # Errors
     /// Those of [`Database::query`]. For a statement that writes [`Error::NotLeader`] on a node
@@ -248,11 +207,20 @@ impl Database {
         if level == ReadLevel::Linearizable {
             return self.query(sql, parameters);
         }
-        let database = self.read_database()?;
         let parameters = parameters.into_values();
+        if self.is_leaders(level) {
+            let request = query_values(sql, parameters, WHOLE);
+            return self.call(&request).and_then(rows);
+        }
+        let database = self.read_database()?;
         self.readers
             .query(level, &database, sql, &parameters, RESULT_BYTES_MAX)
             .map(|batch| Rows::new(batch.columns, batch.rows))
+    }
+
+    /// Whether a read at this level is for another node.
+    fn is_leaders(&self, level: ReadLevel) -> bool {
+        level == ReadLevel::Leader && !self.readers.is_serving()
     }
 
     /// [`Database::query_with`], without blocking the thread: at the levels `leader` and `local` the
@@ -269,8 +237,13 @@ impl Database {
         if level == ReadLevel::Linearizable {
             return self.query_async(sql, parameters).await;
         }
+        let parameters = parameters.into_values();
+        if self.is_leaders(level) {
+            let request = query_values(sql, parameters, WHOLE);
+            return self.call_async(&request).await.and_then(rows);
+        }
         let database = self.read_database()?;
-        let (sql, parameters) = (sql.to_owned(), parameters.into_values());
+        let sql = sql.to_owned();
         self.readers
             .query_async(level, database, sql, parameters, RESULT_BYTES_MAX)
             .await
@@ -319,14 +292,24 @@ impl Database {
     /// # Errors
     /// Those of [`Database::execute`], and if one of the others does not exist.
     pub fn transaction_over(&self, others: &[&str]) -> Result<Transaction> {
-        let transaction = self.new_transaction();
-        let open = transaction.session.open_request(false);
-        opened(transaction.session.call(open))?;
-        for other in others {
-            transaction.execute(&attach(other), ())?;
+        let deadline = Instant::now() + LEADER_TIMEOUT;
+        let begin = |transaction: &Transaction| {
+            transaction.session.open(false)?;
+            transaction.pin();
+            for other in others {
+                transaction.execute(&attach(other), ())?;
+            }
+            transaction.execute("BEGIN IMMEDIATE", ())
+        };
+        loop {
+            let transaction = self.new_transaction();
+            match begin(&transaction) {
+                Ok(_) => return Ok(transaction),
+                // It has done nothing yet.
+                Err(Error::NotLeader { .. }) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
         }
-        transaction.execute("BEGIN IMMEDIATE", ())?;
-        Ok(transaction)
     }
 
     /// [`Database::transaction`], without blocking the thread.
@@ -342,23 +325,27 @@ impl Database {
     /// # Errors
     /// The same.
     pub async fn transaction_over_async(&self, others: &[&str]) -> Result<Transaction> {
-        let transaction = self.new_transaction();
-        let open = transaction.session.open_request(false);
-        opened(transaction.session.call_async(open).await)?;
-        for other in others {
-            transaction.execute_async(&attach(other), ()).await?;
+        let deadline = Instant::now() + LEADER_TIMEOUT;
+        loop {
+            let transaction = self.new_transaction();
+            match transaction.begin_async(others).await {
+                Ok(()) => return Ok(transaction),
+                // It has done nothing yet.
+                Err(Error::NotLeader { .. }) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
         }
-        transaction.execute_async("BEGIN IMMEDIATE", ()).await?;
-        Ok(transaction)
     }
 
     fn new_transaction(&self) -> Transaction {
         Transaction {
-            session: Session {
-                commands: self.session.commands.clone(),
-                id: SessionId(self.sessions.fetch_add(1, Ordering::Relaxed)),
-                database: self.session.database.clone(),
-            },
+            session: Session::new(
+                self.session.commands.clone(),
+                SessionId(self.sessions.fetch_add(1, Ordering::Relaxed)),
+                &self.session.database,
+                Arc::clone(&self.readers),
+            ),
+            may_have_ended: AtomicBool::new(false),
         }
     }
 
@@ -367,9 +354,20 @@ impl Database {
     /// is written to `PATH.partial` and appears as a whole; one that is there is replaced.
     ///
     /// # Errors
-    /// [`Error::NotLeader`] on a node that does not lead, and if the file cannot be written.
+    /// [`Error::NotLeader`] if no leader is found in time, and if the file cannot be written.
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupHead> {
         let path = path.as_ref();
+        match self.back_up_here(path) {
+            Err(Error::NotLeader { .. }) => {
+                at_leader(&self.readers, IfLost::NothingDone, |leader| {
+                    leader.backup(&self.session.database, false, path, |_, _| {})
+                })
+            }
+            result => result,
+        }
+    }
+
+    fn back_up_here(&self, path: &Path) -> Result<BackupHead> {
         let failed = |error: std::io::Error| {
             Error::misuse(
                 rusqlite::ffi::SQLITE_IOERR,
@@ -398,26 +396,31 @@ impl Database {
         Ok(head)
     }
 
-    /// Calls, and opens the database again if this node has lost and regained its leadership.
-    /// It is not created again should it have been dropped.
-    fn call(&self, request: Request) -> Result<Reply> {
-        match self.session.call(request.clone()) {
-            Err(Error::NoDatabaseOpened) => {
-                opened(self.session.call(self.session.open_request(false)))?;
-                self.session.call(request)
+    /// Calls where the leader is, and opens the database again if the session is another one than
+    /// before. It is not created again should it have been dropped.
+    fn call(&self, request: &Request) -> Result<Reply> {
+        let session = &self.session;
+        let begins = may_begin(request);
+        loop {
+            let answer = session.call_once(request.clone(), || if_lost(request))?;
+            match session.judge(answer, begins)? {
+                Next::Done(reply) => return Ok(reply),
+                Next::Ask => {}
+                Next::Open => session.open(false)?,
             }
-            reply => reply,
         }
     }
 
-    async fn call_async(&self, request: Request) -> Result<Reply> {
-        match self.session.call_async(request.clone()).await {
-            Err(Error::NoDatabaseOpened) => {
-                let open = self.session.open_request(false);
-                opened(self.session.call_async(open).await)?;
-                self.session.call_async(request).await
+    async fn call_async(&self, request: &Request) -> Result<Reply> {
+        let session = &self.session;
+        let begins = may_begin(request);
+        loop {
+            let answer = session.call_once_async(request.clone(), || if_lost(request));
+            match session.judge(answer.await?, begins)? {
+                Next::Done(reply) => return Ok(reply),
+                Next::Ask => {}
+                Next::Open => session.open_async(false).await?,
             }
-            reply => reply,
         }
     }
 }
@@ -430,9 +433,70 @@ const WHOLE: RowLimit = RowLimit::Whole {
 /// and nobody else does before it commits.
 pub struct Transaction {
     session: Session,
+    /// Whether something was run in it that may have ended it.
+    may_have_ended: AtomicBool,
 }
 
 impl Transaction {
+    /// From here on it stays where it is.
+    fn pin(&self) {
+        let pinned = &self.session.may_have_transaction;
+        pinned.store(true, Ordering::Relaxed);
+    }
+
+    async fn begin_async(&self, others: &[&str]) -> Result<()> {
+        self.session.open_async(false).await?;
+        self.pin();
+        for other in others {
+            self.execute_async(&attach(other), ()).await?;
+        }
+        self.execute_async("BEGIN IMMEDIATE", ()).await.map(drop)
+    }
+
+    /// What is said of a request whose connection is lost: the transaction is rolled back with it, unless
+    /// the request may have committed it, or an earlier one has ended it.
+    fn if_lost(&self, request: &Request) -> IfLost {
+        if mentions(request, &["COMMIT", "END", "ROLLBACK"]) {
+            self.may_have_ended.store(true, Ordering::Relaxed);
+        }
+        match self.may_have_ended.load(Ordering::Relaxed) {
+            true => if_lost(request),
+            false => IfLost::NothingDone,
+        }
+    }
+
+    fn call(&self, request: Request) -> Result<Reply> {
+        let if_lost = self.session.is_forwarded.load(Ordering::Relaxed);
+        let if_lost = if_lost.then(|| self.if_lost(&request));
+        let answer = self
+            .session
+            .call_once(request, || if_lost.unwrap_or(IfLost::Unknown))?;
+        self.answered(answer)
+    }
+
+    async fn call_async(&self, request: Request) -> Result<Reply> {
+        let if_lost = self.session.is_forwarded.load(Ordering::Relaxed);
+        let if_lost = if_lost.then(|| self.if_lost(&request));
+        let answer = self
+            .session
+            .call_once_async(request, || if_lost.unwrap_or(IfLost::Unknown));
+        self.answered(answer.await?)
+    }
+
+    fn answered(&self, answer: Answer) -> Result<Reply> {
+        let reply = match answer {
+            Answer::Here(reply) | Answer::Leader(Forwarded::Answered(reply)) => reply,
+            Answer::Leader(Forwarded::Home) => {
+                unreachable!("a transaction stays where it has begun")
+            }
+        };
+        if reply.is_err() {
+            // Some errors of SQLite end the transaction.
+            self.may_have_ended.store(true, Ordering::Relaxed);
+        }
+        reply
+    }
+
     /// Stops what the transaction runs. A statement that writes takes the whole transaction with
     /// it, as SQLite has it.
     pub fn interrupt_handle(&self) -> InterruptHandle {
@@ -444,7 +508,7 @@ impl Transaction {
     /// # Errors
     /// Those of [`Database::execute`].
     pub fn execute(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
-        let reply = self.session.call(execute_request(sql, parameters))?;
+        let reply = self.call(execute_request(sql, parameters))?;
         executed(reply)
     }
 
@@ -454,7 +518,7 @@ impl Transaction {
     /// The same.
     pub async fn execute_async(&self, sql: &str, parameters: impl Parameters) -> Result<Executed> {
         let request = execute_request(sql, parameters);
-        executed(self.session.call_async(request).await?)
+        executed(self.call_async(request).await?)
     }
 
     /// Runs one statement and gives all its rows.
@@ -462,10 +526,10 @@ impl Transaction {
     /// # Errors
     /// Those of [`Database::execute`].
     pub fn query(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
-        let mut last = batch(self.session.call(query_request(sql, parameters, BATCHES))?)?;
+        let mut last = batch(self.call(query_request(sql, parameters, BATCHES))?)?;
         let mut all = std::mem::take(&mut last.rows);
         while !last.complete {
-            last = batch(self.session.call(Request::Sql(Work::Continue))?)?;
+            last = batch(self.call(Request::Sql(Work::Continue))?)?;
             all.append(&mut last.rows);
         }
         Ok(Rows::new(last.columns, all))
@@ -477,14 +541,10 @@ impl Transaction {
     /// The same.
     pub async fn query_async(&self, sql: &str, parameters: impl Parameters) -> Result<Rows> {
         let request = query_request(sql, parameters, BATCHES);
-        let mut last = batch(self.session.call_async(request).await?)?;
+        let mut last = batch(self.call_async(request).await?)?;
         let mut all = std::mem::take(&mut last.rows);
         while !last.complete {
-            last = batch(
-                self.session
-                    .call_async(Request::Sql(Work::Continue))
-                    .await?,
-            )?;
+            last = batch(self.call_async(Request::Sql(Work::Continue)).await?)?;
             all.append(&mut last.rows);
         }
         Ok(Rows::new(last.columns, all))

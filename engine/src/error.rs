@@ -103,6 +103,14 @@ impl Error {
         }
     }
 
+    /// A result has more bytes than may be given at once.
+    pub(crate) fn result_too_large() -> Self {
+        Self::Busy {
+            what: "the result is larger than may be given at once: read it in a transaction, or less \
+                   of it",
+        }
+    }
+
     /// A reader has held its snapshot for longer than the node keeps old pages for it.
     pub(crate) fn snapshot_too_old() -> Self {
         Self::Sqlite {

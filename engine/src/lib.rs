@@ -39,6 +39,7 @@ mod database;
 mod database_file;
 mod error;
 mod extensions;
+mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)] // For the targets in `fuzz`.
 pub mod fuzzing;

@@ -15,6 +15,7 @@ pub use self::builder::NodeBuilder;
 use crate::commands::{Command, Commands};
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::forward;
 use crate::readers::Readers;
 use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{NodeAddress, Status};
@@ -108,12 +109,12 @@ impl Node {
 
     /// The database of this name, created if there is none.
     ///
-    /// On a node that does not lead, a database that exists can be had too, for reads at the level
-    /// [`ReadLevel::Local`](crate::ReadLevel::Local); everything else fails with
-    /// [`Error::NotLeader`] there.
+    /// On a node that does not lead, its calls go to the leader by themselves, except for reads at the
+    /// level [`ReadLevel::Local`](crate::ReadLevel::Local). One that this node has a copy of can also be
+    /// had while there is no leader.
     ///
     /// # Errors
-    /// [`Error::NotLeader`] on a node that does not lead and has no such database.
+    /// [`Error::NotLeader`] if this node has no such database, and no leader is found within 10 s.
     pub fn database(&self, name: &str) -> Result<Database> {
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let database = Database::new(
@@ -123,13 +124,8 @@ impl Node {
             name,
             Arc::clone(&self.readers),
         );
-        match database.open() {
-            Err(Error::NotLeader { leader }) if database.read_database().is_err() => {
-                Err(Error::NotLeader { leader })
-            }
-            Ok(()) | Err(Error::NotLeader { .. }) => Ok(database),
-            Err(error) => Err(error),
-        }
+        database.open()?;
+        Ok(database)
     }
 
     /// Creates a database with pages of a certain size, which stays what it is for ever.
@@ -137,36 +133,40 @@ impl Node {
     ///
     /// # Errors
     /// If there is one of this name, or `page_size_bytes` is no power of two from 512 to 65536;
-    /// [`Error::NotLeader`] on a node that does not lead.
+    /// [`Error::NotLeader`] if no leader is found within 10 s; after [`Error::OutcomeUnknown`] it may be
+    /// there or not.
     pub fn create_database(&self, name: &str, page_size_bytes: u32) -> Result<()> {
         let page_size = PageSize::new(page_size_bytes)
             .map_err(|error| Error::misuse(rusqlite::ffi::SQLITE_MISUSE, error.to_string()))?;
         let name = name.to_owned();
-        self.administer(Admin::Create { name, page_size })
+        self.administer(&Admin::Create { name, page_size })
     }
 
     /// Drops a database: what is open on it is ended, its file is removed on every node, and its
     /// name is free.
     ///
     /// # Errors
-    /// If there is none of this name; [`Error::NotLeader`] on a node that does not lead; after
+    /// If there is none of this name; [`Error::NotLeader`] if no leader is found within 10 s; after
     /// [`Error::OutcomeUnknown`] it may be there or not.
     pub fn drop_database(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.administer(Admin::Drop { name })
+        self.administer(&Admin::Drop { name })
     }
 
-    fn administer(&self, admin: Admin) -> Result<()> {
+    fn administer(&self, admin: &Admin) -> Result<()> {
         let (reply, answer) = flume::bounded(1);
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
         let asked = self.commands.send(Command::Ask {
             session,
             options: SessionOptions::default(),
-            request: Request::Admin(admin),
+            request: Request::Admin(admin.clone()),
             reply,
         });
         asked.map_err(|_| Error::Stopped)?;
-        answer.recv().map_err(|_| Error::Stopped)?.map(|_| ())
+        match answer.recv().map_err(|_| Error::Stopped)? {
+            Err(Error::NotLeader { .. }) => forward::administer(&self.readers, admin),
+            reply => reply.map(|_| ()),
+        }
     }
 
     /// The databases as this node has applied them, by name.

@@ -348,9 +348,29 @@ impl Readers {
         }
     }
 
+    /// Who leads, as far as the shard knows.
+    pub(crate) fn leader(&self) -> Option<NodeAddress> {
+        lock(&self.leader).clone()
+    }
+
+    /// Whether the shard leads and serves.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+    }
+
+    /// Whether the shard has stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// How long a statement may run; zero for no limit.
+    pub(crate) fn statement_time(&self) -> Duration {
+        self.limits.statement_time
+    }
+
     fn not_leader(&self) -> Error {
         Error::NotLeader {
-            leader: lock(&self.leader).clone(),
+            leader: self.leader(),
         }
     }
 

@@ -5,6 +5,8 @@
 //! turn once, to the peers' sockets first and then to the log. Nothing on that path blocks: a
 //! statement that runs long goes on on a worker thread.
 
+mod clock;
+mod fetch;
 mod files;
 mod reads;
 mod snapshots;
@@ -33,6 +35,7 @@ use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
 use crate::wire::DatabaseEntry;
+use clock::Clock;
 pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
 
 /// The replica's unit of time.
@@ -141,6 +144,11 @@ pub(crate) struct Shard {
     requests_asked: Cell<u64>,
     /// Digests that were begun and are not answered.
     digests_running: Cell<usize>,
+    clock: Clock,
+    /// Whether reads are answered under leases: then the ticks that have passed come first in each
+    /// turn. The requests of the turn have arrived before, so that an answer whose turn began with a
+    /// valid lease is right, however long the process stands still before it leaves.
+    has_leases: bool,
     /// Whether the timer is set to fire once in several ticks.
     is_quiet: Cell<bool>,
     /// Ends that.
@@ -168,6 +176,10 @@ impl Shard {
         worker_cores: &WorkerCores,
         snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
+        // Without leases the others' messages come first after a stall. With them a stall of this
+        // length ends every lease.
+        let promise_ticks = replica.lease_promise_ticks();
+        let clock = Clock::new(promise_ticks.unwrap_or(0).max(QUIET_TICKS));
         // Not longer than there are sessions with a long run.
         let (ended, back) = flume::unbounded();
         Ok(Rc::new(Self {
@@ -190,6 +202,8 @@ impl Shard {
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
             digests_running: Cell::new(0),
+            clock,
+            has_leases: promise_ticks.is_some(),
             is_quiet: Cell::new(false),
             disturbed: Signal::default(),
             snapshots,
@@ -300,7 +314,6 @@ impl Shard {
     }
 
     async fn tick_for_ever(self: Rc<Self>) {
-        let mut given = Instant::now();
         let mut before = None;
         let mut is_removed = false;
         loop {
@@ -320,24 +333,32 @@ impl Shard {
             before = Some(now);
             let ticks = if is_quiet { QUIET_TICKS } else { 1 };
             self.is_quiet.set(is_quiet);
-            let sleep = glommio::timer::sleep((TICK * ticks).saturating_sub(given.elapsed()));
+            let sleep = glommio::timer::sleep(self.clock.until(ticks));
             futures_lite::future::or(sleep, self.disturbed.wait()).await;
-            let passed = given.elapsed().as_nanos() / TICK.as_nanos();
-            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-            if passed < ticks {
+            if self.clock.passed() < ticks {
                 // What has disturbed the quiet may not show in the status yet.
                 before = None;
             }
-            for _ in 0..passed.min(QUIET_TICKS) {
+            if self.has_leases {
+                self.turn();
+                continue;
+            }
+            for _ in 0..self.clock.take() {
                 self.writer.tick();
                 self.inbox.push(Input::Tick);
             }
-            // After a stall the lost time is not made up for: the others' messages come first.
-            given = if passed > QUIET_TICKS {
-                Instant::now()
-            } else {
-                given + TICK * passed
-            };
+        }
+    }
+
+    /// With leases a turn begins with the ticks that have passed.
+    fn take_ticks(self: &Rc<Self>) {
+        if !self.has_leases {
+            return;
+        }
+        for _ in 0..self.clock.take() {
+            self.writer.tick();
+            self.replica.borrow_mut().step(Input::Tick);
+            self.perform_effects();
         }
     }
 
@@ -495,6 +516,7 @@ impl Shard {
         if self.halted.borrow().is_some() {
             return;
         }
+        self.take_ticks();
         self.take_back();
         loop {
             let input = self.inbox.inputs.borrow_mut().pop_front();
@@ -547,7 +569,7 @@ impl Shard {
                         Some(Started::Left {
                             paused, captures, ..
                         }) => {
-                            self.hand_over(paused);
+                            self.go_on_away(paused);
                             Input::Captured { captures }
                         }
                         None => continue,
@@ -564,7 +586,7 @@ impl Shard {
     }
 
     /// Runs SQL, as far as it gets within its time on this core.
-    fn run(&self, request: RequestId, work: Work, may_write: bool) {
+    fn run(self: &Rc<Self>, request: RequestId, work: Work, may_write: bool) {
         let started = self.sql.borrow_mut().start(request, work, may_write);
         let input = match started {
             Started::Ran(ran) => {
@@ -578,8 +600,7 @@ impl Shard {
                 writes,
                 captures,
             } => {
-                self.tell_slow(request);
-                self.hand_over(paused);
+                self.go_on_away(paused);
                 let mut replica = self.replica.borrow_mut();
                 replica.step(Input::Left { request, writes });
                 Input::Captured { captures }
@@ -588,7 +609,9 @@ impl Shard {
         self.replica.borrow_mut().step(input);
     }
 
+    /// Has a run go on on another thread.
     fn hand_over(&self, paused: Paused) {
+        self.tell_slow(paused.request());
         match &*self.workers.borrow() {
             Some(workers) => workers.take_over(paused),
             // It ends here.

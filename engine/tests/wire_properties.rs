@@ -142,7 +142,8 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|id| Request::Client { id }),
         (any::<u64>(), text()).prop_map(|(id, address)| Request::Connect { id, address }),
         (any::<u64>(), text()).prop_map(|(id, address)| Request::Add { id, address }),
-        (any::<u64>(), role()).prop_map(|(id, role)| Request::Assign { id, role }),
+        (any::<u64>(), proptest::option::of(role()))
+            .prop_map(|(id, role)| Request::Assign { id, role }),
         any::<u64>().prop_map(|id| Request::Remove { id }),
         text().prop_map(|name| Request::Dump { name }),
         formats.prop_map(|format| Request::Cluster { format }),

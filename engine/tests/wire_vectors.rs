@@ -347,9 +347,11 @@ fn a_promotion_without_a_role_makes_a_voter() {
         request,
         Request::Assign {
             id: 7,
-            role: Role::Voter
+            role: Some(Role::Voter)
         }
     );
+    let request = Request::decode(13, 0, &hex("0700000000000000 0300000000000000")).unwrap();
+    assert_eq!(request, Request::Assign { id: 7, role: None });
 }
 
 #[test]
@@ -366,7 +368,7 @@ fn requests_that_are_refused() {
         (9, 7, sql.clone(), 1, false),
         (16, 0, word(2), 1005, false),
         (18, 0, word(1), 15, false),
-        (13, 0, [word(1), word(3)].concat(), 1005, false),
+        (13, 0, [word(1), word(4)].concat(), 1005, false),
         (
             8,
             0,

@@ -159,3 +159,19 @@ pub fn size(variable: &str, default: usize) -> usize {
             .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}"))
     })
 }
+
+/// Waits until every thread of a process has taken a SIGSTOP: what it is asked from now on it does not see
+/// before it goes on.
+///
+/// # Panics
+/// If there is no such process.
+pub fn wait_until_it_stands_still(process: u32) {
+    let stands = |thread: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    };
+    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    while !threads().flatten().all(stands) {
+        thread::yield_now();
+    }
+}

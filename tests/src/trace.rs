@@ -64,7 +64,7 @@ impl Tracer {
     pub fn detach(mut self) -> Vec<Call> {
         self.interrupt();
         let text = std::fs::read_to_string(&self.output).expect("strace leaves a trace");
-        text.lines().filter_map(parse).collect()
+        calls(&text)
     }
 
     fn interrupt(&mut self) {
@@ -96,20 +96,43 @@ fn all_traced(process: u32) -> bool {
     })
 }
 
-/// A line such as `1234 futex(0x7f, FUTEX_WAIT) = 0`. The second half of a call that another
-/// thread has interrupted is not counted again.
-fn parse(line: &str) -> Option<Call> {
-    let (thread, call) = line.split_once(' ')?;
-    let call = call.trim_start();
-    if call.starts_with("<...") || call.starts_with("---") || call.starts_with("+++") {
-        return None;
+/// The calls of a trace, with lines such as `1234 futex(0x7f, FUTEX_WAIT) = 0`. A call that another
+/// thread has interrupted is in two lines, and counts where it began.
+fn calls(trace: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut unfinished: BTreeMap<u32, usize> = BTreeMap::new();
+    for line in trace.lines() {
+        let Some((thread, text)) = line.split_once(' ') else {
+            continue;
+        };
+        let (Ok(thread), text) = (thread.parse(), text.trim_start()) else {
+            continue;
+        };
+        if let Some((_, rest)) = text
+            .strip_prefix("<...")
+            .and_then(|text| text.split_once('>'))
+        {
+            if let Some(began) = unfinished.remove(&thread) {
+                calls[began].rest += rest;
+            }
+        } else if let Some((name, rest)) = text.split_once('(')
+            && !text.starts_with(['-', '+'])
+        {
+            let rest = match rest.strip_suffix("<unfinished ...>") {
+                Some(begun) => {
+                    unfinished.insert(thread, calls.len());
+                    begun
+                }
+                None => rest,
+            };
+            calls.push(Call {
+                thread,
+                name: name.to_owned(),
+                rest: rest.to_owned(),
+            });
+        }
     }
-    let (name, rest) = call.split_once('(')?;
-    Some(Call {
-        thread: thread.parse().ok()?,
-        name: name.to_owned(),
-        rest: rest.to_owned(),
-    })
+    calls
 }
 
 /// How often each call was made.
@@ -157,4 +180,28 @@ pub fn open_files(process: u32) -> Vec<(PathBuf, u32)> {
         open.push((path, flags.unwrap_or_default()));
     }
     open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, calls};
+
+    #[test]
+    fn the_halves_of_a_call_are_put_together() {
+        let trace = "12 preadv2(17</a>,  <unfinished ...>\n\
+                     13 write(7, \"\", 8) = 8\n\
+                     12 <... preadv2 resumed>[], 1, 0, RWF_NOWAIT) = 0\n\
+                     13 +++ exited with 0 +++\n\
+                     12 --- SIGINT (interrupt) ---\n";
+        let call = |thread, name: &str, rest: &str| Call {
+            thread,
+            name: name.into(),
+            rest: rest.into(),
+        };
+        let expected = [
+            call(12, "preadv2", "17</a>,  [], 1, 0, RWF_NOWAIT) = 0"),
+            call(13, "write", "7, \"\", 8) = 8"),
+        ];
+        assert_eq!(calls(trace), expected);
+    }
 }

@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, ClientError, ClientOptions, Value};
 use ringlite_tests::netns::Network;
-use ringlite_tests::scene;
+use ringlite_tests::{process, scene};
+use rustix::process::{Pid, Signal, kill_process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "isolated";
 const LOCKED: &str = "locked";
 /// An answer that was on its way when the cable was pulled may arrive this much later.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
+/// As long as a lease is, with the default election timeout.
+const LEASE: Duration = Duration::from_millis(190);
 /// After this long without a majority a leader has given up.
 const GIVEN_UP: Duration = Duration::from_secs(3);
 
@@ -42,7 +45,17 @@ fn network() -> Option<Network> {
 
 /// Three nodes on hosts 1 to 3.
 fn start(network: &Network, directory: &std::path::Path) -> LocalCluster {
-    let mut launch = Launch::program(PROGRAM).with_arguments(scene::SMALL_SEGMENTS);
+    start_with(network, directory, &[])
+}
+
+fn start_with(
+    network: &Network,
+    directory: &std::path::Path,
+    arguments: &[&'static str],
+) -> LocalCluster {
+    let mut launch = Launch::program(PROGRAM)
+        .with_arguments(scene::SMALL_SEGMENTS)
+        .with_arguments(arguments.iter().copied());
     launch.addresses = (1..=3).map(|host| network.address(host)).collect();
     launch.wrappers = (1..=3).map(|host| network.wrapper(host)).collect();
     scene::launch_nodes(directory, 3, launch)
@@ -399,6 +412,88 @@ fn cut_off_and_heal(
     let healed = Instant::now();
     network.reconnect(leader);
     (cut, healed)
+}
+
+/// With a lease it may go on reading for a while; but nothing any more once another one can be elected,
+/// whose writes it would not know of.
+#[test]
+fn an_isolated_leader_with_a_lease_reads_nothing_that_is_old() {
+    let Some(network) = network() else { return };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    network.on(0, || {
+        let mut cluster = start_with(&network, directory.path(), &["--lease"]);
+        prepare(&mut cluster);
+        let leader = scene::leader_of(&mut cluster);
+        let stop = AtomicBool::new(false);
+        let (told, cut, written) = thread::scope(|scope| {
+            let (network, stop) = (&network, &stop);
+            let stop_anyway = StopOnDrop(stop);
+            let readers: Vec<_> = [0, 1, 8]
+                .map(|at| scope.spawn(move || ask(network, leader, QUESTIONS[at], stop)))
+                .into();
+            thread::sleep(Duration::from_millis(500));
+            network.cut_off(leader);
+            let cut = Instant::now();
+            drop(majority_goes_on(network, &cluster, leader));
+            let written = Instant::now();
+            thread::sleep((cut + GIVEN_UP).saturating_duration_since(Instant::now()));
+            drop(stop_anyway);
+            let told = readers.into_iter().flat_map(|asked| asked.join().unwrap());
+            (told.collect::<Vec<_>>(), cut, written)
+        });
+        let since = |from: Instant| told.iter().filter(move |one| one.asked > from);
+        let under_lease = since(cut).filter(|one| one.answer.is_ok()).count();
+        println!("{under_lease} reads were answered after the cut");
+        assert!(under_lease > 0, "the leader had no lease");
+        assert!(since(written).count() > 10, "nobody has asked");
+        for one in since(cut + LEASE) {
+            // A transaction that has begun under the lease may go on with its snapshot.
+            let may_be_old = one.what == "a read in a transaction";
+            assert!(
+                may_be_old || one.answer.as_ref().is_err_and(tells_nothing),
+                "asked {:?} after the cut: {one:?}",
+                one.asked - cut
+            );
+        }
+        network.reconnect(leader);
+        scene::assert_identical(&mut cluster, DATABASE);
+    });
+}
+
+/// No message tells it of another leader when it goes on: nothing but its clock keeps it from answering.
+#[test]
+fn an_isolated_leader_with_a_lease_that_stood_still_reads_nothing_that_is_old() {
+    let Some(network) = network() else { return };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    network.on(0, || {
+        let mut cluster = start_with(&network, directory.path(), &["--lease"]);
+        prepare(&mut cluster);
+        let leader = scene::leader_of(&mut cluster);
+        let mut clients: Vec<_> = (0..8)
+            .map(|_| client_at(&network, leader, DATABASE).unwrap())
+            .collect();
+        assert_eq!(clients[0].status().unwrap()["lease"], true);
+        let number = cluster.process_of(leader).unwrap();
+        let signal = |signal| kill_process(Pid::from_raw(number as i32).unwrap(), signal).unwrap();
+        signal(Signal::STOP);
+        process::wait_until_it_stands_still(number);
+        network.cut_off(leader);
+        thread::scope(|scope| {
+            let waiting: Vec<_> = clients
+                .iter_mut()
+                .map(|client| scope.spawn(|| client.query("SELECT value FROM state", &[])))
+                .collect();
+            drop(majority_goes_on(&network, &cluster, leader));
+            signal(Signal::CONT);
+            for waiting in waiting {
+                let answer = waiting.join().unwrap();
+                let error = answer.expect_err("an old value was read");
+                assert!(tells_nothing(&error), "{error}");
+            }
+        });
+        network.reconnect(leader);
+        scene::assert_identical(&mut cluster, DATABASE);
+    });
 }
 
 #[test]

@@ -1,21 +1,26 @@
-//! A database much larger than a node's memory: loading it, reading it at random, restarting.
+//! A database much larger than a node's memory: loading it, reading it at random, committing while
+//! pages are moved into its file, restarting.
 //!
-//! `LARGE_MEGABYTES` sets its size (48 unless told), `LARGE_NODES` the number of nodes (1).
+//! `LARGE_MEGABYTES` sets its size (48 unless told), `LARGE_NODES` the number of nodes (1), `LARGE_READS`
+//! how many rows are read (2,000), `LARGE_SECONDS` how long it is committed to (2).
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringlite::Value;
 use ringlite::local_cluster::LocalCluster;
+use ringlite::{Client, Value};
 use ringlite_tests::{process, scene};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "large";
 const ROW_BYTES: usize = 5_000;
 const ROWS_PER_STATEMENT: usize = 200;
-const READS: usize = 2_000;
 /// More than this a node may never hold in memory, however large its databases are.
 const ANONYMOUS_BYTES_MAX: u64 = 256 << 20;
 const RESTART_TIME_MAX: Duration = Duration::from_secs(2);
+/// What is committed within this behind a write into the file counts as beside a backfill.
+const FLUSH_TIME: Duration = Duration::from_millis(100);
 
 fn anonymous_bytes(cluster: &LocalCluster, nodes: usize) -> u64 {
     let nodes = (1..=nodes).filter_map(|id| cluster.process_of(id));
@@ -24,6 +29,81 @@ fn anonymous_bytes(cluster: &LocalCluster, nodes: usize) -> u64 {
 
 fn mibps(bytes: usize, took: Duration) -> f64 {
     bytes as f64 / took.as_secs_f64() / f64::from(1 << 20)
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    match sorted {
+        [] => Duration::ZERO,
+        _ => sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)],
+    }
+}
+
+/// When pages were written into `file`, until `stop`: seen by the time of its last change.
+fn watch_backfills(file: &Path, stop: &AtomicBool) -> Vec<Instant> {
+    let changed = || file.metadata().unwrap().modified().unwrap();
+    let mut last = changed();
+    let mut seen = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(1));
+        let now = changed();
+        if now != last {
+            seen.push(Instant::now());
+            last = now;
+        }
+    }
+    seen
+}
+
+/// Inserts rows for `time`, and prints how long commits took while the node moved pages into
+/// `file`, or flushed it, and at other times. Returns how many rows there are more.
+fn commit_beside_backfills(
+    client: &mut Client,
+    file: &Path,
+    time: Duration,
+    first: usize,
+) -> usize {
+    let stop = AtomicBool::new(false);
+    let mut commits = Vec::new();
+    let backfills = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| watch_backfills(file, &stop));
+        let start = Instant::now();
+        while start.elapsed() < time {
+            let values = [first + commits.len(), ROW_BYTES];
+            let values = values.map(|number| Value::Integer(number as i64));
+            let began = Instant::now();
+            let insert = "INSERT INTO t VALUES (?1, randomblob(?2))";
+            client.execute(insert, &values).unwrap();
+            commits.push((began, Instant::now()));
+        }
+        stop.store(true, Ordering::Relaxed);
+        watching.join().unwrap()
+    });
+    // The flush behind the last write of a backfill does not change the file any more.
+    let is_beside = |(began, ended): &(Instant, Instant)| {
+        let after = backfills.partition_point(|seen| seen < began);
+        let before = after.checked_sub(1).map(|before| backfills[before]);
+        before.is_some_and(|before| *began - before < FLUSH_TIME)
+            || backfills.get(after).is_some_and(|seen| seen < ended)
+    };
+    let times = |beside: bool| {
+        let times = commits.iter().filter(|commit| is_beside(commit) == beside);
+        let mut times: Vec<_> = times.map(|(began, ended)| *ended - *began).collect();
+        times.sort_unstable();
+        times
+    };
+    let (beside, quiet) = (times(true), times(false));
+    let (beside_p99, quiet_p99) = (percentile(&beside, 99), percentile(&quiet, 99));
+    println!(
+        "commits while pages are moved: {}, p50 {:?}, p99 {beside_p99:?}; at other times: {}, p50 \
+         {:?}, p99 {quiet_p99:?}: {:.2} times",
+        beside.len(),
+        percentile(&beside, 50),
+        quiet.len(),
+        percentile(&quiet, 50),
+        beside_p99.as_secs_f64() / quiet_p99.as_secs_f64()
+    );
+    assert!(!beside.is_empty(), "no pages were moved");
+    commits.len()
 }
 
 #[test]
@@ -59,7 +139,8 @@ fn a_database_larger_than_memory_is_loaded_read_and_restarted_with_little_of_it(
 
     // Only root can make the kernel forget the files; without it the reads are just faster.
     let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
-    let mut times: Vec<_> = (0..READS)
+    let reads = process::size("LARGE_READS", 2_000);
+    let mut times: Vec<_> = (0..reads)
         .map(|read| {
             // A walk that visits distant rows in no order.
             let id = (read * 7_919_999) % rows;
@@ -72,10 +153,16 @@ fn a_database_larger_than_memory_is_loaded_read_and_restarted_with_little_of_it(
         .collect();
     times.sort_unstable();
     println!(
-        "reads by key at random after the page cache was dropped: p50 {:?}, p99 {:?}",
-        times[READS / 2],
-        times[READS * 99 / 100]
+        "{reads} reads by key at random after the page cache was dropped: p50 {:?}, p99 {:?}",
+        percentile(&times, 50),
+        percentile(&times, 99)
     );
+
+    let seconds = process::size("LARGE_SECONDS", 2) as u64;
+    let leader = scene::leader_of(&mut cluster);
+    let data = cluster.data_of(leader);
+    let file = data.join("shard-0/databases").join(DATABASE);
+    let more = commit_beside_backfills(&mut client, &file, Duration::from_secs(seconds), rows);
 
     for id in 1..=nodes {
         cluster.kill(id);
@@ -92,5 +179,5 @@ fn a_database_larger_than_memory_is_loaded_read_and_restarted_with_little_of_it(
     );
     assert!(restarted < RESTART_TIME_MAX, "{restarted:?}");
     let last = scene::integer(&mut client, "SELECT max(id) FROM t");
-    assert_eq!(last, rows as i64 - 1);
+    assert_eq!(last, (rows + more) as i64 - 1);
 }

@@ -177,6 +177,39 @@ fn a_voter_that_is_gone_is_replaced_by_a_standby() {
     assert_eq!(oracle.unknown(), 0, "a write has failed");
 }
 
+/// Numbers alone would make it a standby at once.
+#[test]
+fn what_is_assigned_is_kept_by_the_next_leader_until_it_is_taken_back() {
+    let directory = directory();
+    let mut nodes = grown(&directory, 4, &[]);
+    let members = nodes.members();
+    let standby = members.iter().find(|member| member["role"] == "standby");
+    let standby = standby.unwrap()["id"].clone();
+    let name = standby.to_string();
+    nodes.cluster(&["assign", &name, "spare"]).succeeded();
+    for _ in 0..2 {
+        let before = nodes.leader().address().to_owned();
+        nodes.cluster(&["transfer"]).succeeded();
+        assert_ne!(nodes.leader().address(), before);
+        thread::sleep(Duration::from_millis(500));
+        let members = nodes.members();
+        let member = members.iter().find(|member| member["id"] == standby);
+        let member = member.unwrap();
+        assert_eq!(member["assigned"], "spare", "{member}");
+        assert_eq!(member["role"], "spare", "{member}");
+    }
+    // Also by one that has read it from its disk.
+    let leader = nodes.at(nodes.leader().address());
+    nodes.kill(leader);
+    nodes.restart(leader);
+    thread::sleep(Duration::from_millis(500));
+    nodes.wait_for_roles([3, 0, 1]);
+    nodes.cluster(&["assign", &name, "auto"]).succeeded();
+    nodes.wait_for_roles([3, 1, 0]);
+    let members = nodes.members();
+    assert!(members.iter().all(|member| member["assigned"].is_null()));
+}
+
 #[test]
 fn leadership_is_transferred_on_request_under_load() {
     let directory = directory();

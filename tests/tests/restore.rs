@@ -547,6 +547,10 @@ fn write_into_whatever_is_there(addresses: &[String], stop: &AtomicBool) {
             client.open("app")?;
             client.execute("CREATE TABLE IF NOT EXISTS t (x INTEGER)", &[])?;
             for row in 0.. {
+                // Nobody may be left to end this life.
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 client.execute("INSERT INTO t VALUES (?)", &[Value::Integer(row)])?;
                 let counted = client.query(
                     "SELECT count(*) FROM t WHERE x <= ?",

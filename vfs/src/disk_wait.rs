@@ -1,12 +1,14 @@
 //! Reads of a file, and who is told before one of them waits for the disk.
 //!
 //! What is in the page cache is read at once. For the rest a thread can ask to be told before it is
-//! made to wait ([`with_disk_wait`]): a thread that must not wait then lets another one go on in the
-//! middle of the read, as a coroutine can. A thread that has not asked just waits.
+//! made to wait ([`with_disk_wait`]): a thread that must not wait then does something else in the
+//! middle of the read, as a coroutine can, until the page cache has it or another thread goes on. A
+//! thread that has not asked just waits.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -15,9 +17,21 @@ use rustix::io::{Errno, ReadWriteFlags};
 /// Is told that a read is about to wait for the disk.
 pub trait DiskWait: Send + Sync {
     /// What is to be read is not in the page cache. The read goes on when this returns, which may be
-    /// on another thread, and waits then. No lock is held that another connection could want, but
-    /// for the slots of the connection that reads.
-    fn before_wait(&self);
+    /// on another thread. True: if that thread has asked to be told, it is told again should the page
+    /// cache still lack it. False: the read waits. No lock is held that another connection could want,
+    /// but for the slots of the connection that reads.
+    fn before_wait(&self, missing: Missing) -> bool;
+}
+
+/// A part of a file that is not in the page cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    /// The file, open until [`DiskWait::before_wait`] returns.
+    pub file: RawFd,
+    /// Where the part begins, in bytes.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub bytes: usize,
 }
 
 thread_local! {
@@ -46,17 +60,34 @@ fn told() -> Option<Arc<dyn DiskWait>> {
 }
 
 /// Reads as much as the file has at `offset`, and fills the rest with zeros. Returns the number of
-/// bytes that came from the file.
-pub(crate) fn read(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+/// bytes that came from the file. Who is told of a wait is told of the whole blocks of `block_bytes`
+/// that the read lies in.
+pub(crate) fn read(
+    file: &File,
+    offset: u64,
+    into: &mut [u8],
+    block_bytes: u64,
+) -> io::Result<usize> {
     let mut done = 0;
-    if let Some(told) = told() {
+    while let Some(told) = told() {
         match read_cached(file, offset, into, &mut done)? {
             Cached::Whole => {
                 into[done..].fill(0);
                 return Ok(done);
             }
-            Cached::Unknown => {}
-            Cached::Missing => told.before_wait(),
+            Cached::Unknown => break,
+            Cached::Missing => {
+                let begin = (offset + done as u64) / block_bytes * block_bytes;
+                let end = (offset + into.len() as u64).next_multiple_of(block_bytes);
+                let missing = Missing {
+                    file: file.as_raw_fd(),
+                    offset: begin,
+                    bytes: (end - begin) as usize,
+                };
+                if !told.before_wait(missing) {
+                    break;
+                }
+            }
         }
     }
     read_waiting(file, offset, into, done)

@@ -105,7 +105,7 @@ pub use creation::{
     create_database_file, create_marked_database_file, first_page, validate_database_name,
 };
 pub use database::{Database, PastState};
-pub use disk_wait::{DiskWait, with_disk_wait};
+pub use disk_wait::{DiskWait, Missing, with_disk_wait};
 pub use error::VfsError;
 pub use extensions::Extension;
 pub use header::{CommitPoint, WalPosition};

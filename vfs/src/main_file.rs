@@ -84,7 +84,7 @@ impl MainFile {
     pub(crate) fn read_page(&self, number: PageNumber, into: &mut [u8]) -> Result<usize, VfsError> {
         let offset = self.offset_of(number);
         let failed = |source| VfsError::io("read", &self.path, source);
-        let count = disk_wait::read(&self.file, offset, into).map_err(failed)?;
+        let count = disk_wait::read(&self.file, offset, into, into.len() as u64).map_err(failed)?;
         if self.sums.matches(number, into, false)? {
             return Ok(count);
         }

@@ -22,6 +22,9 @@ pub(crate) const SUFFIX: &str = ".sum";
 /// that of their checksums. A copy of both, taken while a backfill writes to them, is healed like what
 /// a power loss leaves, by replaying what the backfill has written.
 pub const DATABASE_FILE_SUFFIXES: [&str; 2] = ["", SUFFIX];
+/// Checksums that are missing from the page cache are had from the disk together with their neighbours:
+/// those of 64 MiB of pages of 4 KiB, for little more than one of them.
+const BLOCK_BYTES: u64 = 64 << 10;
 /// One checksum.
 const SUM_BYTES: usize = 4;
 /// How much of a database file is read at once to make its checksums.
@@ -78,12 +81,12 @@ impl PageSums {
         may_wait_here: bool,
     ) -> Result<bool, VfsError> {
         let mut expected = [0; SUM_BYTES];
-        let read = match may_wait_here {
-            true => disk_wait::read_here,
-            false => disk_wait::read,
-        };
-        read(&self.file, offset_of(number), &mut expected)
-            .map_err(|source| VfsError::io("read", &self.path, source))?;
+        let offset = offset_of(number);
+        match may_wait_here {
+            true => disk_wait::read_here(&self.file, offset, &mut expected),
+            false => disk_wait::read(&self.file, offset, &mut expected, BLOCK_BYTES),
+        }
+        .map_err(|source| VfsError::io("read", &self.path, source))?;
         Ok(crc32fast::hash(page) ^ self.zeros == u32::from_le_bytes(expected))
     }
 

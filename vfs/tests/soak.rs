@@ -177,6 +177,8 @@ impl Sequence {
         }
         sequence.capture();
         sequence.apply(u64::MAX);
+        // Every reader finds the tables.
+        sequence.show_committed();
         sequence
     }
 

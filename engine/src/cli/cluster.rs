@@ -78,13 +78,13 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         id: u64,
     },
-    /// Give a member a role. The leader keeps the numbers of voters and standbys: if there are too
-    /// many, another one steps back
+    /// Give a member a role, which it keeps under every leader, or let the leader choose again. The
+    /// leader keeps the numbers of voters and standbys: if there are too many, another one steps back
     Assign {
         /// Its id or address
         #[arg(value_name = "MEMBER")]
         member: String,
-        /// Its role
+        /// Its role; auto takes back what was assigned
         #[arg(value_enum)]
         role: RoleArgument,
     },

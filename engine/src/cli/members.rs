@@ -26,14 +26,17 @@ pub(crate) enum RoleArgument {
     Standby,
     /// Has no data
     Spare,
+    /// What the leader chooses, as if none had ever been assigned
+    Auto,
 }
 
-impl From<RoleArgument> for Role {
+impl From<RoleArgument> for Option<Role> {
     fn from(role: RoleArgument) -> Self {
         match role {
-            RoleArgument::Voter => Self::Voter,
-            RoleArgument::Standby => Self::Standby,
-            RoleArgument::Spare => Self::Spare,
+            RoleArgument::Voter => Some(Role::Voter),
+            RoleArgument::Standby => Some(Role::Standby),
+            RoleArgument::Spare => Some(Role::Spare),
+            RoleArgument::Auto => None,
         }
     }
 }
@@ -77,7 +80,7 @@ fn change_once(client: &mut Client, change: &Change) -> Result<(), ClusterError>
         Change::Add { address, id } => client.add_member(*id, address)?,
         Change::Assign { member, role } => {
             let id = find(client, member)?.id;
-            client.assign_role(id, (*role).into())?;
+            client.assign_role(id, *role)?;
         }
         Change::Remove { member } => {
             let id = find(client, member)?.id;
@@ -159,7 +162,8 @@ pub(crate) fn print_status(out: &mut impl Write, status: &Value, format: Format)
         .unwrap_or_default();
     print_object_table(out, &own)?;
     let header = [
-        "id", "address", "role", "state", "matched", "lag", "applied", "domain", "weight",
+        "id", "address", "role", "assigned", "state", "matched", "lag", "applied", "domain",
+        "weight",
     ];
     let members = members.as_array().map_or(&[][..], Vec::as_slice);
     print_table(out, &header, members.iter().map(row))?;
@@ -176,6 +180,7 @@ fn row(member: &Value) -> Vec<String> {
         text("id"),
         text("address"),
         text("role"),
+        text("assigned"),
         state(member),
         text("matched_index"),
         text("lag"),
@@ -215,7 +220,8 @@ mod tests {
                 {"id": 1, "address": "a:1", "role": "voter", "leader": true, "joined": true,
                  "matched_index": 90, "lag": 0, "applied_index": 90, "failure_domain": 0,
                  "weight": 0, "silent_ms": 0, "reachable": true},
-                {"id": 2, "address": "b:1", "role": "standby", "leader": false, "joined": true,
+                {"id": 2, "address": "b:1", "role": "standby", "assigned": "spare", "leader": false,
+                 "joined": true,
                  "matched_index": 80, "lag": 10, "applied_index": null, "failure_domain": 7,
                  "weight": 3, "silent_ms": 12_345, "reachable": false},
             ],
@@ -227,7 +233,7 @@ mod tests {
         let mut out = Vec::new();
         print_status(&mut out, &status_of_two(), Format::Table).unwrap();
         let text = String::from_utf8(out).unwrap();
-        for words in ["leads", "gone for 12 s", "standby", "b:1", "term"] {
+        for words in ["leads", "gone for 12 s", "standby", "spare", "b:1", "term"] {
             assert!(text.contains(words), "{words:?} in\n{text}");
         }
         assert!(!text.contains("members"), "{text}");

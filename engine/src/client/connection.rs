@@ -26,6 +26,19 @@ pub(super) struct Connection {
     received: Vec<u8>,
     start: usize,
     end: usize,
+    patience: Option<Patience>,
+}
+
+/// How often a silent server is asked about, and whether it is worth while to wait on.
+struct Patience {
+    server_timeout: Duration,
+    is_lost: Box<dyn FnMut() -> bool + Send>,
+}
+
+impl std::fmt::Debug for Patience {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Patience").finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -57,6 +70,7 @@ impl Connection {
                         received: vec![0; RECEIVE_BYTES_MIN],
                         start: 0,
                         end: 0,
+                        patience: None,
                     };
                     let set = connection.stream.set_nodelay(true);
                     set.map_err(|source| error("set up the connection to", source))?;
@@ -77,6 +91,26 @@ impl Connection {
             .set_read_timeout(timeout)
             .and_then(|()| self.stream.set_write_timeout(timeout))
             .map_err(|source| self.error("set the timeout of", source))
+    }
+
+    /// The same connection, for writing beside this one.
+    pub(super) fn second_handle(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
+    /// From now on, while the server is silent, `is_lost` is asked every `slice` whether to give it up
+    /// before `server_timeout` has passed.
+    pub(super) fn set_patience(
+        &mut self,
+        server_timeout: Duration,
+        slice: Duration,
+        is_lost: Box<dyn FnMut() -> bool + Send>,
+    ) -> Result<(), ClientError> {
+        self.patience = Some(Patience {
+            server_timeout,
+            is_lost,
+        });
+        self.set_timeout(slice)
     }
 
     pub(super) fn address(&self) -> &str {
@@ -144,6 +178,7 @@ impl Connection {
         }
         self.received.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
+        let mut silent_since = Instant::now();
         while self.end < needed {
             if self.end == self.received.len() {
                 let grown = (2 * self.received.len()).min(needed.max(RECEIVE_BYTES_MIN));
@@ -155,8 +190,17 @@ impl Connection {
                     let source = io::Error::new(io::ErrorKind::UnexpectedEof, message);
                     return Err(self.error("read from", source));
                 }
-                Ok(count) => self.end += count,
+                Ok(count) => {
+                    self.end += count;
+                    silent_since = Instant::now();
+                }
                 Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
+                Err(source)
+                    if source.kind() == io::ErrorKind::WouldBlock
+                        && self.patience.as_mut().is_some_and(|patience| {
+                            silent_since.elapsed() < patience.server_timeout
+                                && !(patience.is_lost)()
+                        }) => {}
                 Err(source) => return Err(self.error("read from", named(source))),
             }
         }

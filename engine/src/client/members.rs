@@ -23,13 +23,18 @@ impl Client {
         self.request_empty(&Request::Add { id, address })
     }
 
-    /// Gives a member a role. One that lacks too much of the log to vote catches up first, which is
-    /// waited for.
+    /// Gives a member a role, which it keeps under every leader; with `None` its role is the leader's
+    /// choice again. One that lacks too much of the log to vote catches up first, which is waited for.
     ///
     /// # Errors
     /// A failure if there is no such member, if no voter would be left, or if it does not catch up
     /// in time; otherwise as [`Client::add_member`].
-    pub fn assign_role(&mut self, id: u64, role: Role) -> Result<(), ClientError> {
+    pub fn assign_role(
+        &mut self,
+        id: u64,
+        role: impl Into<Option<Role>>,
+    ) -> Result<(), ClientError> {
+        let role = role.into();
         self.request_empty(&Request::Assign { id, role })
     }
 

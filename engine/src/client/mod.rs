@@ -7,6 +7,7 @@
 mod connection;
 mod databases;
 mod error;
+mod interruptible;
 mod leader;
 mod members;
 mod options;
@@ -15,6 +16,7 @@ mod source_file;
 use std::{ops::ControlFlow, time::Instant};
 
 pub use error::{ClientError, TriedAddress};
+pub(crate) use interruptible::QueryEnd;
 pub use options::ClientOptions;
 pub use source_file::SourceFile;
 
@@ -22,7 +24,9 @@ pub use crate::replica::request::Executed;
 use crate::{
     readers::ReadLevel,
     rows::{RowBatch, Value},
-    wire::{self, ClusterFormat, Request, Response, ServerEntry, VFS_NAME, WireError},
+    wire::{
+        self, ClusterFormat, OPEN_PLAIN_BEGIN, Request, Response, ServerEntry, VFS_NAME, WireError,
+    },
 };
 use connection::Connection;
 
@@ -189,9 +193,19 @@ impl Client {
     /// # Errors
     /// A failure with code 5 if one is open already.
     pub fn open(&mut self, database: &str) -> Result<(), ClientError> {
+        self.open_with(database, 0)
+    }
+
+    /// [`Client::open`] of a session in which BEGIN is SQLite's, as in the Rust API, and not BEGIN
+    /// IMMEDIATE.
+    pub(crate) fn open_plainly(&mut self, database: &str) -> Result<(), ClientError> {
+        self.open_with(database, OPEN_PLAIN_BEGIN)
+    }
+
+    fn open_with(&mut self, database: &str, flags: u64) -> Result<(), ClientError> {
         let request = Request::Open {
             name: database.to_owned(),
-            flags: 0,
+            flags,
             vfs: VFS_NAME.into(),
         };
         match self.request(&request)? {

@@ -18,8 +18,8 @@ use crate::replica::request::{
 };
 use crate::shard::Shard;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, PROTOCOL_LEGACY,
-    PROTOCOL_VERSION, Request, Response, WireError,
+    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_PLAIN_BEGIN,
+    PROTOCOL_LEGACY, PROTOCOL_VERSION, Request, Response, WireError,
 };
 
 /// Rows of about so many bytes travel in one message.
@@ -31,11 +31,6 @@ const READ_BYTES: usize = 16 << 10;
 const EARLY_BYTES_MAX: usize = 64 << 10;
 /// What WELCOME promises; nothing enforces it.
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
-/// A transaction of the driver that begins with a plain BEGIN takes its turn at once.
-const OPTIONS: SessionOptions = SessionOptions {
-    begin_immediate: true,
-};
-
 /// One client.
 struct Connection {
     stream: TcpStream,
@@ -47,6 +42,8 @@ struct Connection {
     legacy: bool,
     shard: Rc<Shard>,
     session: SessionId,
+    /// How its statements are to be understood.
+    options: SessionOptions,
 }
 
 /// Serves a client whose first word was `version`, until it leaves.
@@ -86,6 +83,10 @@ pub(super) async fn serve(
         legacy: version == PROTOCOL_LEGACY,
         shard: Rc::clone(&shard),
         session,
+        // A transaction of the driver that begins with a plain BEGIN takes its turn at once.
+        options: SessionOptions {
+            begin_immediate: true,
+        },
     };
     let ended = connection.run().await;
     shard.push(crate::replica::Input::SessionClosed { session });
@@ -183,7 +184,8 @@ impl Connection {
 
     async fn handle(&mut self, request: Request) -> std::io::Result<()> {
         let work = match request {
-            Request::Open { name, .. } => {
+            Request::Open { name, flags, .. } => {
+                self.options.begin_immediate = flags & OPEN_PLAIN_BEGIN == 0;
                 return self
                     .answer(Ask::Open {
                         database: name,
@@ -269,7 +271,7 @@ impl Connection {
 
     /// Asks the replica. If the answer takes its time, the client may interrupt it, or leave.
     async fn ask(&mut self, request: Ask) -> std::io::Result<Answer> {
-        let pending = self.shard.ask(self.session, OPTIONS, request);
+        let pending = self.shard.ask(self.session, self.options, request);
         if let Some(reply) = pending.reply_unless_slow().await {
             let is_interrupted = false;
             return Ok(Answer {

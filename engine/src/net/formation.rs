@@ -110,6 +110,7 @@ fn incarnation_from(
         Verdict::OtherCluster => refused("it belongs to another cluster"),
         Verdict::NoCommonVersion => refused("there is no common version of the protocol"),
         Verdict::OtherExtensions => refused("it was started with another list of --extension"),
+        Verdict::OtherLeases => refused("its --lease or --election is another one"),
         Verdict::None => Ok(None),
         Verdict::Welcome | Verdict::NotFormed => Ok(Some(answer.incarnation)),
     }

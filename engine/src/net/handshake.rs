@@ -30,8 +30,9 @@ const AT_FEATURES: usize = AT_TARGET_INCARNATION + 8;
 const AT_EXTENSIONS: usize = AT_FEATURES + 8;
 const AT_ADDRESS_BYTES: usize = AT_EXTENSIONS + 8;
 const AT_ADDRESS: usize = AT_ADDRESS_BYTES + 2;
+const AT_LEASE_PROMISE: usize = AT_CRC - 4;
 const AT_CRC: usize = HELLO_BYTES - 4;
-const _: () = assert!(AT_ADDRESS + ADDRESS_BYTES_MAX <= AT_CRC);
+const _: () = assert!(AT_ADDRESS + ADDRESS_BYTES_MAX <= AT_LEASE_PROMISE);
 
 /// Why a node connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,9 @@ pub(crate) enum Verdict {
     NoCommonVersion = 7,
     /// The two nodes load different extensions of SQLite.
     OtherExtensions = 8,
+    /// One of the two nodes answers reads under leases and the other does not, or their election
+    /// timeouts differ.
+    OtherLeases = 9,
 }
 
 impl std::fmt::Display for Verdict {
@@ -75,6 +79,10 @@ impl std::fmt::Display for Verdict {
             Self::OtherExtensions => out.write_str(
                 "it was started with another list of --extension (the names, entry points and \
                  contents of the files must be equal, in order)",
+            ),
+            Self::OtherLeases => out.write_str(
+                "only one of the two nodes was started with --lease, or their --election differs (give \
+                 all nodes the same)",
             ),
             verdict => write!(out, "{verdict:?}"),
         }
@@ -101,6 +109,9 @@ pub(crate) struct Hello {
     pub(crate) features: u64,
     /// The digest of the extensions of SQLite that the sender loads; 0 if there are none.
     pub(crate) extensions: u64,
+    /// For how long the sender refuses to elect another leader after it has heard of one, in ms; 0
+    /// without leases.
+    pub(crate) lease_promise_ms: u32,
     /// Where the sender is reached, `HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes, so that it can
     /// be answered by a node that does not know it.
     pub(crate) address: String,
@@ -136,6 +147,7 @@ impl Hello {
         );
         put(AT_FEATURES, &self.features.to_le_bytes());
         put(AT_EXTENSIONS, &self.extensions.to_le_bytes());
+        put(AT_LEASE_PROMISE, &self.lease_promise_ms.to_le_bytes());
         let address = self.address.as_bytes();
         put(AT_ADDRESS_BYTES, &(address.len() as u16).to_le_bytes());
         put(AT_ADDRESS, address);
@@ -174,6 +186,7 @@ impl Hello {
             6 => Verdict::OtherIncarnation,
             7 => Verdict::NoCommonVersion,
             8 => Verdict::OtherExtensions,
+            9 => Verdict::OtherLeases,
             _ => return Err(HelloError::Unknown("verdict")),
         };
         let address_bytes = usize::from(u16_at(AT_ADDRESS_BYTES)).min(ADDRESS_BYTES_MAX);
@@ -191,6 +204,7 @@ impl Hello {
             target_incarnation: u64_at(AT_TARGET_INCARNATION),
             features: u64_at(AT_FEATURES),
             extensions: u64_at(AT_EXTENSIONS),
+            lease_promise_ms: u32::from_le_bytes(field(bytes, AT_LEASE_PROMISE)),
             address,
         })
     }
@@ -220,6 +234,7 @@ mod tests {
             target_incarnation: 78,
             features: 0,
             extensions: 79,
+            lease_promise_ms: 80,
             address: "[::1]:9001".into(),
         }
     }

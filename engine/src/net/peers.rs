@@ -181,6 +181,8 @@ impl Peers {
             Verdict::OtherIncarnation
         } else if asks.cluster != 0 && asks.extensions != identity.extensions {
             Verdict::OtherExtensions
+        } else if asks.cluster != 0 && asks.lease_promise_ms != identity.lease_promise_ms {
+            Verdict::OtherLeases
         } else if asks.cluster != 0 || (asks.purpose == Purpose::Formation && known != 0) {
             Verdict::Welcome
         } else if known == 0 {
@@ -246,6 +248,7 @@ pub(super) fn hello(
         target_incarnation: identity.incarnation_of(target),
         features: 0,
         extensions: identity.extensions,
+        lease_promise_ms: identity.lease_promise_ms,
         address: String::new(),
     }
 }
@@ -301,6 +304,9 @@ mod tests {
         let peers = peers();
         assert_eq!(verdict(&peers, &asks(2)), Verdict::Welcome);
         assert_eq!(verdict(&peers, &asks(9)), Verdict::Welcome);
+        let mut with_leases = asks(2);
+        with_leases.lease_promise_ms = 250;
+        assert_eq!(verdict(&peers, &with_leases), Verdict::OtherLeases);
         let stranger = Hello {
             cluster: 8,
             ..asks(2)

@@ -47,6 +47,7 @@ pub struct NodeBuilder {
     standbys: Option<usize>,
     voter_gone_after: Duration,
     timeouts: Timeouts,
+    lease: bool,
     core: Option<usize>,
     segment_bytes: u64,
     transaction_bytes: u64,
@@ -84,6 +85,7 @@ impl NodeBuilder {
                 heartbeat: Duration::from_millis(50),
                 election: Duration::from_millis(250),
             },
+            lease: false,
             core: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
             vacuum_directory: None,
@@ -191,6 +193,21 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets the leader answer linearizable reads without asking the others, while it has a *lease*: for
+    /// 4/5 of the election timeout less one tick after a majority has heard of it, 190 ms of 250. Off
+    /// unless told; all nodes need the same, with the same election timeout, and those that differ do
+    /// not talk to each other.
+    ///
+    /// It costs two things. A leader that was killed is replaced only after the election timeout,
+    /// since the others have promised to wait. And reads are then right only as long as clocks run at
+    /// their rate, within 5 %, and go on while a node stands still (`docs/MEDIA.md`): so not in a
+    /// virtual machine that is paused, saved or moved while it runs.
+    #[must_use]
+    pub fn lease(mut self, lease: bool) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// The core that the node is pinned to; by default spread by id over the allowed ones.
     #[must_use]
     pub fn core(mut self, core: usize) -> Self {
@@ -293,7 +310,7 @@ impl NodeBuilder {
         if self.voters == Some(0) {
             return Err(settings("a cluster has at least one voter"));
         }
-        self.timeouts.check()?;
+        self.timeouts.check(self.lease)?;
         if self.segment_bytes < SEGMENT_BYTES_MIN
             || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN)
         {
@@ -318,6 +335,10 @@ impl NodeBuilder {
         };
         let mut directory = DataDirectory::open(&self.data, &owner, self.segment_bytes)?;
         directory.set_extensions(extensions.digest);
+        directory.promise(match self.lease {
+            true => u32::try_from(self.timeouts.election.as_millis()).unwrap_or(u32::MAX),
+            false => 0,
+        })?;
         let identity = directory.identity();
         if identity.joins && identity.cluster.is_none() && !joins {
             return Err(settings(
@@ -347,6 +368,7 @@ impl NodeBuilder {
             standbys: self.standbys,
             voter_gone_after: self.voter_gone_after,
             timeouts: self.timeouts,
+            lease: self.lease,
             transaction_bytes: self.transaction_bytes,
             wal_bytes: self.wal_bytes,
             log_window_bytes: self.log_window_bytes,
@@ -462,12 +484,21 @@ impl NodeBuilder {
 }
 
 impl Timeouts {
-    fn check(self) -> std::result::Result<(), NodeError> {
+    fn check(self, lease: bool) -> std::result::Result<(), NodeError> {
         let are_ticks = [self.heartbeat, self.election]
             .iter()
             .all(|time| time.as_millis() >= 10 && time.as_millis() % 10 == 0);
         if are_ticks && self.heartbeat < self.election {
-            return Ok(());
+            if !lease || self.lease_ticks() > shard::ticks(self.heartbeat) {
+                return Ok(());
+            }
+            return Err(settings(format!(
+                "a lease of {} ms is over before the next heartbeat, after {} ms, can renew it: choose a \
+                 longer election timeout than {} ms, or a shorter heartbeat",
+                shard::milliseconds(self.lease_ticks()),
+                self.heartbeat.as_millis(),
+                self.election.as_millis()
+            )));
         }
         Err(settings(format!(
             "a heartbeat every {} ms and an election after {} ms do not go together: both are multiples \
@@ -477,11 +508,20 @@ impl Timeouts {
         )))
     }
 
-    pub(super) fn apply(self, config: &mut ringlite_raft::Config) {
+    /// How long a lease is: over well before its voters elect another leader, however much their
+    /// clocks and the leader's differ within what is assumed of them.
+    fn lease_ticks(self) -> u64 {
+        (shard::ticks(self.election) - 1) * 4 / 5
+    }
+
+    pub(super) fn apply(self, lease: bool, config: &mut ringlite_raft::Config) {
         let ticks = |time| u32::try_from(shard::ticks(time)).unwrap_or(u32::MAX / 4);
         config.heartbeat_ticks = ticks(self.heartbeat);
         config.election_timeout_ticks_min = ticks(self.election);
         config.election_timeout_ticks_max = 2 * ticks(self.election);
+        if lease {
+            config.lease_ticks = u32::try_from(self.lease_ticks()).unwrap_or(u32::MAX / 4);
+        }
     }
 }
 

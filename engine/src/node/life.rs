@@ -40,6 +40,7 @@ pub(super) struct ShardSetup {
     pub(super) standbys: Option<usize>,
     pub(super) voter_gone_after: Duration,
     pub(super) timeouts: Timeouts,
+    pub(super) lease: bool,
     pub(super) transaction_bytes: u64,
     pub(super) wal_bytes: u64,
     pub(super) log_window_bytes: u64,
@@ -241,7 +242,7 @@ fn replica_config(
         raft.bootstrap = ringlite_raft::Configuration::new(founders)
             .map_err(|error| settings(format!("the members do not make a cluster: {error}")))?;
     }
-    setup.timeouts.apply(&mut raft);
+    setup.timeouts.apply(setup.lease, &mut raft);
     let known = identity.members.iter().map(|member| NodeAddress {
         id: NodeId(member.id),
         address: member.address.clone(),
@@ -265,6 +266,7 @@ fn founder(member: &storage::Member) -> ringlite_raft::Member {
         incarnation: member.incarnation,
         failure_domain: 0,
         weight: 0,
+        assigned: None,
     };
     ringlite_raft::Member {
         id: founder.id,

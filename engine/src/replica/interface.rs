@@ -407,6 +407,8 @@ pub struct Status {
     /// What it may have acknowledged and does not hold, because its log was damaged: it is being
     /// repaired from the leader, and until then it does not campaign and votes for no shorter log.
     pub debt: Option<Debt>,
+    /// This node leads and may answer linearizable reads without asking anybody, for now.
+    pub lease: bool,
     /// Whether the node was removed from the cluster: it serves nobody any more.
     pub removed: bool,
     /// The members of the cluster by the newest configuration in the node's log.

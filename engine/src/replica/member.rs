@@ -1,7 +1,7 @@
 //! A member of the cluster, as the configuration in the log describes it.
 //!
 //! Consensus knows a member's id and role; everything else is the member's *context*, which is ours:
-//! `version u16, 0 u16, address length u16, 0 u16, incarnation u64, failure domain u64, weight u64,
+//! `version u16, assigned role u16, address length u16, 0 u16, incarnation u64, failure domain u64, weight u64,
 //! address`. All integers are little-endian.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -21,6 +21,8 @@ pub struct Member {
     pub id: NodeId,
     /// What it does.
     pub role: MemberRole,
+    /// What an operator wants it to do; `None`: what the leader chooses.
+    pub assigned: Option<MemberRole>,
     /// Where it is reached, `HOST:PORT`.
     pub address: String,
     /// The incarnation of its data directory; 0 while no node has taken the place that was made for
@@ -49,7 +51,7 @@ impl Member {
         );
         let mut out = BytesMut::with_capacity(HEADER_BYTES + self.address.len());
         out.put_u16_le(VERSION);
-        out.put_u16_le(0);
+        out.put_u16_le(self.assigned.map_or(0, |role| role as u16));
         out.put_u16_le(self.address.len() as u16);
         out.put_u16_le(0);
         out.put_u64_le(self.incarnation);
@@ -65,7 +67,13 @@ impl Member {
         if context.len() < HEADER_BYTES || context.get_u16_le() != VERSION {
             return None;
         }
-        context.advance(2);
+        let assigned = match context.get_u16_le() {
+            0 => None,
+            1 => Some(MemberRole::Voter),
+            2 => Some(MemberRole::Standby),
+            3 => Some(MemberRole::Spare),
+            _ => return None,
+        };
         let address_bytes = usize::from(context.get_u16_le());
         context.advance(2);
         let (incarnation, failure_domain, weight) = (
@@ -79,6 +87,7 @@ impl Member {
         Some(Self {
             id: member.id,
             role: member.role,
+            assigned,
             address: String::from_utf8(context.to_vec()).ok()?,
             incarnation,
             failure_domain,
@@ -93,9 +102,17 @@ mod tests {
 
     #[test]
     fn a_context_is_read_as_it_was_written_and_no_part_of_it_is_one() {
+        use MemberRole::{Spare, Standby, Voter};
+        for assigned in [None, Some(Voter), Some(Standby), Some(Spare)] {
+            is_read_as_it_was_written(assigned);
+        }
+    }
+
+    fn is_read_as_it_was_written(assigned: Option<MemberRole>) {
         let member = Member {
             id: NodeId(7),
             role: MemberRole::Standby,
+            assigned,
             address: "host:9001".into(),
             incarnation: u64::MAX - 1,
             failure_domain: 3,

@@ -5,8 +5,6 @@
 //! other change is under way; so a goal that takes several changes, and one that is asked for again
 //! after a change of leaders, need no memory of what was done.
 
-use std::collections::BTreeSet;
-
 use ringlite_raft::{ChangeError, LogIndex, MemberRole, Membership, MembershipChange, NodeId};
 
 use super::member::{ADDRESS_BYTES_MAX, Member};
@@ -36,8 +34,6 @@ struct Goal {
 #[derive(Debug, Default)]
 pub(super) struct MemberWork {
     goals: Vec<Goal>,
-    /// Roles that an operator has chosen under this leader.
-    fixed: BTreeSet<NodeId>,
 }
 
 /// What a goal needs next.
@@ -115,6 +111,7 @@ impl Replica {
                 incarnation: u64::MAX,
                 failure_domain: 0,
                 weight: 0,
+                assigned: None,
             }
         })
     }
@@ -135,9 +132,6 @@ impl Replica {
             let what = "as many changes of members as may wait are waiting";
             self.refuse(request, Error::Busy { what });
             return;
-        }
-        if let MemberRequest::Assign { id, .. } = wanted {
-            self.member_work.fixed.insert(id);
         }
         self.member_work.goals.push(Goal {
             request,
@@ -203,7 +197,10 @@ impl Replica {
     fn is_leaders_exit(&self, wanted: &MemberRequest) -> bool {
         let leaves = match wanted {
             MemberRequest::Remove { id } => *id,
-            MemberRequest::Assign { id, role } if *role != MemberRole::Voter => *id,
+            MemberRequest::Assign {
+                id,
+                role: Some(MemberRole::Standby | MemberRole::Spare),
+            } => *id,
             _ => return false,
         };
         leaves == self.raft.status().id && self.raft.configuration().voter_count() > 1
@@ -243,13 +240,28 @@ impl Replica {
                     incarnation: 0,
                     failure_domain: 0,
                     weight: 0,
+                    assigned: None,
                 };
                 goal.member = Some(member.id);
                 Ok(Step::Change(addition(&member)))
             }
             MemberRequest::Assign { id, role } => {
                 let member = find(*id).ok_or_else(|| no_member(*id))?;
-                Ok(self.step_to_role(member, *role))
+                if member.assigned != *role {
+                    // First, so that a leader that comes in between does not undo the rest.
+                    let assigned = Member {
+                        assigned: *role,
+                        ..member.clone()
+                    };
+                    let context = assigned.context();
+                    return Ok(Step::Change(MembershipChange::SetContext {
+                        id: *id,
+                        context,
+                    }));
+                }
+                Ok(role.map_or(Step::Done(Reply::Done), |role| {
+                    self.step_to_role(member, role)
+                }))
             }
             MemberRequest::Remove { id } => {
                 if find(*id).is_some() {
@@ -350,6 +362,7 @@ impl Replica {
             incarnation: *incarnation,
             failure_domain: failure_domain.unwrap_or(0),
             weight: weight.unwrap_or(0),
+            assigned: None,
         })))
     }
 
@@ -424,7 +437,8 @@ impl Replica {
                 weight: member.weight,
                 presence: presence(member.id),
                 is_caught_up: self.is_caught_up(member.id),
-                is_fixed: member.id == own || self.member_work.fixed.contains(&member.id),
+                is_leader: member.id == own,
+                assigned: member.assigned,
             })
             .collect()
     }

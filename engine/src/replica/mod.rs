@@ -325,6 +325,7 @@ impl Replica {
             last: raft.last,
             durable: raft.durable,
             debt: raft.debt,
+            lease: raft.lease,
             removed: self.is_removed(),
             members: self.member_statuses(),
             databases: self.catalogue.names().map(str::to_owned).collect(),
@@ -335,6 +336,13 @@ impl Replica {
     /// What is applied, and whether this node leads and serves.
     pub(crate) fn serves_at(&self) -> (LogIndex, bool) {
         (self.applied, self.serving)
+    }
+
+    /// With leases: for how many ticks this node refuses to elect another leader after it has heard
+    /// of one. Longer than any lease.
+    pub(crate) fn lease_promise_ticks(&self) -> Option<u32> {
+        let raft = &self.config.raft;
+        (raft.lease_ticks > 0).then_some(raft.election_timeout_ticks_min)
     }
 
     /// What this node is in its term.

@@ -87,12 +87,12 @@ pub enum MemberRequest {
         /// Where it will be reached.
         address: String,
     },
-    /// Give a member a role. One that is to vote catches up first.
+    /// Give a member a role, to keep under every leader. One that is to vote catches up first.
     Assign {
         /// The member.
         id: NodeId,
-        /// Its role.
-        role: MemberRole,
+        /// Its role; `None`: what the leader chooses, from now on.
+        role: Option<MemberRole>,
     },
     /// Remove a member for ever.
     Remove {

@@ -43,8 +43,17 @@ pub(super) struct Candidate {
     pub(super) presence: Presence,
     /// Whether it holds so much of the log that it may vote.
     pub(super) is_caught_up: bool,
-    /// The leader's own role, or one that an operator has chosen, stays as it is.
-    pub(super) is_fixed: bool,
+    /// Its role stays as it is.
+    pub(super) is_leader: bool,
+    /// What an operator wants it to do: that, and nothing else, as long as it is there.
+    pub(super) assigned: Option<MemberRole>,
+}
+
+impl Candidate {
+    /// Whether its role is the leader's choice.
+    fn is_movable(&self) -> bool {
+        !self.is_leader && self.assigned.is_none()
+    }
 }
 
 /// Whether a member is there.
@@ -65,13 +74,34 @@ pub(super) fn next_change(
 ) -> Option<(NodeId, MemberRole)> {
     let view = View { members };
     let missing = targets.voters.saturating_sub(view.lasting(Voter));
-    promote_to_voter(view, missing)
+    keep_assigned(view)
+        .or_else(|| promote_to_voter(view, missing))
         .or_else(|| demote_voter(view, targets.voters))
         // Whoever shall vote is a standby first.
         .or_else(|| keep_standbys(view, targets.standbys + missing))
 }
 
 use MemberRole::{Spare, Standby, Voter};
+
+/// The next step of a member that is there to the role that it was assigned. It may have lost that role
+/// while it was gone.
+fn keep_assigned(view: View<'_>) -> Option<(NodeId, MemberRole)> {
+    let mut others = view
+        .members
+        .iter()
+        .filter(|member| !member.is_leader && member.presence == Presence::Here);
+    others.find_map(|member| {
+        let assigned = member.assigned.filter(|role| *role != member.role)?;
+        let next = match (member.role, assigned) {
+            // Whoever shall vote is a standby first.
+            (Spare, Voter) => Standby,
+            (Standby, Voter) => return member.is_caught_up.then_some((member.id, Voter)),
+            (Voter, _) => return view.can_spare(member).then_some((member.id, assigned)),
+            _ => assigned,
+        };
+        Some((member.id, next))
+    })
+}
 
 fn promote_to_voter(view: View<'_>, missing: usize) -> Option<(NodeId, MemberRole)> {
     let ready: Vec<_> = view
@@ -101,11 +131,8 @@ fn demote_voter(view: View<'_>, target: usize) -> Option<(NodeId, MemberRole)> {
         }
         None => return None,
     };
-    // Those that are silent may be as good as gone: the others must be a majority without them.
-    let here = |member: &&Candidate| member.presence == Presence::Here && member.id != demoted.0.id;
-    let left = view.of(Voter).count() - 1;
-    let is_safe = view.of(Voter).filter(here).count() > left / 2;
-    is_safe.then_some((demoted.0.id, demoted.1))
+    view.can_spare(demoted.0)
+        .then_some((demoted.0.id, demoted.1))
 }
 
 fn keep_standbys(view: View<'_>, target: usize) -> Option<(NodeId, MemberRole)> {
@@ -146,7 +173,15 @@ impl<'a> View<'a> {
 
     fn movable(self, role: MemberRole, presence: Presence) -> impl Iterator<Item = &'a Candidate> {
         self.of(role)
-            .filter(move |member| !member.is_fixed && member.presence == presence)
+            .filter(move |member| member.is_movable() && member.presence == presence)
+    }
+
+    /// Whether the other voters can do without this one. Those that are silent may be as good as gone:
+    /// the others must be a majority without them.
+    fn can_spare(self, voter: &Candidate) -> bool {
+        let here = |member: &&Candidate| member.presence == Presence::Here && member.id != voter.id;
+        let left = self.of(Voter).count() - 1;
+        self.of(Voter).filter(here).count() > left / 2
     }
 
     /// The less, the better is a member as a voter.
@@ -161,7 +196,7 @@ impl<'a> View<'a> {
 
     /// Whom to move down where there are too many: one that is silent rather than one that is here.
     fn worst(self, role: MemberRole) -> Option<&'a Candidate> {
-        let movable = self.of(role).filter(|member| !member.is_fixed);
+        let movable = self.of(role).filter(|member| member.is_movable());
         movable.max_by_key(|member| (member.presence, self.rank(member)))
     }
 }
@@ -186,7 +221,8 @@ mod tests {
             presence: Presence::Here,
             is_caught_up: true,
             // Node 1 leads.
-            is_fixed: id == 1,
+            is_leader: id == 1,
+            assigned: None,
         }
     }
 
@@ -268,13 +304,34 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_has_chosen_stays() {
-        let mut members = cluster("VVVV");
-        members[3].is_fixed = true;
-        assert_eq!(next_change(&members, TARGETS), Some((NodeId(3), Standby)));
-        let mut members = cluster("VVS");
-        members[2].is_fixed = true;
-        assert_eq!(next_change(&members, TARGETS), None);
+    fn what_an_operator_has_assigned_stays_and_comes_back() {
+        for (members, id, assigned, change) in [
+            ("VVVV", 4, Voter, Some((3, Standby))),
+            ("VVS", 3, Standby, None),
+            ("VVP", 3, Spare, None),
+            // It was replaced while it was gone, and is back: it votes again, and then another one goes.
+            ("VVVP", 4, Voter, Some((4, Standby))),
+            ("VVVS", 4, Voter, Some((4, Voter))),
+            ("VVVs", 4, Voter, None),
+            ("VVV!SS", 3, Voter, Some((4, Voter))),
+            ("VVV!VS", 3, Voter, Some((3, Spare))),
+            ("VVVSSSS", 7, Standby, Some((6, Spare))),
+            // A leader before this one did not get to the end of it.
+            ("VVV", 3, Spare, Some((3, Spare))),
+            ("VV?V", 3, Spare, None),
+            ("VVVP", 4, Standby, Some((4, Standby))),
+            // The leader itself stays.
+            ("VVV", 1, Standby, None),
+        ] {
+            let mut found = cluster(members);
+            found[id - 1].assigned = Some(assigned);
+            let wanted = change.map(|(id, role)| (NodeId(id), role));
+            assert_eq!(
+                next_change(&found, TARGETS),
+                wanted,
+                "{members}: {id} is to be a {assigned}"
+            );
+        }
     }
 
     fn any_member(id: u64) -> impl Strategy<Value = Candidate> {
@@ -284,15 +341,24 @@ mod tests {
             1 => Just(Presence::Silent),
             1 => Just(Presence::Gone),
         ];
-        (role, presence, 0..3_u64, 0..3_u64, any::<bool>()).prop_map(
-            move |(role, presence, failure_domain, weight, is_caught_up)| Candidate {
+        let assigned = prop_oneof![
+            6 => Just(None),
+            1 => Just(Some(Voter)),
+            1 => Just(Some(Standby)),
+            1 => Just(Some(Spare)),
+        ];
+        let numbers = (0..3_u64, 0..3_u64, any::<bool>());
+        (role, presence, assigned, numbers).prop_map(move |(role, presence, assigned, numbers)| {
+            let (failure_domain, weight, is_caught_up) = numbers;
+            Candidate {
                 failure_domain,
                 weight,
                 presence,
                 is_caught_up,
+                assigned,
                 ..member(id, role)
-            },
-        )
+            }
+        })
     }
 
     fn any_cluster() -> impl Strategy<Value = Vec<Candidate>> {
@@ -330,7 +396,12 @@ mod tests {
                 };
                 let had_majority = has_majority(&members);
                 let at = members.iter().position(|member| member.id == id).unwrap();
-                prop_assert!(!members[at].is_fixed);
+                prop_assert!(!members[at].is_leader);
+                if let Some(assigned) = members[at].assigned {
+                    // It is on its way there, or a voter that is gone.
+                    let is_gone = members[at].presence == Presence::Gone;
+                    prop_assert!(members[at].role != assigned || (is_gone && role == Spare));
+                }
                 if role == Voter {
                     prop_assert_eq!(members[at].presence, Presence::Here);
                     prop_assert!(members[at].is_caught_up);

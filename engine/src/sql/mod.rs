@@ -241,17 +241,21 @@ impl Sql {
         }
     }
 
-    /// A run that is away goes on here for the moment that it needs to ([`Resumed::WantsCore`]), and
-    /// then away again, unless it has ended. None if its session has ended meanwhile, and nobody
-    /// waits.
+    /// A run that is away goes on here: for the moment that it needs to ([`Resumed::WantsCore`]), or,
+    /// if it was only waiting for the disk, for its time on the core. Then it is away again, unless
+    /// it has ended. None if its session has ended meanwhile, and nobody waits.
     pub fn visit(&mut self, paused: Paused) -> Option<Started> {
         let away = self.away.get(&paused.request.session);
         if away.is_none_or(|away| away.run != paused.run) {
             // Dropped, it is stopped and rolls back.
             return None;
         }
+        let slice = match paused.missing() {
+            Some(_) => self.limits.core_time,
+            None => Duration::ZERO,
+        };
         paused.stopper.watch.set_away(false);
-        match paused.resume(Duration::ZERO) {
+        match paused.resume_on_core(slice) {
             Resumed::Returned(returned) => self.take_back(returned).map(Started::Ran),
             Resumed::Paused(paused) | Resumed::WantsCore(paused) => Some(self.leave(paused)),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
-use ringlite_vfs::with_disk_wait;
+use ringlite_vfs::{Missing, with_disk_wait};
 
 use super::joint::SessionDatabase;
 use super::session::Session;
@@ -65,6 +65,8 @@ pub struct Paused {
     pub(super) request: RequestId,
     /// Which run of this shard it is: sessions' ids may come again.
     pub(super) run: u64,
+    /// How often the core has had something read for it.
+    pub(crate) fetches: u8,
 }
 
 // SAFETY: a paused run is the stack of a coroutine. Nothing on it, or reachable from it, is tied to
@@ -106,6 +108,22 @@ impl Paused {
                 stack: body.into_stack(),
             }),
         }
+    }
+
+    /// The same on the shard's core, where it does not wait for the disk either.
+    pub(super) fn resume_on_core(self, slice: Duration) -> Resumed {
+        let told = Arc::clone(&self.stopper.watch);
+        with_disk_wait(told, || self.resume(slice))
+    }
+
+    /// What it has to have from the disk to go on; none if it has paused for something else.
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        self.stopper.watch.missing()
+    }
+
+    /// The request that it answers.
+    pub(crate) fn request(&self) -> RequestId {
+        self.request
     }
 
     /// Has it stopped at once by its next look at the clock.
@@ -191,6 +209,7 @@ pub(super) fn begin(
             databases,
             request,
             run,
+            fetches: 0,
         }),
     }
 }

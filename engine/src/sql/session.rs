@@ -553,10 +553,7 @@ impl Session {
             match cursor.limit {
                 RowLimit::Batches { bytes: limit } if bytes >= limit => break,
                 RowLimit::Whole { bytes_max } if bytes > bytes_max => {
-                    failed = Some(Error::Busy {
-                        what: "the result is larger than may be given at once: read it in \
-                               a transaction, or less of it",
-                    });
+                    failed = Some(Error::result_too_large());
                     break;
                 }
                 _ => {}

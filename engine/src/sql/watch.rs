@@ -1,11 +1,11 @@
 //! What a run looks at while it runs: when it has to pause, when it has to stop, and why.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use corosensei::Yielder;
-use ringlite_vfs::DiskWait;
+use ringlite_vfs::{DiskWait, Missing};
 use rusqlite::{InterruptHandle, ffi};
 
 use crate::error::Error;
@@ -83,6 +83,8 @@ pub(super) struct Watch {
     wants_core: AtomicBool,
     /// Whether it is in the middle of a commit in several databases.
     is_committing: AtomicBool,
+    /// What it has paused for on the core, if it is for the disk.
+    missing: Mutex<Option<Missing>>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -101,6 +103,7 @@ impl Watch {
             is_away: AtomicBool::new(false),
             wants_core: AtomicBool::new(false),
             is_committing: AtomicBool::new(false),
+            missing: Mutex::default(),
         })
     }
 
@@ -190,6 +193,15 @@ impl Watch {
         self.wants_core.load(Ordering::Relaxed)
     }
 
+    /// What the run has paused for, if it is for the disk; open for as long as it is paused.
+    pub(super) fn missing(&self) -> Option<Missing> {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_missing(&self, missing: Option<Missing>) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+
     /// The run goes on away from the core from now on, or on it.
     pub(super) fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Relaxed);
@@ -203,14 +215,17 @@ impl Watch {
         self.is_committing.store(is_committing, Ordering::Relaxed);
     }
 
-    fn pause(&self) {
+    /// Returns whether it could.
+    fn pause(&self) -> bool {
         let pauser = self.pauser.load(Ordering::Relaxed);
-        if !pauser.is_null() {
-            // SAFETY: the coroutine's body sets the pointer to its own pauser and takes it back
-            // before it ends, and whoever calls here runs inside that body. No thread-local of ours
-            // and no lock is in use across the switch (see `Paused`).
-            unsafe { &*pauser }.suspend(());
+        if pauser.is_null() {
+            return false;
         }
+        // SAFETY: the coroutine's body sets the pointer to its own pauser and takes it back
+        // before it ends, and whoever calls here runs inside that body. No thread-local of ours
+        // and no lock is in use across the switch (see `Paused`).
+        unsafe { &*pauser }.suspend(());
+        true
     }
 
     /// What to tell of a run that was stopped; none if it was not.
@@ -247,13 +262,16 @@ impl Watch {
     }
 }
 
-/// A run on the core leaves it rather than wait for the disk there; the thread that goes on with it
-/// waits.
+/// A run on the core does not wait for the disk there: it pauses until it is told to go on.
 impl DiskWait for Watch {
-    fn before_wait(&self) {
-        if !self.is_committing.load(Ordering::Relaxed) {
-            self.pause();
+    fn before_wait(&self, missing: Missing) -> bool {
+        if self.is_committing.load(Ordering::Relaxed) {
+            return false;
         }
+        self.set_missing(Some(missing));
+        let has_paused = self.pause();
+        self.set_missing(None);
+        has_paused
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ringlite_raft::{LogIndex, NodeId, RecordIdentity, Term};
 use rustix::fs::{FlockOperation, OFlags};
@@ -77,6 +78,19 @@ impl DataDirectory {
     /// The digest of the extensions that this life of the node loads.
     pub(crate) fn set_extensions(&mut self, digest: u64) {
         self.identity.extensions = digest;
+    }
+
+    /// Takes note of what this life of the node promises with leases, in ms; 0 without them. If that is
+    /// not what an earlier life has promised, it first waits until that is over: nobody may be told
+    /// anything before.
+    pub(crate) fn promise(&mut self, lease_promise_ms: u32) -> Result<(), StorageError> {
+        let before = self.identity.lease_promise_ms;
+        if before == lease_promise_ms {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(before.into()));
+        self.identity.lease_promise_ms = lease_promise_ms;
+        self.identity.save(&self.root)
     }
 
     /// The cluster has formed: from now on the node may vote. The hard state comes first, as a

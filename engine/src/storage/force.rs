@@ -245,6 +245,7 @@ impl Forced {
                 incarnation: self.identity.incarnation,
                 failure_domain: 0,
                 weight: 0,
+                assigned: None,
             };
             described.context()
         };

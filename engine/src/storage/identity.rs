@@ -54,9 +54,21 @@ pub(crate) struct Identity {
     /// members are then. Otherwise its cluster began with `members`.
     #[serde(default)]
     pub(crate) joins: bool,
+    /// For how long this node refuses to elect another leader after it has heard of one, in ms; 0
+    /// without leases. What one life has promised binds the next.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) lease_promise_ms: u32,
     /// The digest of the extensions that this life of the node loads; it is not kept.
     #[serde(skip)]
     pub(crate) extensions: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde calls"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 mod hexadecimal {
@@ -88,6 +100,7 @@ impl Identity {
             cluster: None,
             members,
             joins: false,
+            lease_promise_ms: 0,
             extensions: 0,
         }
     }
@@ -163,6 +176,7 @@ mod tests {
             }],
         );
         identity.cluster = Some(7);
+        identity.lease_promise_ms = 250;
         identity.save(directory.path()).unwrap();
         assert_eq!(Identity::load(directory.path()).unwrap(), Some(identity));
 

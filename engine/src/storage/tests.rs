@@ -7,6 +7,7 @@ mod replacing;
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use glommio::LocalExecutorBuilder;
@@ -282,4 +283,22 @@ fn every_life_finds_what_the_ones_before_it_have_written() {
             });
         }
     }
+}
+
+/// What a node has promised with a lease binds it in its next life, whatever that is told.
+#[test]
+fn a_start_waits_until_another_promise_of_an_earlier_life_is_over() {
+    let root = tempfile::tempdir().unwrap();
+    let promised = |promise| {
+        let mut directory = DataDirectory::open(root.path(), &ALONE, SEGMENT_BYTES).unwrap();
+        let began = Instant::now();
+        directory.promise(promise).unwrap();
+        began.elapsed()
+    };
+    promised(300);
+    assert!(promised(200) >= Duration::from_millis(300));
+    assert!(promised(0) >= Duration::from_millis(200));
+    promised(100);
+    let directory = DataDirectory::open(root.path(), &ALONE, SEGMENT_BYTES).unwrap();
+    assert_eq!(directory.identity().lease_promise_ms, 100);
 }

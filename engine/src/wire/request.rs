@@ -12,6 +12,12 @@ use crate::rows::Value;
 /// The name of the VFS that clients send with OPEN. It means nothing any more.
 pub const VFS_NAME: &str = "volatile";
 
+/// A flag of OPEN that is Ringlite's: BEGIN means what it does in SQLite, and not BEGIN IMMEDIATE.
+pub(crate) const OPEN_PLAIN_BEGIN: u64 = 1 << 32;
+
+/// In the place of the role in ASSIGN: none.
+const ROLE_NOT_ASSIGNED: u64 = 3;
+
 /// The type of each request, as in its frame header.
 pub(super) mod kind {
     pub(crate) const LEADER: u8 = 0;
@@ -61,7 +67,7 @@ pub enum Request {
     Open {
         /// Its name.
         name: String,
-        /// Ignored.
+        /// [`OPEN_PLAIN_BEGIN`]; all others are ignored.
         flags: u64,
         /// Ignored.
         vfs: String,
@@ -141,8 +147,9 @@ pub enum Request {
     Assign {
         /// Its id.
         id: u64,
-        /// The role; a request without one means a voter.
-        role: Role,
+        /// The role; a request without one means a voter. `None`, which is 3, is Ringlite's: what was
+        /// assigned before is taken back.
+        role: Option<Role>,
     },
     /// 14: remove a node.
     Remove {
@@ -393,7 +400,7 @@ impl Request {
             }
             Self::Assign { id, role } => {
                 put_u64(out, *id);
-                put_u64(out, *role as u64);
+                put_u64(out, role.map_or(ROLE_NOT_ASSIGNED, |role| role as u64));
             }
             Self::Dump { name } | Self::DropDatabase { name } => put_text(out, name),
             Self::Cluster { format } => put_u64(out, *format as u64),
@@ -551,9 +558,12 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
             id: body.u64(ID)?,
             // The request's old form, PROMOTE, has no role.
             role: if body.left() == 0 {
-                Role::Voter
+                Some(Role::Voter)
             } else {
-                Role::from_word(body.u64("the role")?)?
+                match body.u64("the role")? {
+                    ROLE_NOT_ASSIGNED => None,
+                    role => Some(Role::from_word(role)?),
+                }
             },
         },
         kind::REMOVE => Request::Remove { id: body.u64(ID)? },

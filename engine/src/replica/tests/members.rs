@@ -78,15 +78,22 @@ fn what_a_session_asked_that_has_ended_is_not_asked_when_it_could_be() {
 #[test]
 fn a_role_is_given_when_its_entry_is_committed() {
     let (mut lone, _) = Lone::leading(|_| ());
-    let (id, role) = (NodeId(3), MemberRole::Standby);
-    let assigned = ask_members(&mut lone, MemberRequest::Assign { id, role });
-    assert!(lone.answer(assigned).is_none());
-    lone.commit_all();
-    lone.confirm();
-    assert_eq!(lone.reply(assigned), Ok(Reply::Done));
-    let members = lone.replica.members();
-    let member = members.iter().find(|member| member.id == id).unwrap();
-    assert_eq!(member.role, role);
+    let (id, standby) = (NodeId(3), Some(MemberRole::Standby));
+    // Left to the leader, which wants three voters, it is a voter.
+    for (role, becomes) in [(standby, MemberRole::Standby), (None, MemberRole::Voter)] {
+        let assigned = ask_members(&mut lone, MemberRequest::Assign { id, role });
+        assert!(lone.answer(assigned).is_none());
+        // What is wanted, for a leader to come, and then the role.
+        for _ in 0..3 {
+            lone.commit_all();
+            lone.turn([Input::Tick]);
+        }
+        lone.confirm();
+        assert_eq!(lone.reply(assigned), Ok(Reply::Done));
+        let members = lone.replica.members();
+        let member = members.iter().find(|member| member.id == id).unwrap();
+        assert_eq!((member.role, member.assigned), (becomes, role));
+    }
     let unknown = NodeId(77);
     let refused = ask_members(&mut lone, MemberRequest::Remove { id: unknown });
     lone.commit_all();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use ringlite::wire::{FailureCode, Response, WireError};
 use ringlite::{ClientError, NodeError};
 
+use crate::outcome::Failure;
+
 /// Why a connection of the load generator failed, or one request on it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -28,6 +30,23 @@ pub(crate) enum LoadError {
     /// The node has gone away.
     #[error("the node closed the connection")]
     Closed,
+    /// The node answered over HTTP with a failure.
+    #[error("HTTP status {status}: {body}")]
+    Status {
+        /// The status.
+        status: u16,
+        /// The beginning of the answer.
+        body: String,
+    },
+    /// The node answered over HTTP that a statement failed.
+    #[error("{0}")]
+    Refused(String),
+    /// The node answered over HTTP with something else.
+    #[error("the answer is not understood: {0}")]
+    Answer(String),
+    /// The system has no such operation.
+    #[error("it has no operation like this")]
+    Unsupported,
     /// No node leads.
     #[error("no node said within {waited:?} that it leads")]
     NoLeader {
@@ -48,18 +67,12 @@ impl LoadError {
     /// Whether the next request can go the same way: the node still leads and still answers.
     pub(crate) fn leaves_connection(&self) -> bool {
         let elsewhere = [FailureCode::NotLeader, FailureCode::LeadershipLost];
-        matches!(self, Self::Failure { code, .. }
-            if !elsewhere.iter().any(|moved| *moved as u64 == *code))
+        match self {
+            Self::Failure { code, .. } => !elsewhere.iter().any(|moved| *moved as u64 == *code),
+            Self::Refused(_) | Self::Unsupported => true,
+            _ => false,
+        }
     }
-}
-
-/// A request that failed, as it is counted.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    /// What failures of the same kind have in common.
-    pub(crate) kind: String,
-    /// What was said about this one.
-    pub(crate) words: String,
 }
 
 impl From<LoadError> for Failure {
@@ -69,9 +82,23 @@ impl From<LoadError> for Failure {
             LoadError::Unexpected(_) | LoadError::Protocol(_) => "protocol".to_owned(),
             LoadError::Io(_) | LoadError::Closed => "connection".to_owned(),
             LoadError::NoLeader { .. } => "no leader".to_owned(),
+            LoadError::Status { status, .. } => format!("HTTP status {status}"),
+            LoadError::Refused(words) => words.clone(),
+            LoadError::Answer(_) => "answer".to_owned(),
+            LoadError::Unsupported => "unsupported".to_owned(),
         };
         Self {
             kind,
+            words: error.to_string(),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map_or(0, |error| error.extended_code);
+        Self {
+            kind: format!("code {code}"),
             words: error.to_string(),
         }
     }
@@ -101,6 +128,25 @@ pub(crate) enum MeasureError {
     /// Replication without a product cannot be measured.
     #[error("replication alone cannot be measured: {0}")]
     Replication(std::io::Error),
+    /// The tables cannot be made.
+    #[error("the tables cannot be made: {}", .0.words)]
+    Prepare(Failure),
+    /// SQLite alone cannot be measured.
+    #[error("SQLite alone cannot be measured: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The cluster does not get ready.
+    #[error("{system} is not ready after {waited:?}: {words}")]
+    NotReady {
+        /// The system.
+        system: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What it said last.
+        words: String,
+    },
+    /// The program that drives hiqlite says something else than agreed.
+    #[error("the program that drives hiqlite said: {0}")]
+    Driver(String),
     /// The processes of the nodes cannot be started, or looked at.
     #[error("the nodes cannot be run: {0}")]
     Processes(std::io::Error),

@@ -1,11 +1,53 @@
-//! Whether the machine has anything else to do, which spoils every figure.
+//! The machine: what it is, and whether it has anything else to do, which spoils every figure.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// How long it is watched.
 const WATCH_TIME: Duration = Duration::from_millis(300);
 /// What a desktop or a server without work uses of its cores, with some reserve.
 const BUSY_PERCENT_MAX: f64 = 10.0;
+
+/// What is stated about the machine, and about the disk that `directory` is on.
+pub(crate) fn described(directory: &Path) -> Vec<(String, String)> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let processor = field(&read("/proc/cpuinfo"), "model name");
+    [
+        (
+            "processor",
+            processor.unwrap_or_else(|| "unknown".to_owned()),
+        ),
+        ("cores", cores.to_string()),
+        (
+            "memory",
+            field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default(),
+        ),
+        (
+            "kernel",
+            read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        ),
+        ("disk", file_system(directory).unwrap_or_default()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// The device and the type of the file system of `directory`, as df(1) tells them.
+fn file_system(directory: &Path) -> Option<String> {
+    let told = Command::new("df")
+        .args(["--output=source,fstype"])
+        .arg(directory)
+        .output();
+    let told = String::from_utf8(told.ok()?.stdout).ok()?;
+    let words: Vec<&str> = told.lines().nth(1)?.split_whitespace().collect();
+    Some(words.join(", "))
+}
 
 /// A warning, if others use the cores while this process sleeps.
 ///

@@ -1,37 +1,54 @@
 //! One measure: what ran, and what came of it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Failure;
+use crate::outcome::Outcome;
+use crate::pace::Pace;
 
-/// The longest latency that is told from longer ones: one minute, in nanoseconds.
-const LATENCY_MAX: u64 = 60_000_000_000;
-/// Significant decimal digits of a latency.
-const LATENCY_DIGITS: u8 = 3;
-/// The warm-up before each measure, as a part of its length.
-const WARM_UP_PART: u32 = 4;
+/// The quantiles that are kept of each measure, besides those with a field of their own.
+const QUANTILES: [f64; 14] = [
+    0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0,
+];
 
 /// What is measured, without its outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Subject {
     /// Who does the work: `ringlite`, or what it is compared with.
-    pub(crate) system: &'static str,
+    pub(crate) system: String,
     /// How many nodes replicate it; 0 where there is none.
     pub(crate) nodes: usize,
     /// How the work gets there.
-    pub(crate) transport: &'static str,
+    pub(crate) transport: String,
     /// What the work is.
-    pub(crate) workload: &'static str,
+    pub(crate) workload: String,
     /// How many at a time ask for it, each waiting for its own answer.
     pub(crate) connections: usize,
+    /// From one request until the next one is due, in microseconds: of each connection, or of all
+    /// together in an open loop. 0 if it follows at once.
+    #[serde(default)]
+    pub(crate) pace_us: f64,
+    /// Whether requests are due at fixed times, and latencies count from these.
+    #[serde(default)]
+    pub(crate) open_loop: bool,
 }
 
 impl Subject {
-    /// A name to choose it by.
+    /// The same at another pace.
+    pub(crate) fn at(mut self, pace: Pace) -> Self {
+        let every = match pace {
+            Pace::BackToBack => Duration::ZERO,
+            Pace::Closed(every) | Pace::Open(every) => every,
+        };
+        self.pace_us = every.as_secs_f64() * 1e6;
+        self.open_loop = matches!(pace, Pace::Open(_));
+        self
+    }
+
+    /// A name to choose it by, such as `ringlite/3/tcp/insert-100/64`; behind it the pace, as
+    /// `@5000us` or, in an open loop, `@2000/s`.
     pub(crate) fn name(&self) -> String {
         let Self {
             system,
@@ -39,22 +56,34 @@ impl Subject {
             transport,
             workload,
             connections,
+            pace_us,
+            open_loop,
         } = self;
-        format!("{system}/{nodes}/{transport}/{workload}/{connections}")
+        let name = format!("{system}/{nodes}/{transport}/{workload}/{connections}");
+        match (*pace_us > 0.0, open_loop) {
+            (false, _) => name,
+            (true, false) => format!("{name}@{pace_us:.0}us"),
+            (true, true) => format!("{name}@{:.0}/s", self.rate_due()),
+        }
+    }
+
+    /// How many requests are due a second in an open loop.
+    pub(crate) fn rate_due(&self) -> f64 {
+        1e6 / self.pace_us
     }
 }
 
 /// A measure, as it is printed: the fields are those of the JSON object.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measure {
     /// What was measured.
     #[serde(flatten)]
     pub(crate) subject: Subject,
     /// For how long, without the warm-up.
     pub(crate) seconds: f64,
-    /// How many were done in that time.
+    /// How many were done in that time; in an open loop, how many that were due in it were done.
     pub(crate) commits: u64,
-    /// How many failed in that time.
+    /// How many failed.
     pub(crate) errors: u64,
     /// How many were done per second.
     pub(crate) rate: f64,
@@ -64,48 +93,101 @@ pub(crate) struct Measure {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
-    /// The median of a raw durable write of 8 KiB in the same run.
+    /// The median of a raw durable write of 8 KiB in the same repetition, at the same pace if that
+    /// is a closed one.
     pub(crate) raw_write_p50_us: f64,
-    /// The median of a loopback round trip in the same run.
+    /// The median of a loopback round trip in the same repetition.
+    pub(crate) round_trip_p50_us: f64,
+    /// Which repetition it is of, from 1.
+    #[serde(default)]
+    pub(crate) repetition: usize,
+    /// Quantiles and their latencies in microseconds.
+    #[serde(default)]
+    pub(crate) quantiles_us: Vec<(f64, f64)>,
+    /// Failures by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) failures: BTreeMap<String, u64>,
+    /// The bytes that each node handed to its disk for each operation, in the order of the nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) disk_bytes_per_commit: Vec<f64>,
+    /// The part of a core that each idle node uses, in per cent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cpu_percent: Vec<f64>,
+    /// The resident memory of each idle node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) resident_mib: Vec<f64>,
+}
+
+/// A figure of a measure.
+pub(crate) type Figure = fn(&Measure) -> f64;
+
+/// What the machine can do, to compare with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// The median of a raw write by its pace, in microseconds, back to back as 0.
+    pub(crate) raw_write_p50_us: Vec<(f64, f64)>,
+    /// The median of a round trip.
     pub(crate) round_trip_p50_us: f64,
 }
 
-/// What the machine can do, to compare with.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    pub(crate) raw_write_p50_us: f64,
-    pub(crate) round_trip_p50_us: f64,
+impl Limits {
+    /// What a measure of `subject` is compared with: 0 if nothing was measured.
+    pub(crate) fn raw_write_for(&self, subject: &Subject) -> f64 {
+        let pace_us = if subject.open_loop {
+            0.0
+        } else {
+            subject.pace_us
+        };
+        let same = self
+            .raw_write_p50_us
+            .iter()
+            .find(|(pace, _)| *pace == pace_us);
+        same.or(self.raw_write_p50_us.first())
+            .map_or(0.0, |(_, p50)| *p50)
+    }
 }
 
 impl Measure {
     /// Puts together what `subject` gave within `length`.
     pub(crate) fn new(
         subject: Subject,
+        repetition: usize,
         length: Duration,
         outcome: &Outcome,
-        limits: Limits,
+        limits: &Limits,
     ) -> Self {
         let latencies = &outcome.latencies;
         let at = |quantile| micros(latencies.value_at_quantile(quantile));
         let seconds = length.as_secs_f64();
         Self {
-            subject,
             seconds,
-            commits: latencies.len(),
-            errors: outcome
-                .failures
-                .values()
-                .map(|failures| failures.count)
-                .sum(),
-            rate: round(latencies.len() as f64 / seconds),
+            commits: outcome.answered,
+            errors: outcome.errors(),
+            rate: round(outcome.answered_in_window as f64 / seconds),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
             p999_us: at(0.999),
             max_us: micros(latencies.max()),
-            raw_write_p50_us: limits.raw_write_p50_us,
+            raw_write_p50_us: limits.raw_write_for(&subject),
             round_trip_p50_us: limits.round_trip_p50_us,
+            repetition,
+            quantiles_us: QUANTILES.map(|quantile| (quantile, at(quantile))).into(),
+            failures: outcome
+                .failures
+                .iter()
+                .map(|(kind, failures)| (kind.clone(), failures.count))
+                .collect(),
+            disk_bytes_per_commit: Vec::new(),
+            cpu_percent: Vec::new(),
+            resident_mib: Vec::new(),
+            subject,
         }
+    }
+
+    /// How many raw durable writes the median latency is.
+    pub(crate) fn raw_writes(&self) -> f64 {
+        self.p50_us / self.raw_write_p50_us
     }
 }
 
@@ -114,185 +196,62 @@ pub(crate) fn micros(nanoseconds: u64) -> f64 {
     round(nanoseconds as f64 / 1e3)
 }
 
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// The time in which things count. What ends before it is warm-up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    opens: Instant,
-    closes: Instant,
-}
-
-impl Window {
-    /// Opens after a warm-up from now on, and stays open for `length`.
-    pub(crate) fn after_warm_up(length: Duration) -> Self {
-        let opens = Instant::now() + length / WARM_UP_PART;
-        Self {
-            opens,
-            closes: opens + length,
-        }
-    }
-
-    fn contains(&self, moment: Instant) -> bool {
-        (self.opens..self.closes).contains(&moment)
-    }
-
-    /// Whether nothing that begins at `moment` can count any more.
-    pub(crate) fn is_closed_at(&self, moment: Instant) -> bool {
-        moment >= self.closes
-    }
-
-    /// When it closes.
-    pub(crate) fn closes(&self) -> Instant {
-        self.closes
-    }
-}
-
-/// Requests that failed in the same way.
-#[derive(Clone, Debug)]
-pub(crate) struct Failures {
-    /// How many.
-    pub(crate) count: u64,
-    /// What was said about the first one.
-    pub(crate) words: String,
-}
-
-/// What came of the requests of a measure.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    /// From before the request until its answer, in nanoseconds.
-    pub(crate) latencies: Histogram<u64>,
-    /// The requests that failed, by kind.
-    pub(crate) failures: BTreeMap<String, Failures>,
-}
-
-impl Outcome {
-    /// Nothing yet.
-    pub(crate) fn new() -> Self {
-        Self {
-            latencies: Histogram::new_with_bounds(1, LATENCY_MAX, LATENCY_DIGITS)
-                .expect("the bounds are in order and the digits at most 5"),
-            failures: BTreeMap::new(),
-        }
-    }
-
-    /// Latencies that were recorded elsewhere.
-    pub(crate) fn of(latencies: Histogram<u64>) -> Self {
-        Self {
-            latencies,
-            failures: BTreeMap::new(),
-        }
-    }
-
-    /// A request that took from `start` to `end` was answered: with nothing, or with a failure.
-    pub(crate) fn count(
-        &mut self,
-        window: &Window,
-        (start, end): (Instant, Instant),
-        answer: Result<(), Failure>,
-    ) {
-        if !window.contains(end) {
-            return;
-        }
-        match answer {
-            Ok(()) => {
-                let nanoseconds = u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX);
-                self.latencies.saturating_record(nanoseconds);
-            }
-            Err(failure) => self.fail(failure, 1),
-        }
-    }
-
-    /// Counts failures, whenever they happened.
-    pub(crate) fn fail(&mut self, failure: Failure, count: u64) {
-        let known = self.failures.entry(failure.kind);
-        let known = known.or_insert(Failures {
-            count: 0,
-            words: failure.words,
-        });
-        known.count += count;
-    }
-
-    /// Adds what another thread has counted.
-    pub(crate) fn merge(&mut self, other: Self) {
-        self.latencies
-            .add(&other.latencies)
-            .expect("all histograms have the same bounds");
-        for (kind, Failures { count, words }) in other.failures {
-            self.fail(Failure { kind, words }, count);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const SUBJECT: Subject = Subject {
-        system: "ringlite",
-        nodes: 3,
-        transport: "tcp",
-        workload: "insert-100",
-        connections: 16,
-    };
+    pub(crate) fn subject() -> Subject {
+        Subject {
+            system: "ringlite".to_owned(),
+            nodes: 3,
+            transport: "tcp".to_owned(),
+            workload: "insert-100".to_owned(),
+            connections: 16,
+            pace_us: 0.0,
+            open_loop: false,
+        }
+    }
 
     #[test]
     fn a_measure_has_the_fields_that_scripts_read() {
-        let measure = Measure::new(
-            SUBJECT,
-            Duration::from_secs(2),
-            &Outcome::new(),
-            Limits::default(),
-        );
+        let length = Duration::from_secs(2);
+        let measure = Measure::new(subject(), 1, length, &Outcome::new(), &Limits::default());
         let json = serde_json::to_value(&measure).unwrap();
-        let mut found: Vec<&str> = json
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        let mut expected =
-            "system nodes transport workload connections seconds commits errors rate \
-                            p50_us p90_us p99_us p999_us max_us raw_write_p50_us round_trip_p50_us"
-                .split_whitespace()
-                .collect::<Vec<_>>();
-        found.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(found, expected);
-        assert_eq!(SUBJECT.name(), "ringlite/3/tcp/insert-100/16");
+        let found = json.as_object().unwrap();
+        for field in "system nodes transport workload connections pace_us seconds commits errors \
+                      rate p50_us p90_us p99_us p999_us max_us raw_write_p50_us round_trip_p50_us"
+            .split_whitespace()
+        {
+            assert!(found.contains_key(field), "{field}");
+        }
+        let back: Measure = serde_json::from_value(json).unwrap();
+        assert_eq!(back.subject, measure.subject);
     }
 
     #[test]
-    fn only_what_ends_in_the_window_counts() {
-        let opens = Instant::now();
-        let second = Duration::from_secs(1);
-        let window = Window {
-            opens,
-            closes: opens + 4 * second,
+    fn a_name_tells_the_pace() {
+        assert_eq!(subject().name(), "ringlite/3/tcp/insert-100/16");
+        let paced = subject().at(Pace::Closed(Duration::from_millis(5)));
+        assert_eq!(paced.name(), "ringlite/3/tcp/insert-100/16@5000us");
+        assert_eq!(paced.pace_us, 5000.0);
+        let open = subject().at(Pace::open_at(2000));
+        assert_eq!(open.name(), "ringlite/3/tcp/insert-100/16@2000/s");
+    }
+
+    #[test]
+    fn a_measure_is_compared_with_the_raw_write_at_its_pace() {
+        let limits = Limits {
+            raw_write_p50_us: vec![(0.0, 40.0), (5000.0, 200.0)],
+            round_trip_p50_us: 20.0,
         };
-        let mut outcome = Outcome::new();
-        for (end, succeeds) in [(0, true), (1, true), (2, false), (4, false)] {
-            let end = opens + end * second;
-            let failure = || Failure {
-                kind: "code 5".to_owned(),
-                words: "busy".to_owned(),
-            };
-            let answer = succeeds.then_some(()).ok_or_else(failure);
-            outcome.count(&window, (end - second, end), answer);
-        }
-        let mut total = Outcome::new();
-        total.merge(outcome.clone());
-        total.merge(outcome);
-        let limits = Limits::default();
-        let measure = Measure::new(SUBJECT, 4 * second, &total, limits);
-        let counts = (measure.commits, measure.errors, measure.rate);
-        assert_eq!(
-            counts,
-            (4, 2, 1.0),
-            "what ends as the window closes is too late"
-        );
-        assert!((measure.p50_us - 1e6).abs() < 1e3, "{}", measure.p50_us);
+        let paced = subject().at(Pace::Closed(Duration::from_millis(5)));
+        assert_eq!(limits.raw_write_for(&subject()), 40.0);
+        assert_eq!(limits.raw_write_for(&paced), 200.0);
+        let open = subject().at(Pace::open_at(200));
+        assert_eq!(limits.raw_write_for(&open), 40.0);
     }
 }

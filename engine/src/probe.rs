@@ -1,5 +1,4 @@
-//! What the machine itself can do: one durable write, one loopback round trip, and the two
-//! together as replication needs them.
+//! What the machine itself can do: one durable write, one loopback round trip.
 //!
 //! A commit cannot be faster than the one, nor a commit over the network faster than both, so the
 //! benchmarks and `ringlite demo` measure them in the same run, with plain blocking calls and
@@ -13,7 +12,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::thread::CpuSet;
 use tempfile::NamedTempFile;
@@ -26,8 +24,6 @@ const FILE_BYTES: usize = 16 << 20;
 const FILL_BYTES: usize = 1 << 20;
 /// Unrecorded writes or round trips before the recorded ones.
 const WARM_UP: usize = 64;
-/// The followers of [`replicated_write`].
-const FOLLOWERS: usize = 2;
 /// The length of a message of the round trip.
 const MESSAGE_BYTES: usize = 64;
 /// The longest time that a histogram tells from longer ones: one minute, in nanoseconds.
@@ -170,128 +166,6 @@ fn echo(mut stream: TcpStream, core: usize) -> io::Result<()> {
     }
 }
 
-/// Measures replication and nothing else, one entry of `bytes` after the other for `duration`, in
-/// nanoseconds: a leader sends the entry to two followers, writes it, and waits until one of them
-/// says that it has written it too.
-///
-/// Each of the three is a thread with a file of its own in `directory`, written as by
-/// [`raw_write`]. The leader is pinned to the first core that this process is allowed, the
-/// followers to the last. No consensus, checksum, SQL or client is part of it: a replicated commit
-/// on this machine takes this, and what the product adds.
-///
-/// # Errors
-/// Those of [`raw_write`] and of [`round_trip`].
-pub fn replicated_write(
-    directory: &Path,
-    bytes: usize,
-    duration: Duration,
-) -> io::Result<Histogram<u64>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let cores = allowed_cores()?;
-    let (Some(first), Some(last)) = (cores.first(), cores.last()) else {
-        return Err(io::ErrorKind::Unsupported.into());
-    };
-    let own = RawWriter::new(directory, bytes)?;
-    let mut links = Vec::new();
-    let mut followers = Vec::new();
-    for _ in 0..FOLLOWERS {
-        links.push(TcpStream::connect(listener.local_addr()?)?);
-        followers.push((listener.accept()?.0, RawWriter::new(directory, bytes)?));
-    }
-    std::thread::scope(|scope| {
-        let followers: Vec<_> = followers
-            .into_iter()
-            .map(|(link, writer)| scope.spawn(|| follow(link, writer, *last)))
-            .collect();
-        // The links are dropped with the leader's thread, which ends the followers.
-        let leader = scope.spawn(|| lead(links, own, *first, duration));
-        let recorded = joined(leader.join())?;
-        for follower in followers {
-            joined(follower.join())?;
-        }
-        Ok(recorded)
-    })
-}
-
-fn lead(
-    mut links: Vec<TcpStream>,
-    mut writer: RawWriter,
-    core: usize,
-    duration: Duration,
-) -> io::Result<Histogram<u64>> {
-    pin(core)?;
-    for link in &links {
-        link.set_nodelay(true)?;
-    }
-    let entry = vec![0xa5; writer.bytes];
-    let mut sent = 0;
-    let mut acknowledged = vec![0; links.len()];
-    record(duration, || {
-        for link in &mut links {
-            link.write_all(&entry)?;
-        }
-        sent += 1;
-        writer.write()?;
-        while !acknowledged.contains(&sent) {
-            take_acknowledgements(&mut links, &mut acknowledged)?;
-        }
-        Ok(())
-    })
-}
-
-/// Waits until a follower has said something, and counts it.
-fn take_acknowledgements(links: &mut [TcpStream], acknowledged: &mut [u64]) -> io::Result<()> {
-    let mut ready: Vec<_> = links
-        .iter()
-        .map(|link| PollFd::new(link, PollFlags::IN))
-        .collect();
-    rustix::event::poll(&mut ready, None)?;
-    let ready: Vec<bool> = ready
-        .iter()
-        .map(|link| !link.revents().is_empty())
-        .collect();
-    for ((link, count), _) in links
-        .iter_mut()
-        .zip(acknowledged)
-        .zip(ready)
-        .filter(|(_, ready)| *ready)
-    {
-        let mut bytes = [0; 64];
-        match link.read(&mut bytes)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            acknowledgements => *count += acknowledgements as u64,
-        }
-    }
-    Ok(())
-}
-
-/// Writes each entry that arrives, and answers with one byte.
-fn follow(mut link: TcpStream, mut writer: RawWriter, core: usize) -> io::Result<()> {
-    pin(core)?;
-    link.set_nodelay(true)?;
-    let mut entry = vec![0; writer.bytes];
-    loop {
-        let followed = link
-            .read_exact(&mut entry)
-            .and_then(|()| writer.write())
-            .and_then(|()| link.write_all(&[1]));
-        match followed {
-            Ok(()) => {}
-            // The leader has its majority of the last entry and is gone.
-            Err(error) if is_end(&error) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Whether an error says that the other end has left.
-fn is_end(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
-}
-
 /// The cores that this thread may run on.
 fn allowed_cores() -> io::Result<Vec<usize>> {
     let allowed = rustix::thread::sched_getaffinity(None)?;
@@ -352,14 +226,6 @@ mod tests {
     fn round_trips_are_recorded() {
         let times = round_trip(BRIEFLY).unwrap();
         assert!(!times.is_empty() && times.min() > 0);
-    }
-
-    #[test]
-    fn replicated_writes_are_recorded_and_the_files_are_gone() {
-        let directory = tempfile::tempdir_in(".").unwrap();
-        let times = replicated_write(directory.path(), 4096, BRIEFLY).unwrap();
-        assert!(!times.is_empty() && times.min() > 0);
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

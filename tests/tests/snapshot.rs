@@ -20,8 +20,10 @@ const ROW_BYTES: usize = 4_000;
 const ROWS_PER_STATEMENT: usize = 200;
 /// What a node's memory may grow by while it sends or receives a snapshot.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
-/// Between two commits of the writer whose latency is measured.
+/// Between two commits of one of the writers whose latency is measured: 1,000 commits/s in all.
 const PACE: Duration = Duration::from_millis(5);
+const WRITERS: usize = 5;
+/// Of each of them.
 const QUIET_COMMITS: usize = 600;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -125,19 +127,30 @@ fn await_arrival(cluster: &LocalCluster, id: usize, bytes: u64) {
     }
 }
 
-/// How long commits took, one every [`PACE`], until `is_over`.
-fn commit_paced(client: &mut Client, mut is_over: impl FnMut(usize) -> bool) -> Vec<Duration> {
-    let mut times = Vec::new();
-    let mut due = Instant::now();
-    while !is_over(times.len()) {
-        due = (due + PACE).max(Instant::now());
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        let began = Instant::now();
-        client
-            .execute("INSERT INTO t (data) VALUES (randomblob(100))", &[])
-            .unwrap();
-        times.push(began.elapsed());
-    }
+/// How long the commits of the writers took, each with one every [`PACE`], until `is_over`.
+fn commit_paced(clients: &mut [Client], is_over: impl Fn(usize) -> bool + Sync) -> Vec<Duration> {
+    let commit = |client: &mut Client| {
+        let mut times = Vec::new();
+        let mut due = Instant::now();
+        while !is_over(times.len()) {
+            due = (due + PACE).max(Instant::now());
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let began = Instant::now();
+            client
+                .execute("INSERT INTO t (data) VALUES (randomblob(100))", &[])
+                .unwrap();
+            times.push(began.elapsed());
+        }
+        times
+    };
+    let mut times: Vec<_> = thread::scope(|scope| {
+        let writers = clients
+            .iter_mut()
+            .map(|client| scope.spawn(|| commit(client)));
+        let writers: Vec<_> = writers.collect();
+        let times = writers.into_iter().map(|writer| writer.join().unwrap());
+        times.flatten().collect()
+    });
     times.sort_unstable();
     times
 }
@@ -171,8 +184,8 @@ fn a_member_that_was_away_for_too_long_gets_a_snapshot_while_commits_go_on() {
     fill(&mut cluster, SECOND, 1);
     let behind = follower_of(&mut cluster);
     leave_behind(&mut cluster, behind);
-    let mut client = scene::open(&mut cluster, DATABASE);
-    let quiet = commit_paced(&mut client, |count| count >= QUIET_COMMITS);
+    let mut clients = [(); WRITERS].map(|()| scene::open(&mut cluster, DATABASE));
+    let quiet = commit_paced(&mut clients, |count| count >= QUIET_COMMITS);
 
     let leader = scene::leader_of(&mut cluster);
     cluster.start_node(behind).unwrap();
@@ -182,7 +195,7 @@ fn a_member_that_was_away_for_too_long_gets_a_snapshot_while_commits_go_on() {
     let is_over = AtomicBool::new(false);
     let (busy, growth) = thread::scope(|scope| {
         let growth = scope.spawn(|| watch_growth(&processes, &is_over));
-        let busy = commit_paced(&mut client, |_| said(&cluster, behind, INSTALLED) > 0);
+        let busy = commit_paced(&mut clients, |_| said(&cluster, behind, INSTALLED) > 0);
         is_over.store(true, Ordering::Relaxed);
         (busy, growth.join().unwrap())
     });

@@ -67,7 +67,7 @@ pub enum Request {
     Open {
         /// Its name.
         name: String,
-        /// [`OPEN_PLAIN_BEGIN`]; all others are ignored.
+        /// `OPEN_PLAIN_BEGIN`; all others are ignored.
         flags: u64,
         /// Ignored.
         vfs: String,

@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// Whether it says that a statement was interrupted, of which nothing is left then.
+    pub(crate) fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Sqlite { code, .. } if *code == rusqlite::ffi::SQLITE_INTERRUPT)
+    }
+
     /// A result has more bytes than may be given at once.
     pub(crate) fn result_too_large() -> Self {
         Self::Busy {

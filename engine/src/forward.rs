@@ -362,6 +362,8 @@ impl Worker {
                 Failed::Lost => Failed::Elsewhere,
                 failed => failed,
             })?;
+            let interrupter = Arc::clone(&self.interrupter);
+            client.on_sent(move || interrupter.begin());
             self.interrupter.connected(client.second_handle());
             self.client = Some(client);
         }
@@ -371,7 +373,6 @@ impl Worker {
         let Request::Sql(work) = &job.request else {
             return Ok(Forwarded::Answered(Ok(Reply::Opened)));
         };
-        self.interrupter.begin();
         let ran = run(client, work);
         let is_interrupted = self.interrupter.end();
         let (reply, is_interrupt_answered) = match ran {

@@ -38,6 +38,10 @@ pub fn check(
             "it does not serve, and ended with {code:?}: {stderr}"
         ));
     }
+    // What is asked for by a digest is what the node has applied so far, and who makes a database is
+    // answered when everything before that is.
+    let made = node.client().and_then(|mut client| client.open("after"));
+    made.map_err(|error| format!("it makes no database: {error}: {}", node.words()))?;
     let names = histories.iter().flat_map(|history| history.databases());
     let found = history::observe(|| node.client(), names)?;
     for history in histories {

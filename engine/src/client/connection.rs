@@ -33,6 +33,8 @@ pub(super) struct Connection {
 struct Patience {
     server_timeout: Duration,
     is_lost: Box<dyn FnMut() -> bool + Send>,
+    /// Is called when a request was sent as a whole: another handle may send an INTERRUPT then.
+    sent: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl std::fmt::Debug for Patience {
@@ -109,8 +111,20 @@ impl Connection {
         self.patience = Some(Patience {
             server_timeout,
             is_lost,
+            sent: None,
         });
-        self.set_timeout(slice)
+        // A large request may take longer than a look at the leader.
+        self.set_timeout(server_timeout)?;
+        self.stream
+            .set_read_timeout(Some(slice))
+            .map_err(|source| self.error("set the timeout of", source))
+    }
+
+    /// From now on `sent` is called whenever a request was sent as a whole, if there is patience.
+    pub(super) fn on_sent(&mut self, sent: Box<dyn FnMut() + Send>) {
+        if let Some(patience) = &mut self.patience {
+            patience.sent = Some(sent);
+        }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -145,7 +159,15 @@ impl Connection {
         if self.outgoing.capacity() > BUFFER_BYTES_KEPT {
             self.outgoing = Vec::new();
         }
-        written.map_err(|source| self.error("write to", source))
+        written.map_err(|source| self.error("write to", source))?;
+        if let Some(sent) = self
+            .patience
+            .as_mut()
+            .and_then(|patience| patience.sent.as_mut())
+        {
+            sent();
+        }
+        Ok(())
     }
 
     /// Waits for the next message.

@@ -32,6 +32,14 @@ impl Client {
         }
     }
 
+    /// From now on `sent` is called whenever a request was sent as a whole. Before that an INTERRUPT of
+    /// another handle could overtake it, or come into the middle of it.
+    pub(crate) fn on_sent(&mut self, sent: impl FnMut() + Send + 'static) {
+        if let Some(connection) = &mut self.connection {
+            connection.on_sent(Box::new(sent));
+        }
+    }
+
     /// Another handle on the connection, to send an INTERRUPT while this one waits.
     pub(crate) fn second_handle(&self) -> Option<TcpStream> {
         self.connection.as_ref()?.second_handle().ok()

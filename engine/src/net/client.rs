@@ -357,17 +357,28 @@ impl Connection {
                 mut is_interrupted,
             } = self.ask(Ask::Sql(work)).await?;
             let more = matches!(&reply, Ok(Reply::Rows(batch)) if !batch.complete);
-            if !is_interrupted {
+            let is_stopped = is_interrupted && matches!(&reply, Err(error) if error.is_interrupt());
+            if !more && !is_stopped {
+                // It came too late: what became of the statement is told all the same.
                 self.write(&response_to(reply)).await?;
-                if !more {
-                    return Ok(());
+                if is_interrupted {
+                    self.write(&Response::Empty).await?;
                 }
+                return Ok(());
+            }
+            if more && !is_interrupted {
+                self.write(&response_to(reply)).await?;
                 is_interrupted = self.is_interrupted().await?;
             }
             if is_interrupted {
                 // In place of the rows that are left; an error tells nothing but the interrupt.
                 let ended = self.ask(Ask::Sql(Work::Interrupt)).await?;
-                return self.write(&response_to(ended.reply)).await;
+                let has_failed = ended.reply.is_err();
+                self.write(&response_to(ended.reply)).await?;
+                if has_failed {
+                    self.write(&Response::Empty).await?;
+                }
+                return Ok(());
             }
             work = Work::Continue;
         }

@@ -91,8 +91,6 @@ pub struct Restart {
     pub lacks_base: bool,
     /// The newest epoch that was ever used.
     pub newest_epoch: u64,
-    /// The newest epoch of which a record was found.
-    pub durable_epoch: u64,
     /// The newest segment that was written to.
     pub newest_segment: u64,
 }
@@ -233,7 +231,6 @@ impl ShardImage {
             torn: found.is_torn(),
             lacks_base: found.lacks_base(),
             newest_epoch: found.newest_epoch(),
-            durable_epoch: found.durable_epoch(),
             newest_segment: found.newest_segment(),
         })
     }

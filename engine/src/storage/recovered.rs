@@ -184,8 +184,11 @@ impl Recovered {
                 index: target,
             }
         });
-        let debt = fault.max(short);
-        debt.filter(|_| debt > owed)
+        let debt = fault.max(short)?;
+        // The mark, which tells of an epoch that is gone, may have fallen below what is owed.
+        let index = owed.map_or(debt.index, |owed| owed.index.max(debt.index));
+        let debt = Debt { index, ..debt };
+        (Some(debt) > owed).then_some(debt)
     }
 
     /// Where the log ends.
@@ -326,14 +329,10 @@ impl Recovered {
         self.log.cut.is_some()
     }
 
-    /// The next epoch is above every one that was ever used.
+    /// The next epoch is above every one that was ever used. The durable mark names this one until a
+    /// record of the next one is durable, also if it is gone: a restart has to find that again.
     pub(super) fn newest_epoch(&self) -> u64 {
         self.log.epoch.max(self.hard_state.log_epoch)
-    }
-
-    /// The newest epoch of which a record was found.
-    pub(super) fn durable_epoch(&self) -> u64 {
-        self.log.epoch
     }
 
     /// The newest segment that was written to; there is none with a higher number any more.

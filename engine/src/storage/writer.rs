@@ -210,7 +210,7 @@ pub(crate) async fn start(
         reserve,
         log: Rc::clone(&log),
         epoch: recovered.newest_epoch() + 1,
-        durable_epoch: recovered.durable_epoch(),
+        durable_epoch: recovered.newest_epoch(),
         epoch_first: recovered.last().next(),
         offset: 0,
         previous_header_crc: 0,

@@ -307,12 +307,16 @@ impl Raft {
             // A vote could not be saved, and a new term would only come in the way of others.
             return;
         }
+        // With leases the promise to a leader also holds in a newer term, which this node may have
+        // learned from the refusal of a pre-vote since, without a vote in it.
+        let is_news = term > self.hard_state.term
+            || self.has_leases() && term == self.hard_state.term && self.hard_state.vote.is_none();
+        if is_news && self.is_sticky() && !by_transfer {
+            // No answer and no new term: a node that lost touch must not depose a leader that the
+            // others hear (thesis, 4.2.3).
+            return;
+        }
         if term > self.hard_state.term {
-            if self.is_sticky() && !by_transfer {
-                // No answer and no new term: a node that lost touch must not depose a leader that
-                // the others hear (thesis, 4.2.3).
-                return;
-            }
             self.become_follower(term, None);
         }
         let current = self.hard_state.term;

@@ -357,3 +357,43 @@ fn a_survivor_that_is_refused_tries_again_within_ticks_and_gives_up_its_haste_la
         (Role::Follower, Some(A))
     );
 }
+
+/// A promise to a leader holds whatever term its node has heard of since: the leader may answer reads by
+/// it for as long as the promise lasts.
+#[test]
+fn a_promise_outlives_the_term_of_its_leader() {
+    let mut config = Config::new(A, vec![A, B, C], 5);
+    config.lease_ticks = 1;
+    let mut a = started_with(config, &[1], 1);
+    tick_until(&mut a, Role::PreCandidate);
+    a.take_effects();
+    let beat = Message::Heartbeat {
+        term: Term(1),
+        commit: LogIndex(1),
+        matched_by_all: LogIndex(0),
+        round: 1,
+    };
+    receive(&mut a, B, beat);
+    // Somebody has answered, late, to what it asked before it heard that leader.
+    let refusal = Message::PreVoteReply {
+        term: Term(2),
+        granted: false,
+    };
+    receive(&mut a, C, refusal);
+    a.take_effects();
+    assert_eq!(a.status().term, Term(2));
+    let ask = Message::Vote {
+        term: Term(2),
+        last_index: LogIndex(1),
+        last_term: Term(1),
+        by_transfer: false,
+    };
+    receive(&mut a, C, ask);
+    let effects = a.take_effects();
+    assert!(
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::SaveHardState { .. })),
+        "a vote against the promise: {effects:?}"
+    );
+}

@@ -126,6 +126,33 @@ fn a_crash_before_anything_was_written_finds_the_fault_again() {
     }
 }
 
+/// Only the durable mark tells of an epoch whose one record is damaged beyond recognition. It has to go
+/// on doing so: else what that epoch had voided would come back with the next start.
+#[test]
+fn an_epoch_that_is_gone_is_missed_at_each_start() {
+    let data = new_directory();
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin(&root).await;
+        life.append(None, (1..=6).map(|index| entry(index, 1, 10)).collect());
+        life.settle().await;
+        life.append(Some(3), vec![entry(3, 2, 10)]);
+        life.save(2);
+        life.settle().await;
+    });
+    flip(data.path(), 2, 5);
+    for start in 1..=3 {
+        let root = data.path().to_owned();
+        live(async move || {
+            let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+            assert_eq!(life.found.len(), 0, "start {start}");
+            life.save(3);
+            life.settle().await;
+        });
+        assert!(debt_on_disk(data.path()).is_some(), "start {start}");
+    }
+}
+
 #[test]
 fn a_second_fault_does_not_shrink_the_debt() {
     let data = twenty(0);

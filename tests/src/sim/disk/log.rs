@@ -132,7 +132,7 @@ impl LogWriter {
         self.saved = found.hard_state;
         self.newest_segment = found.newest_segment;
         self.epoch = found.newest_epoch + 1;
-        self.durable_epoch = found.durable_epoch;
+        self.durable_epoch = found.newest_epoch;
         self.epoch_first = found.log.last.next();
         self.last = found.log.last;
         self.durable_last = found.log.last;

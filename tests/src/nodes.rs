@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ringlite::client::DatabaseDigest;
 use ringlite::local_cluster::free_addresses;
 use ringlite::{Client, ClientError, ClientOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::{self, Finished};
@@ -262,7 +262,7 @@ impl Nodes {
 }
 
 fn signal(child: &Child, what: Signal) {
-    kill_process(Pid::from_child(child), what).expect("a child can be told");
+    process::signal(child.id(), what);
 }
 
 /// Waits until `check` succeeds.

@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// What a program has left when it ended.
 #[derive(Debug)]
 pub struct Finished {
@@ -158,6 +160,15 @@ pub fn size(variable: &str, default: usize) -> usize {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}"))
     })
+}
+
+/// Sends a signal to a process.
+///
+/// # Panics
+/// If there is no such process.
+pub fn signal(process: u32, what: Signal) {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    kill_process(process.expect("a process"), what).expect("it can be told");
 }
 
 /// Waits until every thread of a process has taken a SIGSTOP: what it is asked from now on it does not see

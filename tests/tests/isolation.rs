@@ -16,7 +16,7 @@ use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, ClientError, ClientOptions, Value};
 use ringlite_tests::netns::Network;
 use ringlite_tests::{process, scene};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "isolated";
@@ -474,8 +474,7 @@ fn an_isolated_leader_with_a_lease_that_stood_still_reads_nothing_that_is_old() 
             .collect();
         assert_eq!(clients[0].status().unwrap()["lease"], true);
         let number = cluster.process_of(leader).unwrap();
-        let signal = |signal| kill_process(Pid::from_raw(number as i32).unwrap(), signal).unwrap();
-        signal(Signal::STOP);
+        process::signal(number, Signal::STOP);
         process::wait_until_it_stands_still(number);
         network.cut_off(leader);
         thread::scope(|scope| {
@@ -484,7 +483,7 @@ fn an_isolated_leader_with_a_lease_that_stood_still_reads_nothing_that_is_old() 
                 .map(|client| scope.spawn(|| client.query("SELECT value FROM state", &[])))
                 .collect();
             drop(majority_goes_on(&network, &cluster, leader));
-            signal(Signal::CONT);
+            process::signal(number, Signal::CONT);
             for waiting in waiting {
                 let answer = waiting.join().unwrap();
                 let error = answer.expect_err("an old value was read");

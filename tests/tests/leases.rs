@@ -11,7 +11,7 @@ use ringlite::local_cluster::{Launch, LocalCluster};
 use ringlite::{Client, ClientError, ClientOptions, Value};
 use ringlite_tests::trace::{self, Tracer};
 use ringlite_tests::{process, scene};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DATABASE: &str = "leased";
@@ -119,9 +119,8 @@ fn latency_with_and_without_a_lease() {
     }
 }
 
-fn signal(cluster: &LocalCluster, id: usize, signal: Signal) {
-    let number = cluster.process_of(id).unwrap();
-    kill_process(Pid::from_raw(number as i32).unwrap(), signal).unwrap();
+fn signal(cluster: &LocalCluster, id: usize, what: Signal) {
+    process::signal(cluster.process_of(id).unwrap(), what);
 }
 
 /// A client of one node, whether it leads or not.

@@ -12,6 +12,7 @@ use ringlite::wire::{Request, Response};
 use ringlite::{Client, ClientOptions, Value};
 use ringlite_tests::raw::{Answer, RawConnection};
 use ringlite_tests::{process, scene};
+use rustix::process::Signal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 /// Where the long statements are.
@@ -205,6 +206,52 @@ fn an_interrupt_ends_the_wait_for_the_write_lock() {
     let (code, message) = writer.ask(&Request::Interrupt { database: 0 }).failure();
     assert_eq!(code, INTERRUPT, "{message}");
     holder.execute("COMMIT", &[]).unwrap();
+}
+
+/// The majority stands still for a moment, so that the interrupt comes while what was written waits for it.
+/// On a busy machine the leader may give up first, and then it is tried again.
+#[test]
+fn an_interrupt_that_comes_too_late_hides_no_answer() {
+    const ATTEMPTS: usize = 20;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut cluster = start(directory.path(), &[]);
+    for attempt in 1..=ATTEMPTS {
+        let leader = scene::leader_of(&mut cluster);
+        let address = scene::connect(&mut cluster).address().to_owned();
+        let mut connection = RawConnection::with_database(&address, SLOW);
+        let others = (1..=3).filter(|id| *id != leader);
+        let others: Vec<_> = others.map(|id| cluster.process_of(id).unwrap()).collect();
+        let tell = |what| others.iter().for_each(|id| process::signal(*id, what));
+        tell(Signal::STOP);
+        connection.say(&Request::QuerySql {
+            database: 0,
+            // Long enough to leave the core: only then the connection is listened to meanwhile.
+            sql: format!(
+                "INSERT INTO t SELECT {attempt} + 0 * (SELECT count(*) FROM \
+                 (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) \
+                 SELECT i FROM n)) RETURNING a"
+            ),
+            parameters: Vec::new(),
+        });
+        thread::sleep(Duration::from_millis(100));
+        connection.say(&Request::Interrupt { database: 0 });
+        thread::sleep(Duration::from_millis(30));
+        tell(Signal::CONT);
+        let answer = connection.hear();
+        if matches!(answer, Answer::Response(Response::Rows(_))) {
+            assert_eq!(connection.hear(), Answer::Response(Response::Empty));
+            return;
+        }
+        let mut client = scene::open(&mut cluster, SLOW);
+        let written = format!("SELECT count(*) FROM t WHERE a = {attempt}");
+        let is_told = matches!(answer, Answer::Response(Response::Empty));
+        let rows = scene::integer(&mut client, &written);
+        assert!(
+            !is_told || rows == 0,
+            "it was told as interrupted, and is there"
+        );
+    }
+    panic!("it came too late in none of {ATTEMPTS} attempts");
 }
 
 #[test]

@@ -181,7 +181,14 @@ impl Replica {
         };
         let has_no_connection = is_connecting && matches!(outcome, Outcome::Failed(_));
         match outcome {
-            Outcome::NeedsWriteLock(work) => self.park(request, work),
+            Outcome::NeedsWriteLock(work) => {
+                if !seen.wrote.is_empty()
+                    && let Some(session) = self.sessions.get_mut(&id)
+                {
+                    session.partly_done = Some(request);
+                }
+                self.park(request, work);
+            }
             Outcome::Reply(reply) => self.answer(request, Ok(reply), seen),
             Outcome::Failed(error) => self.answer(request, Err(error), seen),
         }
@@ -557,7 +564,10 @@ impl Replica {
         });
         let not_leader = self.not_leader();
         for request in refused {
-            if request.serial != INTERNAL_SERIAL {
+            let session = self.sessions.get(&request.session);
+            if session.is_some_and(|session| session.partly_done == Some(request)) {
+                self.refuse(request, Error::OutcomeUnknown);
+            } else if request.serial != INTERNAL_SERIAL {
                 self.refuse(request, not_leader.clone());
             }
         }

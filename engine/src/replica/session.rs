@@ -26,6 +26,9 @@ pub(super) struct Session {
     /// Its run that left the core, and the requests that wait for that one.
     pub(super) long_run: Option<LongRun>,
     pub(super) waiting: VecDeque<(RequestId, Work)>,
+    /// The request of which a part is committed already, while the rest of its script waits for a write
+    /// lock. It must not be told that nothing was done.
+    pub(super) partly_done: Option<RequestId>,
     /// Why the open transaction was ended without being asked; told once.
     pub(super) aborted: Option<Error>,
     /// Its end waits for that of the statement it was in.
@@ -50,6 +53,7 @@ impl Session {
             snapshot_since_tick: None,
             long_run: None,
             waiting: VecDeque::new(),
+            partly_done: None,
             aborted: None,
             is_closing: false,
             last_word: None,

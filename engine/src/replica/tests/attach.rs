@@ -398,6 +398,32 @@ fn what_is_attached_may_be_written_by_the_same_script_and_detached_again() {
     assert!(lone.reply(parked).is_ok());
 }
 
+/// "Not leader" says that nothing was done, so that whoever hears it runs the whole script again.
+#[test]
+fn a_script_that_has_written_is_not_told_that_nothing_was_done() {
+    let script = format!("{INSERT}; ATTACH 'b' AS other; INSERT INTO other.t VALUES (NULL, 'x')");
+    for goes_on in [false, true] {
+        let (mut lone, _) = leading(|_| ());
+        let second = lone.open(2);
+        let holder = lone.open_database(3, "b");
+        done(&mut lone, holder, "BEGIN IMMEDIATE");
+        let scripted = lone.execute(second, &script);
+        settle(&mut lone);
+        assert!(lone.answer(scripted).is_none(), "b is locked");
+        assert_eq!(counts(&mut lone), (1, 0));
+        let deposed = lone.deposed();
+        if goes_on {
+            // The rest has just been let go on, and may not begin any more.
+            let (_, asked) = lone.ask(holder, sql_request("ROLLBACK"));
+            lone.turn([asked, deposed]);
+        } else {
+            lone.turn([deposed]);
+        }
+        assert_eq!(lone.reply(scripted), Err(Error::OutcomeUnknown));
+        assert_eq!(counts(&mut lone), (1, 0));
+    }
+}
+
 #[test]
 fn what_cannot_be_attached_is_refused_with_the_reason() {
     let (mut lone, session) = leading(|_| ());

@@ -21,6 +21,7 @@ fn place() -> RecordPlace {
         segment: 1,
         epoch: 1,
         epoch_first: LogIndex(1),
+        epoch_previous_term: Term(0),
         previous_header_crc: 0,
         durable_upto: LogIndex(41),
         commit: LogIndex(41),

@@ -12,12 +12,12 @@ use std::ops::Range;
 /// Records start at multiples of this, in bytes: the unit of direct IO.
 pub const RECORD_ALIGN: usize = 4096;
 /// The version of the record format.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
 /// The length of a record header, in bytes. The payload follows at once.
 pub const RECORD_HEADER_BYTES: usize = HEADER_CRC_AT + size_of::<u32>();
 
 const MAGIC: [u8; 8] = *b"RLRECORD";
-const RESERVED_BYTES: usize = 32;
+const RESERVED_BYTES: usize = 24;
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = MAGIC_AT + MAGIC.len();
@@ -36,7 +36,8 @@ const INCARNATION_AT: usize = CLUSTER_AT + size_of::<u128>();
 const PAYLOAD_BYTES_AT: usize = INCARNATION_AT + size_of::<u64>();
 const PAYLOAD_CRC_AT: usize = PAYLOAD_BYTES_AT + size_of::<u32>();
 const PREVIOUS_CRC_AT: usize = PAYLOAD_CRC_AT + size_of::<u32>();
-const RESERVED_AT: usize = PREVIOUS_CRC_AT + size_of::<u32>();
+const EPOCH_PREVIOUS_TERM_AT: usize = PREVIOUS_CRC_AT + size_of::<u32>();
+const RESERVED_AT: usize = EPOCH_PREVIOUS_TERM_AT + size_of::<u64>();
 const HEADER_CRC_AT: usize = RESERVED_AT + RESERVED_BYTES;
 
 const _: () = assert!(
@@ -81,6 +82,10 @@ pub struct RecordPlace {
     /// The first index of the epoch: records of older epochs at or above it are void. It is in
     /// every header, so that it is known even if the first record of the epoch is damaged.
     pub epoch_first: LogIndex,
+    /// The term of the entry before `epoch_first`, on which the epoch follows. It tells the log that the
+    /// epoch went on from what is left of it if another epoch is gone in between. 0 if the epoch begins
+    /// with the first entry of all, or with the record that stands for a base.
+    pub epoch_previous_term: Term,
     /// The header checksum of the record before this one in the segment; 0 for the first.
     pub previous_header_crc: u32,
     /// Everything up to here was durable in this node's log when the record was encoded.
@@ -210,6 +215,11 @@ pub fn encode_record(place: &RecordPlace, entry: &Entry, out: &mut [u8]) -> u32 
         PREVIOUS_CRC_AT,
         &place.previous_header_crc.to_le_bytes(),
     );
+    put(
+        out,
+        EPOCH_PREVIOUS_TERM_AT,
+        &place.epoch_previous_term.0.to_le_bytes(),
+    );
     put(out, RESERVED_AT, &[0; RESERVED_BYTES]);
     let header_crc = crc32fast::hash(&out[..HEADER_CRC_AT]);
     put(out, HEADER_CRC_AT, &header_crc.to_le_bytes());
@@ -281,6 +291,13 @@ pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
             found: term.0,
         });
     }
+    let previous_term = place.epoch_previous_term;
+    if previous_term > term || (place.epoch_first == LogIndex(1) && previous_term != Term(0)) {
+        return Err(RecordError::Field {
+            field: "term before the epoch",
+            found: previous_term.0,
+        });
+    }
     let payload_crc = u32_at(header, PAYLOAD_CRC_AT);
     Ok(RecordHeader {
         place,
@@ -303,6 +320,7 @@ fn place_of(header: &[u8; RECORD_HEADER_BYTES]) -> RecordPlace {
         segment: u64_at(header, SEGMENT_AT),
         epoch: u64_at(header, EPOCH_AT),
         epoch_first: LogIndex(u64_at(header, EPOCH_FIRST_AT)),
+        epoch_previous_term: Term(u64_at(header, EPOCH_PREVIOUS_TERM_AT)),
         previous_header_crc: u32_at(header, PREVIOUS_CRC_AT),
         durable_upto: LogIndex(u64_at(header, DURABLE_UPTO_AT)),
         commit: LogIndex(u64_at(header, COMMIT_AT)),

@@ -17,6 +17,9 @@
 //! 5. The log is cut only behind what is applied and durable. The segment that holds the record at the
 //!    new base, and all after it, are kept and read again; whatever is older is no part of the log.
 //!    So nothing void outlives what made it void, and a base whose record is missing is damage.
+//! 6. Every header names the term of the entry before its epoch. An entry is known by its index and term, and
+//!    with it everything before it (Raft paper, 5.3). So an epoch that is gone with all its records is missed
+//!    by the one behind it, unless nothing that was live is gone with it.
 //!
 //! With more writes in flight a third verdict would be needed, because a record could be durable
 //! after a torn one without either having been acknowledged.
@@ -183,7 +186,8 @@ pub fn recover(
                 evidence,
                 end: end_of(&scans).max(at_base),
                 proven: mark.speaks_of(log.found.epoch),
-                epoch_is_gone: mark.epoch > log.found.epoch,
+                newest_is_gone: mark.epoch > log.found.epoch,
+                voided_from_is_unknown: mark.epoch.max(log.found.epoch) > end.epoch,
             });
         }
     }
@@ -238,6 +242,10 @@ struct Assembly {
     /// The epoch of the newest segment so far, and its first index.
     epoch: u64,
     epoch_first: LogIndex,
+    epoch_previous_term: Term,
+    /// The highest commit index of any header so far; and the same of those of which it is known that their
+    /// log went on as this one does.
+    named_commit: LogIndex,
     commit: LogIndex,
     /// The first record has come.
     begun: bool,
@@ -304,27 +312,24 @@ impl Assembly {
     }
 
     fn take(&mut self, scan: &SegmentScan, later: &[SegmentScan]) -> Result<(), Stop> {
-        for header in scan.headers() {
-            self.commit = self.commit.max(header.place.commit);
-        }
-        let Some(RecordPlace {
-            epoch, epoch_first, ..
-        }) = scan.any_header().map(|any| any.place)
-        else {
+        let Some(place) = scan.any_header().map(|any| any.place) else {
             return Ok(());
         };
+        let commits = scan.headers().map(|header| header.place.commit);
+        self.named_commit = commits.fold(self.named_commit, LogIndex::max);
         // What a later epoch voids need not follow on anything: a log that was cut at a fault leaves
         // records and epochs behind that have no beginning any more.
         let later = later.iter().filter_map(SegmentScan::any_header);
-        let newer = later.filter(|header| header.place.epoch > epoch);
+        let newer = later.filter(|header| header.place.epoch > place.epoch);
         let void_from = newer.map(|header| header.place.epoch_first).min();
         let is_void = |index| void_from.is_some_and(|from| index >= from);
-        if is_void(epoch_first) {
+        if is_void(place.epoch_first) {
             return Ok(());
         }
         // Also a header that is cut below voids older epochs: when it was written, the write before
         // had been given up, and what the new epoch replaces contradicted a newer leader.
-        self.enter_epoch(scan.segment, epoch, epoch_first)?;
+        self.enter_epoch(scan.segment, &place)?;
+        self.commit = self.named_commit;
         if !self.begun
             && let Some((_, first)) = scan.records.first()
         {
@@ -340,7 +345,8 @@ impl Assembly {
         Ok(())
     }
 
-    fn enter_epoch(&mut self, segment: u64, epoch: u64, first: LogIndex) -> Result<(), Stop> {
+    fn enter_epoch(&mut self, segment: u64, place: &RecordPlace) -> Result<(), Stop> {
+        let (epoch, first) = (place.epoch, place.epoch_first);
         let next = self.found.last.next();
         let inconsistent = |rule| {
             Stop::Refused(RecoveryError::Inconsistent {
@@ -353,11 +359,12 @@ impl Assembly {
             return Err(inconsistent("log epochs never fall"));
         }
         if epoch == self.epoch {
-            let same = first == self.epoch_first;
+            let same =
+                (first, place.epoch_previous_term) == (self.epoch_first, self.epoch_previous_term);
             return if same {
                 Ok(())
             } else {
-                Err(inconsistent("an epoch has one first index"))
+                Err(inconsistent("an epoch begins in one place"))
             };
         }
         if first > next {
@@ -375,6 +382,7 @@ impl Assembly {
             };
             return Err(Stop::Corrupt(end, evidence));
         }
+        self.follow_on(segment, place)?;
         if self.epoch > 0 || self.found.base.index == LogIndex::ZERO {
             if first < self.found.base.index {
                 return Err(inconsistent("no epoch voids what the log was cut behind"));
@@ -383,7 +391,48 @@ impl Assembly {
             self.found.last = first.prev();
         }
         (self.epoch, self.epoch_first) = (epoch, first);
+        self.epoch_previous_term = place.epoch_previous_term;
         Ok(())
+    }
+
+    /// Whether the log so far is the one that the new epoch went on from: else the epoch is gone that held
+    /// the entry before it. What is before the base is not looked at.
+    fn follow_on(&self, segment: u64, place: &RecordPlace) -> Result<(), Stop> {
+        let index = place.epoch_first.prev();
+        let base = self.found.base;
+        let Some(behind) = index.0.checked_sub(base.index.0) else {
+            return Ok(());
+        };
+        let at = (behind as usize).checked_sub(1);
+        let left = at.and_then(|at| self.found.records.get(at));
+        let found = left.map_or(base.term, |record| record.term);
+        if found == place.epoch_previous_term {
+            return Ok(());
+        }
+        match left {
+            Some(left) if index > self.commit => {
+                let end = End {
+                    segment: left.segment,
+                    offset: left.offset,
+                    index,
+                    epoch: self.epoch,
+                    damaged: false,
+                };
+                let evidence = Evidence::EntryBefore {
+                    segment,
+                    epoch: place.epoch,
+                    index,
+                    term: place.epoch_previous_term,
+                    found,
+                };
+                Err(Stop::Corrupt(end, evidence))
+            }
+            _ => Err(Stop::Refused(RecoveryError::Inconsistent {
+                segment,
+                offset: 0,
+                rule: "what was committed is never replaced",
+            })),
+        }
     }
 
     fn push(&mut self, segment: u64, offset: u64, header: &RecordHeader) -> Result<(), Stop> {
@@ -464,8 +513,11 @@ impl Assembly {
 
     fn finish(self) -> RecoveredLog {
         let mut found = self.found;
-        if found.fault.is_some_and(|fault| fault.epoch_is_gone) {
-            // What older epochs hold may be void. Only what was committed is sure to be not.
+        if found
+            .fault
+            .is_some_and(|fault| fault.voided_from_is_unknown)
+        {
+            // What is left may be void. Only what was committed is sure to be not.
             let kept = self.commit.max(found.base.index).min(found.last);
             found.records.retain(|record| record.index <= kept);
             found.last = kept;

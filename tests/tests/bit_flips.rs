@@ -23,7 +23,7 @@ const PAGE_BYTES: u64 = 4096;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The fields of a record header, as in `docs/FORMAT.md`: where they begin.
-const RECORD_FIELDS: [(&str, u64); 18] = [
+const RECORD_FIELDS: [(&str, u64); 19] = [
     ("magic", 0),
     ("version", 8),
     ("kind", 10),
@@ -41,6 +41,7 @@ const RECORD_FIELDS: [(&str, u64); 18] = [
     ("payload_bytes", 96),
     ("payload_crc", 100),
     ("previous_header_crc", 104),
+    ("epoch_previous_term", 108),
     ("header_crc", 140),
 ];
 

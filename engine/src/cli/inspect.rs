@@ -130,6 +130,9 @@ fn print_segments(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
             segment.number.to_string(),
             segment.bytes.to_string(),
             optional(segment.epoch),
+            segment.follows_on.as_ref().map_or_else(String::new, |end| {
+                format!("i{} of t{}", end.index, end.term)
+            }),
             optional(segment.first),
             optional(segment.last),
             segment.records.to_string(),
@@ -138,7 +141,15 @@ fn print_segments(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
         ]
     });
     let header = [
-        "number", "bytes", "epoch", "first", "last", "records", "end", "remark",
+        "number",
+        "bytes",
+        "epoch",
+        "follows on",
+        "first",
+        "last",
+        "records",
+        "end",
+        "remark",
     ];
     print_table(out, &header, rows)?;
     for segment in found

@@ -22,15 +22,16 @@ use crate::wire::{
     PROTOCOL_LEGACY, PROTOCOL_VERSION, Request, Response, WireError,
 };
 
-/// Rows of about so many bytes travel in one message.
 /// What the buffers of a connection keep after a large message.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// Rows of about so many bytes travel in one message.
 const ROW_BATCH_BYTES: usize = 32 << 10;
 const READ_BYTES: usize = 16 << 10;
 /// What a client sends while its statement runs is read up to here.
 const EARLY_BYTES_MAX: usize = 64 << 10;
 /// What WELCOME promises; nothing enforces it.
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
+
 /// One client.
 struct Connection {
     stream: TcpStream,

@@ -207,6 +207,11 @@ impl Forced {
             segment: number.max(self.recovered.newest_segment()) + 1,
             epoch: self.recovered.newest_epoch() + 1,
             epoch_first: first,
+            epoch_previous_term: if first > last {
+                self.recovered.end().term
+            } else {
+                Term(0)
+            },
             previous_header_crc: 0,
             durable_upto: first.prev(),
             commit: self.recovered.log().commit.min(first.prev()),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ringlite_raft::{
-    Configuration, Debt, Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog,
+    Configuration, Debt, Entry, HardState, LogBase, LogIndex, RecordIdentity, RestoredLog, Term,
 };
 
 use super::hard_state::{self, HardStateRecord};
@@ -64,6 +64,8 @@ pub struct ManifestImage {
 pub struct RecordImage {
     /// The index of its entry.
     pub index: LogIndex,
+    /// The term of its entry.
+    pub term: Term,
     /// The number of its segment.
     pub segment: u64,
     /// Where it starts there.
@@ -223,6 +225,7 @@ impl ShardImage {
             places: places
                 .map(|(place, index)| RecordImage {
                     index: LogIndex(index),
+                    term: place.term,
                     segment: place.segment,
                     offset: u64::from(place.offset),
                     payload_bytes: place.payload_bytes as usize,

@@ -102,6 +102,8 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
     /// Of the records; `None` if there is none.
     pub(crate) epoch: Option<u64>,
+    /// The entry before the epoch. Its term is 0 if it is not known, or there is none.
+    pub(crate) follows_on: Option<End>,
     /// The indexes of the first and last whole record.
     pub(crate) first: Option<u64>,
     pub(crate) last: Option<u64>,
@@ -270,6 +272,7 @@ fn look_at_segments(
             file: path.display().to_string(),
             bytes: 0,
             epoch: None,
+            follows_on: None,
             first: None,
             last: None,
             records: 0,
@@ -310,6 +313,10 @@ impl Segment {
         let list = scan.records();
         let (end, damage) = scan.end();
         self.epoch = scan.epoch();
+        self.follows_on = scan.follows_on().map(|(index, term)| End {
+            term: term.0,
+            index: index.0,
+        });
         self.first = list.first().map(|(_, header)| header.index.0);
         self.last = list.last().map(|(_, header)| header.index.0);
         self.records = list.len();

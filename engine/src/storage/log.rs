@@ -96,6 +96,24 @@ impl Log {
         self.state.borrow_mut().segments.push_back(number);
     }
 
+    /// The term of the entry before `index`, which is the base or behind it.
+    pub(super) fn term_before(&self, index: LogIndex) -> Term {
+        let state = self.state.borrow();
+        let base = state.start.base;
+        if index.prev() == base.index {
+            return base.term;
+        }
+        let place = state.position(index.prev());
+        let Some(place) = place.and_then(|at| state.places.get(at)) else {
+            unreachable!(
+                "{} is not in the log, which begins behind {}",
+                index.prev(),
+                base.index
+            );
+        };
+        place.term
+    }
+
     /// Entries from here on are void.
     pub(super) fn truncate(&self, from: LogIndex) {
         let mut state = self.state.borrow_mut();

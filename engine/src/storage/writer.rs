@@ -212,6 +212,7 @@ pub(crate) async fn start(
         epoch: recovered.newest_epoch() + 1,
         durable_epoch: recovered.newest_epoch(),
         epoch_first: recovered.last().next(),
+        epoch_previous_term: recovered.end().term,
         offset: 0,
         previous_header_crc: 0,
         last: recovered.last(),
@@ -246,8 +247,9 @@ struct Task {
     /// The newest epoch of which a record is durable. Only such a one may be in a mark: recovery
     /// takes a mark of an epoch that it finds nothing of for the loss of that epoch.
     durable_epoch: u64,
-    /// The first index of the epoch.
+    /// The first index of the epoch, and the term of the entry before it.
     epoch_first: LogIndex,
+    epoch_previous_term: Term,
     /// Where in the segment the next record begins.
     offset: u64,
     previous_header_crc: u32,
@@ -434,6 +436,7 @@ impl Task {
             payload: Bytes::new(),
         };
         self.epoch_first = base.index;
+        self.epoch_previous_term = Term(0);
         let place = RecordPlace {
             durable_upto: base.index.prev(),
             ..self.next_place(base.index)
@@ -453,6 +456,7 @@ impl Task {
             segment: self.segment.number,
             epoch: self.epoch,
             epoch_first: self.epoch_first,
+            epoch_previous_term: self.epoch_previous_term,
             previous_header_crc: self.previous_header_crc,
             durable_upto: self.shared.durable.get(),
             commit,
@@ -465,6 +469,7 @@ impl Task {
         self.next_segment().await?;
         self.epoch += 1;
         self.epoch_first = from;
+        self.epoch_previous_term = self.log.term_before(from);
         self.log.truncate(from);
         self.last = from.prev();
         let durable = &self.shared.durable;

@@ -13,6 +13,7 @@ fn place() -> RecordPlace {
         segment: 0x31,
         epoch: 0x41,
         epoch_first: LogIndex(0x51),
+        epoch_previous_term: Term(0x61),
         previous_header_crc: 0x6463_6261,
         durable_upto: LogIndex(0x71),
         commit: LogIndex(0x81),
@@ -93,7 +94,7 @@ fn what_this_version_never_writes_is_named() {
     check(|record| record[VERSION_AT] = 9, "format version 9");
     check(|record| record[KIND_AT] = 0, "\"kind\"");
     check(|record| record[ZERO_AT] = 1, "\"zero byte\"");
-    check(|record| record[RESERVED_AT + 31] = 1, "\"reserved bytes\"");
+    check(|record| record[RESERVED_AT + 23] = 1, "\"reserved bytes\"");
     check(
         |record| record[PAYLOAD_BYTES_AT + 3] = 0xff,
         "\"payload length\"",
@@ -102,6 +103,14 @@ fn what_this_version_never_writes_is_named() {
     check(|record| record[INDEX_AT] = 1, "\"index\"");
     check(|record| record[INDEX_AT + 7] = 0xff, "\"index\"");
     check(|record| record[TERM_AT + 7] = 0xff, "\"term\"");
+    check(
+        |record| record[EPOCH_PREVIOUS_TERM_AT] = 0x92,
+        "\"term before the epoch\"",
+    );
+    check(
+        |record| record[EPOCH_FIRST_AT] = 1,
+        "\"term before the epoch\"",
+    );
     check(|record| record[EPOCH_AT] = 0, "\"epoch\"");
     check(|record| record[EPOCH_FIRST_AT] = 0, "\"epoch\"");
     check(
@@ -124,7 +133,7 @@ proptest! {
     #[test]
     fn records_survive(
         payload in prop::collection::vec(any::<u8>(), 0..9000),
-        index in 0x51u64..1 << 60, term in 0u64..1 << 60,
+        index in 0x51u64..1 << 60, term in 0x61u64..1 << 60,
         durable: u64, commit: u64, crc: u32, kind in 1u8..4,
     ) {
         let place = RecordPlace {

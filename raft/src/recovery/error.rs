@@ -58,6 +58,23 @@ pub enum Evidence {
         /// Its first index.
         first: LogIndex,
     },
+    /// A later epoch follows on another entry than the one that is left: the epoch that held it is gone.
+    #[error(
+        "the epoch {epoch} in segment {segment} follows on {index} of {term}, of which nothing is left, and \
+         not on that of {found}"
+    )]
+    EntryBefore {
+        /// A segment of the later epoch.
+        segment: u64,
+        /// The later epoch.
+        epoch: u64,
+        /// The index of the entry before it.
+        index: LogIndex,
+        /// The term of that entry.
+        term: Term,
+        /// The term of the entry that is left there.
+        found: Term,
+    },
 }
 
 /// A place where the log was durable, and is damaged or missing now.
@@ -83,9 +100,11 @@ pub struct Fault {
     pub(super) end: Debt,
     /// The highest index of which the evidence speaks.
     pub(super) proven: LogIndex,
-    /// Nothing is left of the newest epoch, so that it is not known from where on it voided the others, nor
-    /// which terms it held.
-    pub(super) epoch_is_gone: bool,
+    /// Nothing is left of the newest epoch, so that it is not known which terms it held.
+    pub(super) newest_is_gone: bool,
+    /// There was an epoch behind the one with the damage. Another one, of which nothing is left, may have
+    /// been between them, and have voided what is before the damage.
+    pub(super) voided_from_is_unknown: bool,
 }
 
 impl Fault {
@@ -96,7 +115,7 @@ impl Fault {
             term,
             index: self.proven,
         };
-        if self.epoch_is_gone {
+        if self.newest_is_gone {
             return bound.max(self.end);
         }
         if self.proven <= self.end.index {

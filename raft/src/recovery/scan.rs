@@ -3,9 +3,10 @@
 
 use super::error::RecoveryError;
 use crate::record::{
-    RECORD_ALIGN, RecordError, RecordHeader, RecordIdentity, decode_header, decode_record,
-    record_bytes,
+    RECORD_ALIGN, RecordError, RecordHeader, RecordIdentity, RecordPlace, decode_header,
+    decode_record, record_bytes,
 };
+use crate::types::{LogIndex, Term};
 use std::fmt;
 
 /// Why a segment does not go on, where something is there.
@@ -72,6 +73,12 @@ impl SegmentScan {
     /// The epoch of its records; `None` if no header is left.
     pub fn epoch(&self) -> Option<u64> {
         Some(self.any_header()?.place.epoch)
+    }
+
+    /// The entry before the first one of that epoch. Its term is 0 if it is not known, or there is none.
+    pub fn follows_on(&self) -> Option<(LogIndex, Term)> {
+        let place = self.any_header()?.place;
+        Some((place.epoch_first.prev(), place.epoch_previous_term))
     }
 
     /// How many whole headers are behind the place where the records end.
@@ -187,8 +194,7 @@ impl SegmentScan {
         before: &RecordHeader,
         header: &RecordHeader,
     ) -> Result<(), RecoveryError> {
-        let same_epoch = before.place.epoch == header.place.epoch
-            && before.place.epoch_first == header.place.epoch_first;
+        let same_epoch = epoch_of(&before.place) == epoch_of(&header.place);
         let rule = if !same_epoch {
             "a segment holds one epoch"
         } else if header.index != before.index.next() {
@@ -222,11 +228,8 @@ impl SegmentScan {
                     self.strays.push(header);
                     continue;
                 }
-                let other = self.any_header().map(|other| other.place);
-                if other.is_some_and(|other| {
-                    other.epoch != header.place.epoch
-                        || other.epoch_first != header.place.epoch_first
-                }) {
+                let other = self.any_header().map(|other| epoch_of(&other.place));
+                if other.is_some_and(|other| other != epoch_of(&header.place)) {
                     let rule = "a segment holds one epoch";
                     let (segment, offset) = (self.segment, (offset - RECORD_ALIGN) as u64);
                     return Err(RecoveryError::Inconsistent {
@@ -242,4 +245,9 @@ impl SegmentScan {
         }
         Ok(())
     }
+}
+
+/// Which epoch it is, and what it follows on.
+fn epoch_of(place: &RecordPlace) -> (u64, LogIndex, Term) {
+    (place.epoch, place.epoch_first, place.epoch_previous_term)
 }

@@ -2,6 +2,7 @@
 
 mod behind_a_base;
 mod faulty;
+mod gone;
 
 use super::*;
 use crate::entry::Entry;
@@ -21,11 +22,16 @@ struct Writer {
     segments: Vec<Vec<u8>>,
     epoch: u64,
     epoch_first: u64,
+    epoch_previous_term: u64,
     offset: usize,
     crc: u32,
     next: u64,
     durable: u64,
+    /// What any record names as committed.
+    commit: u64,
     term: u64,
+    /// The terms of the entries, from index 1 on.
+    terms: Vec<u64>,
 }
 
 impl Writer {
@@ -34,22 +40,27 @@ impl Writer {
             segments: vec![vec![0; BLOCKS * RECORD_ALIGN]],
             epoch: 1,
             epoch_first: 1,
+            epoch_previous_term: 0,
             offset: 0,
             crc: 0,
             next: 1,
             durable: 0,
+            commit: 0,
             term: 1,
+            terms: Vec::new(),
         }
     }
 
     /// One write of `count` records of a block each; it completes.
     fn write(mut self, count: u64) -> Writer {
+        self.commit = self.commit.max(self.durable / 2);
         for _ in 0..count {
             let place = RecordPlace {
                 identity: IDENTITY,
                 segment: self.segments.len() as u64,
                 epoch: self.epoch,
                 epoch_first: LogIndex(self.epoch_first),
+                epoch_previous_term: Term(self.epoch_previous_term),
                 previous_header_crc: self.crc,
                 durable_upto: LogIndex(self.durable),
                 commit: LogIndex(self.durable / 2),
@@ -67,6 +78,7 @@ impl Writer {
             self.crc = encode_record(&place, &entry, &mut segment[self.offset..end]);
             self.offset = end;
             self.next += 1;
+            self.terms.push(self.term);
         }
         self.durable = self.next - 1;
         self
@@ -84,6 +96,8 @@ impl Writer {
         self.epoch += 1;
         self.term += 1;
         (self.epoch_first, self.next, self.durable) = (first, first, first - 1);
+        self.terms.truncate(first as usize - 1);
+        self.epoch_previous_term = self.terms.last().copied().unwrap_or(0);
         self.segment()
     }
 
@@ -163,7 +177,11 @@ fn evidence(outcome: Result<RecoveredLog, Failure>, wanted: u64) -> Evidence {
     let (found, fault) = faulty(outcome);
     assert_eq!(fault.index.0, wanted, "{fault}");
     // It ends before the fault, but never before its base.
-    assert_eq!(found.last, fault.index.prev().max(found.base.index));
+    let kept = match fault.voided_from_is_unknown {
+        true => found.commit,
+        false => fault.index.prev(),
+    };
+    assert_eq!(found.last, kept.max(found.base.index));
     fault.evidence
 }
 
@@ -472,7 +490,7 @@ fn another_log_is_told_from_ours() {
 fn an_unknown_version_is_not_taken_for_damage() {
     let mut log = Writer::new().write(1);
     let header = &mut log.segments[0][..144];
-    header[8] = 2;
+    header[8] = 1;
     let crc = crc32fast::hash(&header[..140]);
     header[140..].copy_from_slice(&crc.to_le_bytes());
     let error = log.recover(NO_MARK).expect_err("an unknown version");
@@ -481,7 +499,7 @@ fn an_unknown_version_is_not_taken_for_damage() {
         RecoveryError::UnknownVersion {
             segment: 1,
             offset: 0,
-            found: 2
+            found: 1
         }
     );
 }
@@ -556,6 +574,7 @@ fn perform(acts: &[Act]) -> Writer {
         Act::Segment => log.segment(),
         Act::Epoch(back) => {
             let first = log.next.saturating_sub(back).max(log.epoch_first);
+            let first = first.max(log.commit + 1);
             log.epoch(first)
         }
     })

@@ -7,7 +7,7 @@
 use super::Cluster;
 use super::disk::Disk;
 use super::random::Random;
-use ringlite_raft::{Debt, LogIndex, Status, recover};
+use ringlite_raft::{Debt, LogIndex, RecoveredLog, SegmentScan, Status, recover, scan_segment};
 
 const BLOCK_BYTES: usize = 4096;
 
@@ -37,10 +37,12 @@ impl Disk {
         let blocks = before.len() / BLOCK_BYTES;
         let start = random.below(blocks as u64) as usize * BLOCK_BYTES;
         let segment = self.segments.get_mut(&number).expect("a segment that is");
-        match random.below(4) {
+        match random.below(5) {
             0 => segment[start..start + BLOCK_BYTES].fill(0),
             1 => segment[start + random.below(144) as usize] ^= 1 << random.below(8),
             2 => segment[start + 144 + random.below(100) as usize] ^= 1 << random.below(8),
+            // All of it: nothing is left of the epoch, if it had no other segment.
+            3 => segment.fill(0),
             // A write that belongs somewhere else.
             _ => {
                 let other = numbers[random.below(numbers.len() as u64) as usize];
@@ -62,13 +64,30 @@ impl Disk {
                 true
             }
             None => {
-                let undecidable = found.last.0 < self.durable.len() as u64;
+                let undecidable = !self.holds_what_was_durable(&found);
+                if undecidable {
+                    let epoch = |bytes: &[u8]| {
+                        let scan = scan_segment(bytes, number, &self.identity);
+                        scan.expect("a segment of ours").epoch()
+                    };
+                    let newest = self.scans().iter().filter_map(SegmentScan::epoch).max();
+                    assert!(epoch(&before) >= newest, "what is gone was not missed");
+                }
                 if undecidable || self.segments[&number] == before {
                     self.segments.insert(number, before);
                 }
                 false
             }
         }
+    }
+
+    fn holds_what_was_durable(&self, found: &RecoveredLog) -> bool {
+        let durable = self.durable.iter().skip(found.base.index.0 as usize);
+        let mut records = found.records.iter();
+        let mut next = || records.next().map(|record| (record.index, record.term));
+        durable
+            .map(|entry| (entry.index, entry.term))
+            .all(|entry| next() == Some(entry))
     }
 
     /// The node starts with what is left, and owes the rest.

@@ -7,8 +7,8 @@ use super::random::Random;
 use bytes::Bytes;
 use ringlite_raft::{
     Configuration, Debt, DurableMark, Entry, EntryKind, HardState, IoId, LogBase, LogIndex,
-    RECORD_HEADER_BYTES, RecordIdentity, RecordPlace, RecoveredLog, RestoredLog, encode_record,
-    record_bytes, recover, scan_segment,
+    RECORD_HEADER_BYTES, RecordIdentity, RecordPlace, RecoveredLog, RestoredLog, Term,
+    encode_record, record_bytes, recover, scan_segment,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,6 +48,9 @@ enum Write {
 struct Writer {
     epoch: u64,
     epoch_first: LogIndex,
+    epoch_previous_term: Term,
+    /// The terms of the entries that were given to the disk.
+    terms: Vec<Term>,
     /// The number of the segment. None: start a fresh one.
     segment: Option<u64>,
     offset: usize,
@@ -81,7 +84,7 @@ impl Snapshot {
 }
 
 pub(crate) struct Disk {
-    identity: RecordIdentity,
+    pub(super) identity: RecordIdentity,
     /// By number.
     pub(super) segments: BTreeMap<u64, Vec<u8>>,
     pub(super) manifest: Manifest,
@@ -128,6 +131,8 @@ impl Disk {
             writer: Writer {
                 epoch: 1,
                 epoch_first: LogIndex(1),
+                epoch_previous_term: Term(0),
+                terms: Vec::new(),
                 segment: None,
                 offset: 0,
                 previous_crc: 0,
@@ -196,9 +201,13 @@ impl Disk {
     }
 
     fn start_epoch(&mut self, epoch: u64, epoch_first: LogIndex) {
+        let mut terms = std::mem::take(&mut self.writer.terms);
+        terms.truncate(epoch_first.prev().0 as usize);
         self.writer = Writer {
             epoch,
             epoch_first,
+            epoch_previous_term: terms.last().copied().unwrap_or_default(),
+            terms,
             segment: None,
             offset: 0,
             previous_crc: 0,
@@ -234,6 +243,7 @@ impl Disk {
                 segment,
                 epoch: self.writer.epoch,
                 epoch_first: self.writer.epoch_first,
+                epoch_previous_term: self.writer.epoch_previous_term,
                 previous_header_crc: self.writer.previous_crc,
                 durable_upto: LogIndex(self.durable.len() as u64),
                 commit,
@@ -241,6 +251,7 @@ impl Disk {
             let start = bytes.len();
             bytes.resize(start + bytes_of(entry), 0xee);
             self.writer.previous_crc = encode_record(&place, entry, &mut bytes[start..]);
+            self.writer.terms.push(entry.term);
             count += 1;
         }
         self.writer.offset += bytes.len();
@@ -379,8 +390,10 @@ impl Disk {
     fn install(&mut self, snapshot: &Snapshot) {
         let base = snapshot.base();
         self.durable.clone_from(&snapshot.entries);
-        self.start_epoch(self.writer.epoch + 1, base.index);
         self.durable.pop();
+        self.writer.terms = self.durable.iter().map(|entry| entry.term).collect();
+        self.start_epoch(self.writer.epoch + 1, base.index);
+        self.writer.epoch_previous_term = Term(0);
         let last = snapshot.entries.last().expect("the base").clone();
         let (_, write) = self.encode(IoId(0), vec![last.clone()], base.index);
         let Write::Records {
@@ -498,6 +511,7 @@ impl Disk {
         }
         self.cuts += u64::from(found.cut.is_some());
         self.durable_epoch = found.epoch;
+        self.writer.terms = entries.iter().map(|entry| entry.term).collect();
         // The mark may know an epoch of which nothing is left.
         self.start_epoch(found.epoch.max(self.mark.epoch) + 1, found.last.next());
         assert!(found.highest_segment <= self.newest_segment());

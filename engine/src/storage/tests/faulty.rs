@@ -153,6 +153,56 @@ fn an_epoch_that_is_gone_is_missed_at_each_start() {
     }
 }
 
+/// 1 to 20 of the first epoch; 15 to 17 took the place of the last six; then a restart, and 18 and 19. The
+/// file with 15 to 17 is gone: what the first epoch holds in their place was taken for them once.
+#[test]
+fn an_epoch_that_is_gone_in_the_middle_is_missed() {
+    let data = twenty(0);
+    for (truncate_from, term, indexes) in [(Some(15), 3, 15..=17), (None, 4, 18..=19)] {
+        let root = data.path().to_owned();
+        live(async move || {
+            let (mut life, _directory) = Life::begin(&root).await;
+            let entries = indexes.map(|index| entry(index, term, 10)).collect();
+            life.append(truncate_from, entries);
+            life.save(term);
+            life.settle().await;
+        });
+    }
+    let whole = open(data.path(), true).unwrap();
+    assert_eq!(entries_of(&whole).len(), 19);
+    let segment_of = |index: usize| whole.log().records[index - 1].segment;
+    let (gone, last) = (segment_of(15), segment_of(19));
+    assert_eq!((segment_of(14), segment_of(17)), (1, gone));
+    drop(whole);
+    let path = |segment| data.path().join(format!("shard-0/log/{segment:016x}.seg"));
+    std::fs::remove_file(path(gone)).unwrap();
+
+    let said = open(data.path(), true)
+        .err()
+        .expect("a refusal")
+        .to_string();
+    let follows = format!("the epoch 4 in segment {last} follows on i17 of t3");
+    for part in [path(2).to_str().unwrap(), "i17", &follows] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let end = Debt {
+        term: Term(4),
+        index: LogIndex(19),
+    };
+    let root = data.path().to_owned();
+    live(async move || {
+        let (mut life, _directory) = Life::begin_as(&root, SEGMENT_BYTES, false).await;
+        // Nothing tells that any of it was committed.
+        assert_eq!(life.found.len(), 0);
+        assert_eq!(debt_on_disk(&root), Some(end));
+        let entries = (1..=19).map(|index| entry(index, 1 + index / 18 * 3, 10));
+        life.append(None, entries.collect());
+        life.settle().await;
+        assert_eq!(debt_on_disk(&root), None);
+    });
+    assert_eq!(entries_of(&open(data.path(), true).unwrap()).len(), 19);
+}
+
 #[test]
 fn a_second_fault_does_not_shrink_the_debt() {
     let data = twenty(0);

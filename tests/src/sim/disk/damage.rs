@@ -41,6 +41,7 @@ impl Disk {
                 if !is_live || header.index <= self.log.evidence {
                     records.push(RecordImage {
                         index: header.index,
+                        term: header.term,
                         segment,
                         offset: *offset,
                         payload_bytes: header.payload_bytes as usize,

@@ -72,7 +72,9 @@ pub(super) struct LogWriter {
     previous_header_crc: u32,
     epoch: u64,
     epoch_first: LogIndex,
+    epoch_previous_term: Term,
     durable_epoch: u64,
+    base: LogBase,
     /// The last index that was given to the disk, and the last that the disk has.
     last: LogIndex,
     /// The end of what is written.
@@ -105,7 +107,9 @@ impl LogWriter {
             previous_header_crc: 0,
             epoch: 0,
             epoch_first: LogIndex(1),
+            epoch_previous_term: Term(0),
             durable_epoch: 0,
+            base: LogBase::default(),
             last: LogIndex::ZERO,
             end: Debt {
                 term: Term(0),
@@ -134,6 +138,7 @@ impl LogWriter {
         self.epoch = found.newest_epoch + 1;
         self.durable_epoch = found.newest_epoch;
         self.epoch_first = found.log.last.next();
+        self.base = found.log.base;
         self.last = found.log.last;
         self.durable_last = found.log.last;
         self.places = found
@@ -152,6 +157,7 @@ impl LogWriter {
         self.installed = installed;
         let last = found.log.runs.last();
         let term = last.map_or(found.log.base.term, |run| run.term);
+        self.epoch_previous_term = term;
         self.ends(term, found.log.last);
     }
 
@@ -342,6 +348,7 @@ impl LogWriter {
                 segment,
                 epoch: self.epoch,
                 epoch_first: self.epoch_first,
+                epoch_previous_term: self.epoch_previous_term,
                 previous_header_crc: self.previous_header_crc,
                 durable_upto: self.durable_last,
                 commit,
@@ -351,6 +358,7 @@ impl LogWriter {
             self.previous_header_crc = encode_record(&place, entry, &mut bytes[start..]);
             places.push(RecordImage {
                 index: entry.index,
+                term: entry.term,
                 segment,
                 offset: offset + start as u64,
                 payload_bytes: entry.payload.len(),
@@ -383,6 +391,10 @@ impl LogWriter {
         self.next_segment(image, is_full)?;
         self.epoch += 1;
         self.epoch_first = from;
+        self.epoch_previous_term = match self.places.get(&from.prev()) {
+            Some(place) => place.term,
+            None => self.base.term,
+        };
         self.places.split_off(&from);
         self.last = from.prev();
         self.durable_last = self.durable_last.min(self.last);
@@ -481,6 +493,7 @@ impl LogWriter {
         segment: u64,
     ) -> Vec<u8> {
         self.epoch_first = base.index;
+        self.epoch_previous_term = Term(0);
         let entry = Entry {
             term: base.term,
             index: base.index,
@@ -492,6 +505,7 @@ impl LogWriter {
             segment,
             epoch: self.epoch,
             epoch_first: self.epoch_first,
+            epoch_previous_term: self.epoch_previous_term,
             previous_header_crc: 0,
             durable_upto: base.index.prev(),
             commit: base.index,
@@ -514,6 +528,7 @@ impl LogWriter {
         for place in std::mem::take(&mut self.places).values() {
             drop(std::fs::remove_file(image.segment_path(place.segment)));
         }
+        self.base = base;
         self.last = base.index;
         self.holds_snapshot(base.index);
         self.ends(base.term, base.index);
@@ -546,6 +561,10 @@ impl LogWriter {
 
     /// The segments before this one are no part of the log any more.
     pub(super) fn cut(&mut self, image: &ShardImage, base: LogIndex, segment: u64) {
+        if let Some(place) = self.places.get(&base) {
+            let (index, term) = (base, place.term);
+            self.base = LogBase { index, term };
+        }
         let kept = self.places.split_off(&base.next());
         let gone = std::mem::replace(&mut self.places, kept);
         let mut numbers: Vec<u64> = gone.values().map(|place| place.segment).collect();

@@ -20,7 +20,7 @@ use crate::replica::request::{
 };
 use crate::shard::Shard;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_PLAIN_BEGIN,
+    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_EXISTING, OPEN_PLAIN_BEGIN,
     PROTOCOL_LEGACY, PROTOCOL_VERSION, Request, Response, WireError,
 };
 
@@ -193,7 +193,7 @@ impl Connection {
                 return self
                     .answer(Ask::Open {
                         database: name,
-                        create: true,
+                        create: flags & OPEN_EXISTING == 0,
                     })
                     .await;
             }

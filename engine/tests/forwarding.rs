@@ -273,9 +273,16 @@ fn what_belonged_to_a_transaction_is_not_run_outside_of_it() {
             assert!(is_told, "{error:?}");
         }
     }
-    for (written, database) in (0..).zip(&handles) {
-        assert_eq!(integer(database, "SELECT count(*) FROM t"), written);
-        database.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    // On a machine that is busy with other things leadership may be lost once more.
+    let (mut acknowledged, mut sent) = (0, 0);
+    for database in &handles {
+        let rows = integer(database, "SELECT count(*) FROM t");
+        assert!((acknowledged..=sent).contains(&rows), "{rows} rows");
+        sent += 1;
+        match database.execute("INSERT INTO t VALUES (1)", ()) {
+            Ok(_) => acknowledged += 1,
+            Err(error) => assert!(matches!(error, Error::OutcomeUnknown), "{error:?}"),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Clusters of one, three and five nodes under faults, from seeds.
 //!
 //! `RAFT_SEEDS` sets how many seeds run (300 by default), `RAFT_SEED` runs a single one:
-//! `RAFT_SEED=17 cargo test -p ringlite-raft --test cluster`.
+//! `RAFT_SEED=17 cargo test -p ringlite-raft --test cluster`. `RINGLITE_MUTATION` switches a known bug on, in a
+//! build with the feature `mutations`.
 
 mod sim;
 
@@ -33,6 +34,10 @@ fn setting(name: &str) -> Option<u64> {
 
 #[test]
 fn all_invariants_hold_under_faults_and_the_cluster_heals() {
+    #[cfg(feature = "mutations")]
+    if let Ok(name) = std::env::var("RINGLITE_MUTATION") {
+        ringlite_raft::mutation::switch_on(&name);
+    }
     if let Some(seed) = setting("RAFT_SEED") {
         run(seed);
         return;

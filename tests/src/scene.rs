@@ -112,20 +112,36 @@ pub fn connect(cluster: &mut LocalCluster) -> Client {
 /// # Panics
 /// If they are not, or do not catch up.
 pub fn assert_identical(cluster: &mut LocalCluster, database: &str) -> DatabaseDigest {
-    let index = connect(cluster)
+    let mut index = connect(cluster)
         .digest(database, 0)
         .expect("the leader gives a digest")
         .applied;
-    let digests: Vec<_> = cluster
-        .addresses()
-        .iter()
-        .map(|address| digest_at(address, database, index))
-        .collect();
-    assert!(
-        digests.iter().all(|digest| digest == &digests[0]),
-        "the databases differ: {digests:#?}"
-    );
-    digests[0].clone()
+    let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+    loop {
+        let digests: Vec<_> = cluster
+            .addresses()
+            .iter()
+            .map(|address| digest_at(address, database, index))
+            .collect();
+        // An election may come in between, whose leader begins with an entry; then they are of different
+        // indexes, though nobody writes.
+        index = digests
+            .iter()
+            .map(|digest| digest.applied)
+            .fold(0, u64::max);
+        if digests.iter().any(|digest| digest.applied < index) {
+            assert!(
+                Instant::now() < deadline,
+                "the log goes on without an end: {digests:#?}"
+            );
+            continue;
+        }
+        assert!(
+            digests.iter().all(|digest| digest == &digests[0]),
+            "the databases differ: {digests:#?}"
+        );
+        return digests[0].clone();
+    }
 }
 
 fn digest_at(address: &str, database: &str, index: u64) -> DatabaseDigest {

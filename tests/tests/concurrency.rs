@@ -106,6 +106,7 @@ fn transfer(client: &mut Client, writer: i64, number: i64) -> Result<(), ClientE
 
 /// Sees the same sum whatever it does, until `stop`; returns how often it looked.
 fn watch(mut client: Client, in_transactions: bool, stop: &AtomicBool) -> usize {
+    let pause = Duration::from_millis(process::size("READER_PAUSE_MS", 0) as u64);
     let mut looks = 0;
     while !stop.load(Ordering::Relaxed) {
         if in_transactions {
@@ -120,6 +121,7 @@ fn watch(mut client: Client, in_transactions: bool, stop: &AtomicBool) -> usize 
             assert_eq!(scene::integer(&mut client, SUM), ACCOUNTS * BALANCE);
         }
         looks += 1;
+        thread::sleep(pause);
     }
     looks
 }

@@ -405,10 +405,12 @@ impl Replica {
             "something is applied of which the files know nothing yet"
         );
         for (id, state) in self.catalogue.iter_mut() {
-            if id.0 > bound {
+            if let Some(made_from) = state.made_from
+                && id.0 > bound
+            {
                 // Its creation is not durable in this node's log yet. A restart makes it again, from
                 // the log alone.
-                base = base.min(state.made_from.prev());
+                base = base.min(made_from.prev());
                 continue;
             }
             // Of one whose file is gone the log has to tell the end.

@@ -28,8 +28,9 @@ pub(super) struct DatabaseState {
     pub(super) name: String,
     /// Known once the runtime has opened the file.
     pub(super) page_size: PageSize,
-    /// The first entry that is needed to make it again.
-    pub(super) made_from: LogIndex,
+    /// The first entry that is needed to make it again. `None` if a manifest or a snapshot brought it:
+    /// the log here need not reach so far back.
+    pub(super) made_from: Option<LogIndex>,
     /// How far its file has got.
     pub(super) file: FileState,
     /// The state at the commit index; unknown until the runtime has opened the file.
@@ -209,7 +210,7 @@ impl Catalogue {
         &mut self,
         id: DatabaseId,
         name: &str,
-        made_from: LogIndex,
+        made_from: Option<LogIndex>,
         file: FileState,
     ) -> bool {
         if self.by_name.contains_key(name) {

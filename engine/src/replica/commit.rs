@@ -133,7 +133,7 @@ impl Replica {
     pub(super) fn create_database(&mut self, id: DatabaseId, name: &str, page_size: PageSize) {
         if self
             .catalogue
-            .insert(id, name, id.0, FileState::new(id.0, id.0))
+            .insert(id, name, Some(id.0), FileState::new(id.0, id.0))
         {
             self.effects.push_back(Effect::CreateDatabase {
                 id,

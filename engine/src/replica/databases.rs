@@ -426,7 +426,7 @@ impl Replica {
         if arrival.arrived_bytes != arrival.file_bytes
             || !self
                 .catalogue
-                .insert(id, name, restore.0, FileState::new(id.0, id.0))
+                .insert(id, name, Some(restore.0), FileState::new(id.0, id.0))
         {
             // The leader has looked before it proposed this.
             let reason = format!(

@@ -292,10 +292,9 @@ impl Replica {
     pub(super) fn open_databases(&mut self, databases: &[DatabaseFile]) {
         for database in databases {
             let file = FileState::new(database.applied, database.target);
-            let made_from = database.id.0;
             if self
                 .catalogue
-                .insert(database.id, &database.name, made_from, file)
+                .insert(database.id, &database.name, None, file)
             {
                 self.effects.push_back(Effect::OpenDatabase {
                     id: database.id,

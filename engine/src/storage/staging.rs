@@ -6,8 +6,8 @@
 //! shard-N/snapshot/ID.db*   the files of a database, ID being 16 hexadecimal digits
 //! ```
 //!
-//! Files come one after the other, each from its beginning. What has arrived is synced every few
-//! MiB, and `state` then names how far that is, so that a node that was killed, or lost its power,
+//! Files come one after the other, each from its beginning. What has arrived is synced as it comes, and
+//! every few MiB `state` names how far that is, so that a node that was killed, or lost its power,
 //! goes on from there.
 //!
 //! **The switch.** When everything is here and durable, a manifest is saved that names these
@@ -38,8 +38,11 @@ const VERSION: u32 = 1;
 const STATE_BYTES: usize = 8 + 4 + 4 + 8 + 4;
 const CRC_BYTES: usize = 4;
 
-/// What may have arrived and not be durable. A sync of so much is short, and a kill loses no more.
-const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// What may have arrived and not be durable. A sync of so much is over before a log write that shares
+/// the disk has waited for long.
+const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
+/// What may have arrived and not be named by `state`. A kill loses no more.
+const UNSAVED_BYTES_MAX: u64 = 8 << 20;
 /// How old what an earlier life has left may be. Leaders give a member up much sooner.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 
@@ -77,6 +80,7 @@ pub(crate) struct Staging {
     /// The file at `position`, once it is begun.
     file: Option<File>,
     unsynced_bytes: u64,
+    unsaved_bytes: u64,
 }
 
 /// Where snapshots arrive in a data directory.
@@ -116,6 +120,7 @@ impl StagingArea {
             position: Position::default(),
             file: None,
             unsynced_bytes: 0,
+            unsaved_bytes: 0,
         })
     }
 
@@ -131,6 +136,7 @@ impl StagingArea {
                 position,
                 file: None,
                 unsynced_bytes: 0,
+                unsaved_bytes: 0,
             })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StorageError::io("read", &path, source)),
@@ -253,8 +259,11 @@ impl Staging {
         self.file = Some(file);
         self.position.offset += bytes.len() as u64;
         self.unsynced_bytes += bytes.len() as u64;
-        if self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
+        self.unsaved_bytes += bytes.len() as u64;
+        if self.unsaved_bytes >= UNSAVED_BYTES_MAX {
             self.save()?;
+        } else if self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
+            self.sync_file()?;
         }
         Ok(())
     }
@@ -309,16 +318,18 @@ impl Staging {
             state.finish()
         };
         save().map_err(|source| StorageError::io("write", &path, source))?;
-        self.unsynced_bytes = 0;
+        self.unsaved_bytes = 0;
         Ok(())
     }
 
-    fn sync_file(&self) -> Result<(), StorageError> {
+    fn sync_file(&mut self) -> Result<(), StorageError> {
         let Some(file) = &self.file else {
             return Ok(());
         };
         file.sync_data()
-            .map_err(|source| StorageError::io("sync a file in", &self.directory, source))
+            .map_err(|source| StorageError::io("sync a file in", &self.directory, source))?;
+        self.unsynced_bytes = 0;
+        Ok(())
     }
 
     fn sync_names(&self) -> Result<(), StorageError> {

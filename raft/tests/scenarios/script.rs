@@ -46,6 +46,10 @@ pub(crate) fn started_owing(
     commit: u64,
     debt: Option<Debt>,
 ) -> Result<Raft, ConfigError> {
+    #[cfg(feature = "mutations")]
+    if let Ok(name) = std::env::var("RINGLITE_MUTATION") {
+        ringlite_raft::mutation::switch_on(&name);
+    }
     let tail: Vec<Entry> = (1..)
         .zip(terms)
         .skip(base as usize)

@@ -3,7 +3,9 @@
 //! what may be damaged.
 
 use ringlite::replica::Status;
-use ringlite_raft::Role;
+use ringlite::replica::member::Member;
+use ringlite::replica::request::MemberRequest;
+use ringlite_raft::{MemberRole, Role};
 
 use super::clock::TICK;
 use super::cluster::Cluster;
@@ -22,6 +24,10 @@ pub(crate) enum Scheme {
     /// Two of three hold what is committed. The log of one is damaged while it is down; it comes back to the
     /// one that never saw it, and perhaps to the leader that has counted what is lost.
     Amnesia,
+    /// Three of five vote. While the other two voters are away, an operator has the leader make voters of
+    /// the two standbys, both at once: with them it would be a majority, of which the other voters, who are
+    /// a majority too, know nothing.
+    Annexation,
 }
 
 impl Scheme {
@@ -29,7 +35,7 @@ impl Scheme {
     pub(super) fn size(self) -> usize {
         match self {
             Scheme::FigureEight | Scheme::Amnesia => 3,
-            Scheme::Succession => 5,
+            Scheme::Succession | Scheme::Annexation => 5,
         }
     }
 }
@@ -51,6 +57,8 @@ enum Stage {
     Apart { first: usize, damaged: usize },
     /// The damaged one and the one that lacks it are alone, or with a leader that has it.
     Alone { down: usize },
+    /// The leader is alone with those that are to become voters.
+    Annexed { first: usize },
     /// Somebody leads again, perhaps who saw nothing of it.
     Last,
 }
@@ -84,6 +92,7 @@ impl Cluster {
             (Scheme::FigureEight, _) => self.figure_eight(stage, is_over),
             (Scheme::Succession, _) => self.succession(stage, is_over),
             (Scheme::Amnesia, _) => self.amnesia(stage, is_over),
+            (Scheme::Annexation, _) => self.annexation(stage),
         };
         if next.is_none() && !is_over {
             return adversary;
@@ -235,6 +244,55 @@ impl Cluster {
             Stage::Alone { down } if is_over => {
                 self.tally.count(Kind::Amnesia);
                 self.start_again(down);
+                Some(Stage::Last)
+            }
+            _ => None,
+        }
+    }
+
+    fn annexation(&mut self, stage: Stage) -> Option<Stage> {
+        match stage {
+            Stage::Peace => {
+                let first = self.leader()?;
+                if !self.operators.is_idle() {
+                    return None;
+                }
+                let members = self.nodes[first].running().replica.members();
+                // Of the last time.
+                if let Some(assigned) = members.iter().find(|member| member.assigned.is_some()) {
+                    let (id, role) = (assigned.id, None);
+                    self.request(first, MemberRequest::Assign { id, role });
+                    return None;
+                }
+                let is_voter = |member: &&Member| member.role == MemberRole::Voter;
+                let (voters, standbys): (Vec<_>, Vec<_>) = members.iter().partition(is_voter);
+                if voters.len() != 3 {
+                    return None;
+                }
+                let places = |members: &[&Member]| -> Vec<usize> {
+                    let ids = members.iter().map(|member| member.id);
+                    ids.filter_map(|id| self.position(id)).collect()
+                };
+                let mut away = places(&voters);
+                away.retain(|voter| *voter != first);
+                let mut beside = places(&standbys);
+                beside.push(first);
+                let now = self.now;
+                for voter in away {
+                    for peer in &beside {
+                        self.network.cut((voter, *peer), now, u64::MAX);
+                        self.network.cut((*peer, voter), now, u64::MAX);
+                    }
+                }
+                for standby in standbys {
+                    let (id, role) = (standby.id, Some(MemberRole::Voter));
+                    self.request(first, MemberRequest::Assign { id, role });
+                }
+                self.tally.count(Kind::Annexation);
+                Some(Stage::Annexed { first })
+            }
+            Stage::Annexed { first } => {
+                self.leads_beside(first)?;
                 Some(Stage::Last)
             }
             _ => None,

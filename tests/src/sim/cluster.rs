@@ -19,7 +19,7 @@ use super::invariants::{
 };
 use super::members::Newcomers;
 use super::network::{Network, Weather};
-use super::node::{Identity, Node, ToldLog};
+use super::node::{Identity, Node};
 use super::operation::{FLEETING, Operation, RESTORED, Role};
 use super::operators::{OPERATOR_SESSION, Operators};
 use super::oracle::Oracle;
@@ -28,6 +28,7 @@ use super::settings::{Mode, Settings};
 use super::snapshots::Snapshots;
 use super::sqlite;
 use super::tally::{Kind, Tally};
+use super::told_log::ToldLog;
 
 /// Sessions from here on ask for digests, each of one of these databases.
 pub(super) const DIGEST_SESSION: u64 = 1 << 32;
@@ -319,7 +320,7 @@ impl Cluster {
         }
     }
 
-    fn ask_for_digest(&mut self, at: usize, database: u64, index_min: LogIndex) {
+    pub(super) fn ask_for_digest(&mut self, at: usize, database: u64, index_min: LogIndex) {
         self.digest_serial += 1;
         let session = SessionId(DIGEST_SESSION + database);
         let database = DIGESTED[database as usize].to_owned();

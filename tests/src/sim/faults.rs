@@ -105,6 +105,8 @@ impl Cluster {
             if is_switching && self.random.rarely(self.faults.crash * 20) {
                 let power_fails = self.random.per_mille(500);
                 self.crash(at, power_fails);
+            } else if is_switching && self.random.rarely(self.faults.hung_disk * 40) {
+                self.hang_switch(at);
             }
             let health = &mut self.nodes[at].disk.health;
             health.is_full &= now < health.full_until;
@@ -176,6 +178,23 @@ impl Cluster {
         let is_down = node.process.is_none() && !node.is_retired;
         if due && is_down && node.refuses.is_none() {
             self.start(at);
+        }
+    }
+
+    /// A snapshot takes the place of everything on a node for so long that somebody else leads meanwhile,
+    /// who perhaps has the entries that the node lacked.
+    fn hang_switch(&mut self, at: usize) {
+        let now = self.now;
+        let election = u64::from(self.settings.election_ticks_max) * super::clock::TICK;
+        let until = now + self.random.between(election, 4 * election);
+        let health = &mut self.nodes[at].disk.health;
+        if health.hangs_until > now {
+            return;
+        }
+        health.hangs_until = until;
+        self.tally.count(Kind::HungSwitch);
+        if let Some(leader) = self.leader().filter(|leader| *leader != at) {
+            self.crash(leader, false);
         }
     }
 

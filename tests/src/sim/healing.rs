@@ -1,7 +1,7 @@
 //! What must hold at the end: everybody is answered, everything acknowledged is there, nothing
 //! refused is, all nodes hold the same bytes, and the cluster works again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringlite::replica::request::{Digest, Reply, Request, RequestId, SessionId, SessionOptions};
 use ringlite::replica::{Input, Status};
@@ -215,14 +215,39 @@ impl Cluster {
             process.map_or(LogIndex::ZERO, |process| process.replica.status().commit)
         };
         let index = self.nodes.iter().map(committed).max().unwrap_or_default();
-        self.settle("a fresh write on every node", |cluster| {
-            let sound = cluster.sound();
-            sound.iter().all(|at| {
-                let process = cluster.nodes[*at].process.as_ref();
-                process.is_some_and(|process| process.replica.status().applied >= index)
-            })
-        });
         assert!(self.now <= deadline, "it took too long to heal");
+        self.catch_up(index);
+    }
+
+    /// Every node applies everything up to `index`. How long that takes depends on how much a node lacks,
+    /// and on how little it is sent at a time; but each of them must go on and on.
+    fn catch_up(&mut self, index: LogIndex) {
+        let applied = |cluster: &Cluster, at: usize| {
+            let process = cluster.nodes[at].process.as_ref();
+            process.map_or(LogIndex::ZERO, |process| process.replica.status().applied)
+        };
+        // How far each has come, and since when.
+        let mut progress: BTreeMap<usize, (LogIndex, u64)> = BTreeMap::new();
+        loop {
+            let mut lagging = self.sound();
+            lagging.retain(|at| applied(self, *at) < index);
+            if lagging.is_empty() {
+                return;
+            }
+            for at in lagging {
+                let now = self.now;
+                let (furthest, since) = progress.entry(at).or_insert((LogIndex::ZERO, now));
+                if applied(self, at) > *furthest {
+                    (*furthest, *since) = (applied(self, at), now);
+                }
+                assert!(
+                    now < *since + self.patience(),
+                    "a fresh write on every node: not in time; {}",
+                    self.describe()
+                );
+            }
+            self.step();
+        }
     }
 
     /// Once all is well everything ends, works and agrees.

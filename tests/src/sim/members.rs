@@ -208,6 +208,7 @@ impl Cluster {
 
     /// Waits until nothing changes any more about the members.
     pub(super) fn settle_members(&mut self) {
+        self.settle("the operators", |cluster| cluster.operators.is_idle());
         if !self.settings.churns {
             return;
         }

@@ -14,6 +14,7 @@ mod atlas;
 mod client;
 mod clock;
 mod cluster;
+mod databases;
 mod disk;
 mod faults;
 mod healing;
@@ -29,6 +30,7 @@ mod settings;
 mod snapshots;
 mod sqlite;
 pub mod tally;
+mod told_log;
 
 use cluster::Cluster;
 use settings::Mode;

@@ -1,29 +1,26 @@
 //! One node: a real replica with real SQL, its disk, and what a runtime keeps between them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::fs::FileExt as _;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
 use ringlite::replica::member::Member;
 use ringlite::replica::request::{Reply, RequestId};
 use ringlite::replica::{
-    Config, DatabaseId, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome,
+    Config, Effect, Input, NodeAddress, Replica, SnapshotHead, SnapshotOutcome,
 };
-use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Sql, Started};
-use ringlite_raft::{
-    Configuration, Entry, EntryKind, HardState, IoId, LogBase, LogIndex, MemberRole, Message,
-    NodeId, Term,
-};
-use ringlite_vfs::{Backfill, VfsError};
+use ringlite::sql::{Paused, Resumed, Returned, RunLimits, Started};
+use ringlite_raft::{Configuration, HardState, IoId, LogIndex, MemberRole, Message, NodeId};
 
 use super::clock::Clock;
+use super::databases::Databases;
 use super::disk::{Disk, Held, SwitchEvent, Trouble};
 use super::operators::Stopping;
 use super::random::Random;
 use super::settings::Settings;
 use super::sqlite;
 use super::tally::{Kind, Tally};
+use super::told_log::{Appended, ToldLog};
 
 /// A request to read entries, under way.
 struct Reading {
@@ -31,15 +28,6 @@ struct Reading {
     peer: NodeId,
     from: LogIndex,
     up_to: LogIndex,
-}
-
-/// Pages on their way into a database's file.
-struct Filing {
-    database: DatabaseId,
-    end: Option<LogIndex>,
-    backfill: Option<Backfill>,
-    /// Then the file is synced.
-    due: u64,
 }
 
 /// A run that left the core, and does its next part then.
@@ -60,17 +48,12 @@ pub(crate) struct Process {
     /// Before `sql`, so that what is dropped in the middle has its database.
     away: Vec<Away>,
     pub(crate) replica: Replica,
-    sql: Sql,
+    pub(crate) databases: Databases,
     /// Messages that wait for the disk.
     held: Vec<(IoId, NodeId, Message)>,
     persisted: IoId,
     pub(crate) inbox: VecDeque<Input>,
     readings: Vec<Reading>,
-    filing: Option<Filing>,
-    /// The file of each database.
-    names: BTreeMap<DatabaseId, String>,
-    /// How far the file of each database may have been written in this life.
-    pub(crate) written: BTreeMap<DatabaseId, LogIndex>,
     /// Then the files of a snapshot get their names.
     renames_at: Option<u64>,
     /// Requests that were asked and not answered.
@@ -131,92 +114,6 @@ impl Identity {
             }
         });
         Configuration::new(founders.collect()).expect("founders")
-    }
-}
-
-/// An entry as a node was told to append it: its index, what it is, and the term before it.
-pub(crate) type Appended = (LogIndex, Held, Term);
-
-/// The log that the disk will hold once it has done all that it was told.
-#[derive(Default)]
-pub(crate) struct ToldLog {
-    pub(crate) base: LogBase,
-    pub(crate) entries: BTreeMap<LogIndex, Held>,
-    /// The bytes of all records that the replica has seen in this life, and what they were up to each.
-    total_bytes: u64,
-    totals: BTreeMap<LogIndex, u64>,
-    /// The members from each of these entries on.
-    configurations: BTreeMap<LogIndex, Configuration>,
-}
-
-impl ToldLog {
-    fn append(&mut self, truncate_from: Option<LogIndex>, entries: &[Entry]) -> Vec<Appended> {
-        if let Some(from) = truncate_from {
-            self.entries.split_off(&from);
-            self.configurations.split_off(&from);
-        }
-        let mut appended = Vec::new();
-        for entry in entries {
-            let last = self.entries.last_key_value();
-            let (last, before) = last.map_or((self.base.index, self.base.term), |(index, held)| {
-                (*index, held.term)
-            });
-            assert_eq!(entry.index, last.next(), "an append leaves a gap");
-            let held = Held::of(entry);
-            self.entries.insert(entry.index, held);
-            self.count(entry);
-            self.note_members(entry);
-            appended.push((entry.index, held, before));
-        }
-        appended
-    }
-
-    fn count(&mut self, entry: &Entry) {
-        self.total_bytes += ringlite_raft::record_bytes(entry.payload.len()) as u64;
-        self.totals.insert(entry.index, self.total_bytes);
-    }
-
-    /// The bytes of the records behind an entry, as far as this life has seen them.
-    pub(crate) fn bytes_behind(&self, index: LogIndex) -> u64 {
-        let seen = self.totals.get(&index).copied();
-        seen.map_or(self.total_bytes, |total| self.total_bytes - total)
-    }
-
-    fn note_members(&mut self, entry: &Entry) {
-        if entry.kind == EntryKind::Configuration {
-            let members = Configuration::decode(entry.payload.clone());
-            let members = members.expect("a configuration");
-            self.configurations.insert(entry.index, members);
-        }
-    }
-
-    /// The members as of an entry, if the log reaches so far back.
-    pub(crate) fn configuration_at(&self, index: LogIndex) -> Option<&Configuration> {
-        let before = self.configurations.range(..=index).next_back();
-        before.map(|(_, members)| members)
-    }
-
-    /// All later ones.
-    pub(crate) fn configurations_behind(
-        &self,
-        index: LogIndex,
-    ) -> impl Iterator<Item = &Configuration> {
-        let later = self.configurations.range(index.next()..);
-        later.map(|(_, members)| members)
-    }
-
-    /// The newest ones.
-    pub(crate) fn configuration(&self) -> Option<&Configuration> {
-        self.configurations.values().next_back()
-    }
-
-    /// Another log has taken its place: empty behind `base`, where the members are these.
-    fn replaced(&mut self, base: LogBase, members: Configuration) {
-        *self = ToldLog {
-            base,
-            configurations: BTreeMap::from([(base.index, members)]),
-            ..ToldLog::default()
-        };
     }
 }
 
@@ -369,14 +266,11 @@ impl Node {
         self.process = Some(Process {
             away: Vec::new(),
             replica: replica.expect("what was saved fits"),
-            sql: Sql::new(directory, self.temporary.clone()).expect("SQLite"),
+            databases: Databases::new(directory, &self.temporary),
             held: Vec::new(),
             persisted: IoId(0),
             inbox: VecDeque::new(),
             readings: Vec::new(),
-            filing: None,
-            names: BTreeMap::new(),
-            written: BTreeMap::new(),
             renames_at: None,
             pending: BTreeSet::new(),
         });
@@ -491,77 +385,18 @@ impl Node {
             return;
         };
         if process.renames_at.take_if(|due| *due <= now).is_some() {
-            process.sql.remove_databases().expect("a removal");
-            process.names.clear();
-            process.written.clear();
+            process.databases.replaced();
             self.disk.rename_files(&mut self.tally);
         }
-    }
-
-    /// A part of the file of a database; `None` if there is no such database any more.
-    pub(crate) fn read_file(
-        &mut self,
-        database: DatabaseId,
-        suffix: &str,
-        offset: u64,
-        length: usize,
-    ) -> Option<Vec<u8>> {
-        let opened = self.running().sql.open_file(database, suffix);
-        let file = opened.expect("the file of a database")?;
-        let mut bytes = vec![0; length];
-        let mut done = 0;
-        while done < length {
-            let read = file.read_at(&mut bytes[done..], offset + done as u64);
-            match read.expect("a readable file") {
-                0 => break,
-                more => done += more,
-            }
-        }
-        bytes.truncate(done);
-        Some(bytes)
     }
 
     /// Goes on with what is being written into the file of a database.
     fn advance_file(&mut self, now: u64) {
         let process = self.process.as_mut().expect("a running node");
-        let Some(filing) = &mut process.filing else {
-            return;
-        };
-        if now < self.disk.health.hangs_until {
-            return;
-        }
-        let name = process.names.get(&filing.database);
-        if let Some(mut backfill) = filing.backfill.take() {
-            if std::mem::take(&mut self.file_fails) {
-                self.tally.count(Kind::FileError);
-                self.trouble = Some(Trouble::Failed);
-                return;
-            }
-            if let Some(name) = name {
-                self.disk.files.writes(name);
-            }
-            match backfill.write_slice(1) {
-                Ok(true) => filing.backfill = Some(backfill),
-                Ok(false) => {
-                    backfill.publish();
-                    self.tally.count(Kind::Backfill);
-                    filing.due = now + self.disk.delay(&mut self.tally);
-                }
-                Err(VfsError::Removed { .. }) => {
-                    filing.end = None;
-                    filing.due = now;
-                }
-                Err(error) => panic!("a file that cannot be written: {error}"),
-            }
-        } else if filing.due <= now {
-            if let Some(name) = name {
-                self.disk.files.is_safe(name);
-            }
-            process.inbox.push_back(Input::Backfilled {
-                database: filing.database,
-                end: filing.end,
-            });
-            process.filing = None;
+        let tools = (&mut self.disk, &mut self.tally);
+        match process.databases.advance(now, &mut self.file_fails, tools) {
+            Ok(done) => process.inbox.extend(done),
+            Err(trouble) => self.trouble = Some(trouble),
         }
     }
 
@@ -577,14 +412,14 @@ impl Node {
         for away in due as Vec<Away> {
             let stage = match away.stage {
                 Stage::Returns(returned) => {
-                    let ran = self.running().sql.take_back(returned);
+                    let ran = self.running().databases.sql.take_back(returned);
                     if let Some(ran) = ran {
                         self.input(Input::Ran(ran), now);
                     }
                     continue;
                 }
                 Stage::Runs(paused) => self.run_a_while(paused),
-                Stage::WantsCore(paused) => match self.running().sql.visit(paused) {
+                Stage::WantsCore(paused) => match self.running().databases.sql.visit(paused) {
                     Some(Started::Ran(ran)) => {
                         self.input(Input::Ran(ran), now);
                         continue;
@@ -629,7 +464,7 @@ impl Node {
 
     pub(crate) fn end_turn(&mut self, now: u64) {
         if self.threads.per_mille(700) {
-            let captures = self.running().sql.take_captures();
+            let captures = self.running().databases.sql.take_captures();
             self.input(Input::Captured { captures }, now);
         }
         while self.trouble.is_none() && self.running().replica.end_turn() {
@@ -658,7 +493,7 @@ impl Node {
                 may_write,
             } => {
                 let leaves = self.threads.per_mille(self.leave_per_mille);
-                process.sql.set_limits(RunLimits {
+                process.databases.sql.set_limits(RunLimits {
                     core_time: if leaves {
                         Duration::ZERO
                     } else {
@@ -667,7 +502,7 @@ impl Node {
                     look_steps: 3,
                     statement_time: Duration::ZERO,
                 });
-                let input = match process.sql.start(request, work, may_write) {
+                let input = match process.databases.sql.start(request, work, may_write) {
                     Started::Ran(ran) => Input::Ran(ran),
                     Started::Left {
                         paused,
@@ -684,7 +519,7 @@ impl Node {
                 };
                 process.replica.step(input);
             }
-            Effect::StopRun { session, reason } => process.sql.stop(session, reason),
+            Effect::StopRun { session, reason } => process.databases.sql.stop(session, reason),
             Effect::Reply { request, reply } => {
                 assert!(
                     process.pending.remove(&request),
@@ -726,37 +561,9 @@ impl Node {
                 self.disk
                     .save_manifest((base, owed), configuration, databases);
             }
-            Effect::Backfill { database, ends } => {
-                assert!(process.filing.is_none(), "one backfill at a time");
-                self.disk.check_announced(database, &ends);
-                let begun = process.sql.begin_backfill(database, &ends);
-                let (end, backfill) = begun.expect("known commits").unzip();
-                let grows = backfill.as_ref().is_some_and(|backfill: &Backfill| {
-                    let name = process.names.get(&database);
-                    let file = name.map(|name| self.disk.files.directory.join(name));
-                    let length = file.and_then(|file| Some(std::fs::metadata(file).ok()?.len()));
-                    let page_size = process.sql.page_size(database);
-                    let pages = u64::from(backfill.end().page_count());
-                    page_size.is_some_and(|size| length < Some(pages * u64::from(size.bytes())))
-                });
-                if grows && self.disk.health.is_full {
-                    self.tally.count(Kind::DiskFull);
-                    self.trouble = Some(Trouble::Full);
-                    return;
-                }
-                if let Some(end) = end {
-                    process.written.insert(database, end);
-                }
-                process.filing = Some(Filing {
-                    database,
-                    end,
-                    backfill,
-                    due: now + self.disk.delay(&mut self.tally),
-                });
-            }
             Effect::SendSnapshot { to, head } => self.snapshots.push((to, head)),
             Effect::InstallSnapshot { head } => {
-                assert!(process.filing.is_none(), "a file is being written");
+                assert!(!process.databases.is_filing(), "a file is being written");
                 self.disk.switch_to(&head);
                 self.installs = Some(head);
             }
@@ -772,136 +579,30 @@ impl Node {
                 self.disk.cut(up_to);
             }
             Effect::Halt { reason } => panic!("{} stops: {reason}", self.id),
-            effect => self.perform_on_databases(effect),
-        }
-    }
-
-    fn perform_on_databases(&mut self, effect: Effect) {
-        let needs_room = matches!(
-            effect,
-            Effect::CreateDatabase { .. } | Effect::FinishRestore { .. }
-        );
-        if needs_room && self.disk.health.is_full {
-            self.tally.count(Kind::DiskFull);
-            self.trouble = Some(Trouble::Full);
-            return;
-        }
-        let process = self.process.as_mut().expect("a running node");
-        let sql = &mut process.sql;
-        if let Effect::OpenDatabase { id, name, .. }
-        | Effect::CreateDatabase { id, name, .. }
-        | Effect::FinishRestore { id, name, .. } = &effect
-        {
-            process.names.insert(*id, name.clone());
-        }
-        let answer = match effect {
-            Effect::CloseSession { session } => {
-                sql.close_session(session);
-                None
-            }
-            Effect::SetWritable(writable) => {
-                sql.set_writable(writable);
-                None
-            }
-            Effect::OpenDatabase {
-                id,
-                name,
-                page_size,
-            } => sql
-                .open_database(id, &name, page_size)
-                .expect("a file or none"),
-            Effect::CreateDatabase {
-                id,
-                name,
-                page_size,
-            } => {
-                let opened = sql.create_database(id, &name, page_size);
-                self.disk.files.is_safe(&name);
-                Some(opened.expect("a database"))
-            }
-            Effect::RemoveDatabase { database } => {
-                sql.remove_database(database).expect("a removal");
-                if let Some(name) = process.names.remove(&database) {
-                    self.disk.files.is_safe(&name);
-                }
-                None
-            }
-            Effect::BeginRestore { restore } => {
-                sql.begin_restore(restore).expect("room for a file");
-                None
-            }
-            Effect::WriteRestore { restore, bytes } => {
-                sql.write_restore(restore, bytes);
-                None
-            }
-            Effect::FinishRestore { restore, id, name } => {
-                let opened = sql.finish_restore(restore, id, &name);
-                self.disk.files.is_safe(&name);
-                Some(opened.expect("a whole file").expect("a restore"))
-            }
-            Effect::DiscardRestore { restore } => {
-                sql.discard_restore(restore);
-                None
-            }
-            Effect::Apply { index, change } => {
-                // An earlier life may have removed the file already, for an entry still to come.
-                let point = sql.apply(&change).expect("pages that can be applied");
-                point.map(|commit_point| Input::Applied {
-                    database: change.database,
-                    index,
-                    commit_point,
-                })
-            }
-            Effect::ShowCommitted { database, to } => {
-                sql.show_committed(database, &to).expect("a known commit");
-                None
-            }
-            Effect::RestartWal { database, ends } => {
-                self.disk.check_announced(database, &ends);
-                if let Some(name) = process.names.get(&database) {
-                    self.disk.files.writes(name);
-                }
-                let (end, commit_point) = sql.restart_wal(database, &ends).expect("a restart");
-                if let Some(end) = end {
-                    process.written.insert(database, end);
-                }
-                self.tally
-                    .add(Kind::WalRestart, u64::from(commit_point.is_some()));
-                Some(Input::WalRestarted {
-                    database,
-                    end,
-                    commit_point,
-                })
-            }
-            Effect::RollBack { database, to } => {
-                self.tally.count(Kind::RollBack);
-                let point = sql.roll_back(database, &to).expect("a known commit");
-                point.map(|commit_point| Input::RolledBack {
-                    database,
-                    commit_point,
-                })
-            }
             Effect::Digest {
                 request,
                 database,
                 at,
                 applied,
             } => {
-                let pages = sql.begin_digest(database, &at, applied);
+                self.disk.check_whole(database, applied);
+                let pages = process.databases.sql.begin_digest(database, &at, applied);
                 let digest = pages.and_then(|pages| pages.digest()).map(Reply::Digest);
                 assert!(process.pending.remove(&request));
                 self.replies.push((request, digest));
-                None
             }
-            other => panic!("{other:?} is performed elsewhere"),
-        };
-        if let Some(answer) = answer {
-            process.replica.step(answer);
+            effect => {
+                let tools = (&mut self.disk, &mut self.tally);
+                match process.databases.perform(effect, now, tools) {
+                    Ok(Some(answer)) => process.replica.step(answer),
+                    Ok(None) => {}
+                    Err(trouble) => self.trouble = Some(trouble),
+                }
+            }
         }
     }
-
     /// How often SQLite asked for recovery, which must never be.
     pub(crate) fn recovery_requests(&mut self) -> u64 {
-        self.running().sql.recovery_requests()
+        self.running().databases.sql.recovery_requests()
     }
 }

@@ -71,6 +71,7 @@ impl Settings {
             3 => Some(Scheme::FigureEight),
             5 => Some(Scheme::Amnesia),
             11 => Some(Scheme::Succession),
+            13 => Some(Scheme::Annexation),
             _ => None,
         };
         let size = scheme.map_or(size, Scheme::size);
@@ -92,7 +93,10 @@ impl Settings {
                     standbys: random.one_of(&[0, 1, 3]),
                 },
                 false => RoleTargets {
-                    voters: size.max(3),
+                    voters: match scheme {
+                        Some(Scheme::Annexation) => 3,
+                        _ => size.max(3),
+                    },
                     standbys: 3,
                 },
             },

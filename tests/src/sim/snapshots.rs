@@ -8,7 +8,7 @@ use ringlite::replica::{Input, SnapshotHead, SnapshotOutcome};
 use ringlite::snapshot_stream::{Arrival, Frame, Position, Progress};
 use ringlite_raft::LogIndex;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, DIGESTED};
 use super::tally::Kind;
 
 /// A page or two of the usual size, so that backfills come in between.
@@ -266,8 +266,15 @@ impl Cluster {
         let node = &mut self.nodes[at];
         let outcome = node.snapshot_outcome.take()?;
         node.has_arrived = false;
-        if outcome == SnapshotOutcome::NotNeeded {
-            node.disk.staged.clear();
+        match outcome {
+            SnapshotOutcome::NotNeeded => node.disk.staged.clear(),
+            // Before the entries come that its databases have to wait for.
+            SnapshotOutcome::Installed => {
+                for database in 0..DIGESTED.len() as u64 {
+                    self.ask_for_digest(at, database, LogIndex(0));
+                }
+            }
+            SnapshotOutcome::Refused => {}
         }
         Some(outcome)
     }
@@ -331,7 +338,8 @@ impl Cluster {
             return self.put(&mut connection.to_member, &Frame::End { targets });
         };
         let id = database.id;
-        let (frame, next) = match self.nodes[from].read_file(id, suffix, offset, SLICE_BYTES) {
+        let databases = &mut self.nodes[from].running().databases;
+        let (frame, next) = match databases.read_file(id, suffix, offset, SLICE_BYTES) {
             None => {
                 self.tally.count(Kind::SnapshotSkipped);
                 (Frame::FileGone { file }, None)
@@ -368,9 +376,9 @@ impl Cluster {
         let targets = process.replica.snapshot_targets(head.id);
         let targets = targets.expect("a snapshot that is wanted");
         for (database, target) in head.databases.iter().zip(&targets) {
-            let written = process.written.get(&database.id);
+            let written = process.databases.written(database.id);
             assert!(
-                written <= Some(&database.target.max(*target)),
+                written <= Some(database.target.max(*target)),
                 "the copy of {} is ahead of its target {target}: {written:?}",
                 database.name
             );

@@ -55,7 +55,7 @@ pub(super) struct Lone {
     /// Where the log begins by the last manifest.
     pub(super) log_base: LogIndex,
     /// What the last manifest says of the databases.
-    manifest: Vec<DatabaseFile>,
+    pub(super) manifest: Vec<DatabaseFile>,
     /// A manifest is not saved at once: then it is said here.
     pub(super) saves_slowly: bool,
     pub(super) is_saving: bool,

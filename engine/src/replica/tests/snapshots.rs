@@ -6,10 +6,11 @@ use ringlite_raft::{
     AppendResult, Configuration, Conflict, Entry, EntryKind, LogBase, LogIndex, Message, NodeId,
     Term,
 };
-use ringlite_vfs::PageSize;
+use ringlite_vfs::{Page, PageNumber, PageSize};
 
 use super::lone::{Lone, receive};
 use crate::replica::Input;
+use crate::replica::payload::{DatabaseChange, encode_changes};
 use crate::replica::request::{RequestId, SessionId};
 use crate::replica::{DatabaseFile, DatabaseId, SnapshotHead, SnapshotId, SnapshotOutcome};
 
@@ -130,11 +131,27 @@ fn arriving(target: u64) -> SnapshotHead {
 }
 
 fn append_of_leader(index: u64, commit: u64) -> Input {
+    append(index, commit, EntryKind::Noop, Bytes::new())
+}
+
+/// The leader's word that it has written a page of a database, and that this is committed.
+fn page_of_leader(index: u64, database: DatabaseId) -> Input {
+    let page_one = ringlite_vfs::first_page(PageSize::DEFAULT);
+    let change = DatabaseChange {
+        database,
+        page_count: 1,
+        pages: vec![(PageNumber(1), Page::from(page_one.as_slice()))],
+    };
+    let (kind, payload) = encode_changes(&[change], 1 << 20).remove(0);
+    append(index, index, kind, payload)
+}
+
+fn append(index: u64, commit: u64, kind: EntryKind, payload: Bytes) -> Input {
     let entry = Entry {
         term: Term(1),
         index: LogIndex(index),
-        kind: EntryKind::Noop,
-        payload: Bytes::new(),
+        kind,
+        payload,
     };
     receive(
         3,
@@ -143,7 +160,7 @@ fn append_of_leader(index: u64, commit: u64) -> Input {
             prev_index: LogIndex(index - 1),
             prev_term: Term(1),
             commit: LogIndex(commit),
-            matched_by_all: LogIndex(0),
+            matched_by_all: LogIndex(commit),
             entries: vec![entry],
         },
     )
@@ -188,6 +205,41 @@ fn a_database_is_shown_when_its_target_is_applied() {
     lone.turn([append_of_leader(12, 12)]);
     assert!(lone.answer(id).is_some());
     assert!(lone.replica.find_database("came").is_some());
+}
+
+/// Its creation is behind the base, and what it was restored from may be before it: only the manifest
+/// tells of it, whatever other databases' files are written before the log has come so far.
+#[test]
+fn a_database_that_came_with_a_snapshot_stays_in_the_manifest() {
+    let mut lone = lone();
+    let heartbeat = Message::Heartbeat {
+        term: Term(1),
+        commit: LogIndex(0),
+        matched_by_all: LogIndex(0),
+        round: 1,
+    };
+    lone.turn([receive(3, heartbeat)]);
+    lone.turn([lone.persisted()]);
+    let mut head = arriving(10);
+    let younger = DatabaseFile {
+        id: DatabaseId(LogIndex(14)),
+        name: "younger".into(),
+        applied: LogIndex(15),
+        target: LogIndex(16),
+        ..head.databases[0].clone()
+    };
+    head.databases.push(younger.clone());
+    lone.turn([Input::SnapshotArrived { head }]);
+    lone.put_database("came");
+    lone.put_database("younger");
+    lone.turn([Input::SnapshotInstalled]);
+    for index in 11..=12 {
+        lone.turn([page_of_leader(index, DatabaseId(LogIndex(5)))]);
+        lone.turn([lone.persisted()]);
+        lone.turn([Input::Tick]);
+    }
+    assert!(lone.log_base > LogIndex(10), "a file was written");
+    assert!(lone.manifest.contains(&younger), "{:?}", lone.manifest);
 }
 
 #[test]

@@ -196,6 +196,19 @@ impl Disk {
         );
     }
 
+    /// Nobody is shown a database whose file may hold something that is not applied.
+    pub(crate) fn check_whole(&self, database: DatabaseId, applied: LogIndex) {
+        let mut files = self.manifest.databases.iter();
+        if let Some(file) = files.find(|file| file.id == database) {
+            assert!(
+                file.target <= applied,
+                "{} is shown as of {applied}, but its file may hold something up to {}",
+                file.name,
+                file.target
+            );
+        }
+    }
+
     pub(crate) fn tick(&mut self, ticks: u64) {
         self.log.tick(ticks);
     }

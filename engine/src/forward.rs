@@ -356,9 +356,9 @@ impl Worker {
             }
             let mut client = self.leader.connect(deadline).ok_or(Failed::Elsewhere)?;
             let create = matches!(job.request, Request::Open { create: true, .. });
-            let opened = open(&mut client, &self.database, create);
+            let opened = client.open_plainly(&self.database, create);
             // Opening again does no harm.
-            opened.map_err(|failed| match failed {
+            opened.map_err(|error| match Failed::from(error) {
                 Failed::Lost => Failed::Elsewhere,
                 failed => failed,
             })?;
@@ -387,20 +387,6 @@ impl Worker {
         }
         reply.map(|reply| Forwarded::Answered(Ok(reply)))
     }
-}
-
-/// Opens the database, as the replica does: unless `create`, it has to be there.
-fn open(client: &mut Client, database: &str, create: bool) -> std::result::Result<(), Failed> {
-    if !create {
-        let databases = client.databases()?;
-        if !databases.iter().any(|known| known.name == database) {
-            return Err(Failed::Answered(Error::misuse(
-                rusqlite::ffi::SQLITE_NOTFOUND,
-                format!("there is no database named {database:?}"),
-            )));
-        }
-    }
-    Ok(client.open_plainly(database)?)
 }
 
 fn run(client: &mut Client, work: &Work) -> std::result::Result<QueryEnd<Reply>, Failed> {
@@ -465,3 +451,6 @@ pub(crate) fn administer(readers: &Arc<Readers>, admin: &Admin) -> Result<()> {
         other => unreachable!("a caller of the Rust API asks for no {other:?}"),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,11 @@ fn every_call_of_a_follower_is_one_of_the_leader() {
     let small = followers[0].database("small").unwrap();
     assert_eq!(integer(&small, "PRAGMA page_size"), 512);
     followers[0].drop_database("small").unwrap();
+    // Who had it open is told so, and does not make it anew.
+    for words in ["dropped", "no database named", "no database named"] {
+        let error = small.execute("CREATE TABLE t (a)", ()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
     let error = followers[1].drop_database("small").unwrap_err();
     assert!(error.to_string().contains("no database named"), "{error}");
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

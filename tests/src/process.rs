@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 
 /// What a program has left when it ended.
 #[derive(Debug)]
@@ -160,6 +160,17 @@ pub fn size(variable: &str, default: usize) -> usize {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}"))
     })
+}
+
+/// Lets this process, and those that it starts, have as many descriptors as the system allows it.
+pub fn allow_descriptors() {
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    let allowed = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    // With fewer the test says what it could not open.
+    let _ = rustix::process::setrlimit(Resource::Nofile, allowed);
 }
 
 /// Sends a signal to a process.

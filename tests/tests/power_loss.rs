@@ -10,8 +10,9 @@
 //! at in all, spread evenly (200), `POWER_SEED` where the seeds begin. The disk of a failure is kept
 //! in the directory for temporary files of the tests.
 //!
-//! The same for a member while it gets and installs a snapshot, with a leader that is not disturbed;
-//! `INSTALL_IMAGES` sets how many disks of that are looked at (40 unless told).
+//! The same for a member while it gets and installs a snapshot, with a leader that is not disturbed. Every
+//! flush between the snapshot's beginning and the end of its installation is looked at, and
+//! `INSTALL_IMAGES` sets how many disks of the time around that (20 unless told).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -220,6 +221,7 @@ impl Checker<'_> {
     }
 }
 
+const ARRIVES: &str = "goes on at file";
 const INSTALLED: &str = "was installed";
 /// Accounts, over some twenty pages of the file.
 const ACCOUNTS: i64 = 300;
@@ -295,7 +297,7 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
         println!("NOT CHECKED, no power was lost: {why}");
         return;
     }
-    let images_max = process::size("INSTALL_IMAGES", 40);
+    let images_max = process::size("INSTALL_IMAGES", 20);
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // The window is less than the member will miss, and more than it needs behind the snapshot: a
     // second one would hide what is wrong with the first.
@@ -335,15 +337,17 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
     nodes.kill(member);
     drop(mounted);
     write_steps(&nodes, STEPS);
-    let installed_before = nodes.words(member).matches(INSTALLED).count();
-
     disk.device.record();
     let mounted = disk.mount().unwrap();
+    let said_before = [ARRIVES, INSTALLED].map(|what| nodes.words(member).matches(what).count());
     nodes.restart(member);
-    wait_until("installed", || {
-        let words = nodes.words(member);
-        let count = words.matches(INSTALLED).count();
-        (count > installed_before).then_some(()).ok_or(words)
+    let [begin, end] = [0, 1].map(|at| {
+        wait_until("installed", || {
+            let words = nodes.words(member);
+            let said = words.matches([ARRIVES, INSTALLED][at]).count();
+            (said > said_before[at]).then_some(()).ok_or(words)
+        });
+        disk.device.position()
     });
     nodes.assert_identical("d");
     nodes.kill(member);
@@ -354,12 +358,16 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
     let stretches = recording.stretches().count();
     let mut chance = Rng::with_seed(process::size("POWER_SEED", 1) as u64);
     let (mut looked_at, mut first_seen_old, mut first_seen_new) = (0, 0, 0);
+    let mut in_between = 0;
     let start = Instant::now();
+    let mut before = 0;
     for (number, stretch) in recording.stretches().enumerate() {
+        let is_during = stretch.end > begin && before < end;
+        before = stretch.end;
+        in_between += usize::from(is_during);
         for subset in 0..2 {
-            if chance.usize(0..2 * stretches) >= images_max
-                || (subset > 0 && stretch.unsynced_writes() == 0)
-            {
+            let is_chosen = is_during || chance.usize(0..2 * stretches) < images_max;
+            if !is_chosen || (subset > 0 && stretch.unsynced_writes() == 0) {
                 continue;
             }
             let image = match subset {
@@ -399,11 +407,16 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
         }
     }
     println!(
-        "{looked_at} images of {stretches} stretches between flushes in {:.1} s: the member's first \
+        "{looked_at} images of {stretches} stretches between flushes ({in_between} of them while it came \
+         and was installed) in {:.1} s: the member's first \
          answer was as before {first_seen_old} times, and of all of the snapshot {first_seen_new} times",
         start.elapsed().as_secs_f64(),
     );
-    assert!(looked_at > 0, "no image was looked at");
+    assert!(in_between > 5, "the switch alone takes more flushes");
+    assert!(
+        first_seen_old > 0 && first_seen_new > 0,
+        "one side of the switch"
+    );
 }
 
 /// Keeps an image in a file, and says where.

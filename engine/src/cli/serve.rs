@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -175,6 +176,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
                 what: format!("this process cannot be tied to its parent: {error}"),
             })?;
     }
+    allow_descriptors();
     // Before the node starts its thread, so that no signal finds the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| NodeError::Settings {
         what: format!("signals cannot be handled: {error}"),
@@ -236,4 +238,16 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         }
     });
     node.wait()
+}
+
+/// Has as many descriptors as the system allows: each client takes one.
+fn allow_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    let allowed = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, allowed) {
+        tracing::warn!("the limit of file descriptors stays as it is: {error}");
+    }
 }

@@ -25,7 +25,8 @@ use crate::{
     readers::ReadLevel,
     rows::{RowBatch, Value},
     wire::{
-        self, ClusterFormat, OPEN_PLAIN_BEGIN, Request, Response, ServerEntry, VFS_NAME, WireError,
+        self, ClusterFormat, OPEN_EXISTING, OPEN_PLAIN_BEGIN, Request, Response, ServerEntry,
+        VFS_NAME, WireError,
     },
 };
 use connection::Connection;
@@ -197,9 +198,10 @@ impl Client {
     }
 
     /// [`Client::open`] of a session in which BEGIN is SQLite's, as in the Rust API, and not BEGIN
-    /// IMMEDIATE.
-    pub(crate) fn open_plainly(&mut self, database: &str) -> Result<(), ClientError> {
-        self.open_with(database, OPEN_PLAIN_BEGIN)
+    /// IMMEDIATE. Unless `create`, there has to be such a database.
+    pub(crate) fn open_plainly(&mut self, database: &str, create: bool) -> Result<(), ClientError> {
+        let existing = if create { 0 } else { OPEN_EXISTING };
+        self.open_with(database, OPEN_PLAIN_BEGIN | existing)
     }
 
     fn open_with(&mut self, database: &str, flags: u64) -> Result<(), ClientError> {

@@ -3,8 +3,10 @@
 mod databases;
 mod members;
 
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use glommio::net::TcpStream;
@@ -18,7 +20,7 @@ use crate::replica::request::{
 };
 use crate::shard::Shard;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_PLAIN_BEGIN,
+    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_EXISTING, OPEN_PLAIN_BEGIN,
     PROTOCOL_LEGACY, PROTOCOL_VERSION, Request, Response, WireError,
 };
 
@@ -31,6 +33,9 @@ const READ_BYTES: usize = 16 << 10;
 const EARLY_BYTES_MAX: usize = 64 << 10;
 /// What WELCOME promises; nothing enforces it.
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
+
+/// How long a client that is refused may take to read that.
+const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// One client.
 struct Connection {
@@ -54,25 +59,14 @@ pub(super) async fn serve(
     gateway: Rc<Gateway>,
 ) -> std::io::Result<()> {
     if version != PROTOCOL_VERSION && version != PROTOCOL_LEGACY {
-        return refuse(
-            &mut stream,
-            &Response::failure(
-                FailureCode::Protocol,
-                format!("this port speaks version 1 of the dqlite protocol, not {version:#x}"),
-            ),
-        )
-        .await;
+        let refusal =
+            format!("this port speaks version 1 of the dqlite protocol, not {version:#x}");
+        return refuse(&mut stream, FailureCode::Protocol, refusal).await;
     }
     let shard = gateway.shard.borrow().clone();
     let Some(shard) = shard else {
-        return refuse(
-            &mut stream,
-            &Response::failure(
-                FailureCode::NotLeader,
-                "not leader: the cluster is at its first start and waits for its members",
-            ),
-        )
-        .await;
+        let refusal = "not leader: the cluster is at its first start and waits for its members";
+        return refuse(&mut stream, FailureCode::NotLeader, refusal).await;
     };
     let session = shard.new_session();
     let mut connection = Connection {
@@ -94,11 +88,20 @@ pub(super) async fn serve(
     ended
 }
 
-async fn refuse(stream: &mut TcpStream, response: &Response) -> std::io::Result<()> {
+/// Tells a client why it is not served.
+pub(super) async fn refuse(
+    stream: &mut TcpStream,
+    code: FailureCode,
+    message: impl Into<String>,
+) -> std::io::Result<()> {
     let mut bytes = Vec::new();
-    if response.encode(&mut bytes).is_ok() {
+    if Response::failure(code, message).encode(&mut bytes).is_ok() {
         stream.write_all(&bytes).await?;
     }
+    // What the client sends meanwhile is read, since it would else lose the answer to a reset.
+    stream.shutdown(Shutdown::Write).await?;
+    stream.set_read_timeout(Some(REFUSED_TIME_MAX))?;
+    while stream.read(&mut [0; 256]).await? > 0 {}
     Ok(())
 }
 
@@ -190,7 +193,7 @@ impl Connection {
                 return self
                     .answer(Ask::Open {
                         database: name,
-                        create: true,
+                        create: flags & OPEN_EXISTING == 0,
                     })
                     .await;
             }
@@ -261,7 +264,7 @@ impl Connection {
                 heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS,
             },
             Request::Status => Response::Status {
-                json: members::status_json(&self.shard.status()),
+                json: members::status_json(&self.shard.status(), &self.shard.stages()),
             },
             _ => Response::failure(
                 FailureCode::Parse,

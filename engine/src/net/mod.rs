@@ -1,5 +1,6 @@
 //! The network: one listening port for clients and for the other nodes.
 
+mod admission;
 mod client;
 pub(crate) mod formation;
 pub(crate) mod handshake;
@@ -17,6 +18,9 @@ use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::net::{TcpListener, TcpStream};
 
 use crate::shard::Shard;
+use crate::wire::FailureCode;
+pub(crate) use admission::Admission;
+use admission::{GREETING_TIME_MAX, Place};
 use formation::SharedIdentity;
 use handshake::{HELLO_BYTES, Hello, PEER_MAGIC, Purpose, Verdict};
 
@@ -33,6 +37,7 @@ pub(crate) fn resolve(address: &str) -> std::io::Result<SocketAddr> {
 /// What connections are served with: at a first start there is no shard until the cluster has
 /// formed.
 pub(crate) struct Gateway {
+    pub(crate) admission: Rc<Admission>,
     pub(crate) identity: SharedIdentity,
     pub(crate) shard: RefCell<Option<Rc<Shard>>>,
 }
@@ -44,11 +49,13 @@ pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>)
     // SAFETY: the descriptor is that of a bound and listening TCP socket, and nobody else owns it.
     let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
     loop {
+        gateway.admission.room().await;
         match listener.accept().await {
             Ok(stream) => {
+                let place = gateway.admission.accepted();
                 let gateway = Rc::clone(&gateway);
                 glommio::spawn_local(async move {
-                    if let Err(error) = greet(stream, gateway).await {
+                    if let Err(error) = greet(stream, gateway, place).await {
                         tracing::debug!("a connection ended: {error}");
                     }
                 })
@@ -64,12 +71,17 @@ pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>)
 }
 
 /// Learns from the first word who calls.
-async fn greet(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Result<()> {
+async fn greet(mut stream: TcpStream, gateway: Rc<Gateway>, place: Place) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut word = [0; 8];
+    stream.set_read_timeout(Some(GREETING_TIME_MAX))?;
     stream.read_exact(&mut word).await?;
+    stream.set_read_timeout(None)?;
     if word == PEER_MAGIC {
         return greet_peer(stream, gateway).await;
+    }
+    if let Err(refusal) = place.becomes_client() {
+        return client::refuse(&mut stream, FailureCode::Busy, refusal).await;
     }
     client::serve(stream, u64::from_le_bytes(word), gateway).await
 }

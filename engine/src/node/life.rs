@@ -17,7 +17,7 @@ use crate::commands::{BackupPiece, Command, Incoming};
 use crate::error::{Error, Result};
 use crate::net::joining::{self, Introduction};
 use crate::net::peers::Peers;
-use crate::net::{Gateway, formation};
+use crate::net::{Admission, Gateway, formation};
 use crate::readers::Readers;
 use crate::replica::member::Member;
 use crate::replica::{Config, Input, NodeAddress, Replica};
@@ -63,6 +63,7 @@ pub(super) async fn run(
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
     let gateway = Rc::new(Gateway {
+        admission: Rc::new(Admission::of_process()),
         identity: Rc::new(RefCell::new(directory.identity().clone())),
         shard: RefCell::new(None),
     });
@@ -87,6 +88,7 @@ pub(super) async fn run(
                     Command::CloseSession(_)
                     | Command::Interrupt(_)
                     | Command::Status(_)
+                    | Command::Stages(_)
                     | Command::Databases(_),
                 ) => {}
             }
@@ -113,6 +115,7 @@ pub(super) async fn run(
                 Command::Interrupt(session) => shard.push(Input::Interrupted { session }),
                 Command::Read { name, reply } => drop(reply.send(shard.read_database(&name))),
                 Command::Status(reply) => drop(reply.send(shard.status())),
+                Command::Stages(reply) => drop(reply.send(shard.stages())),
                 Command::Databases(reply) => drop(reply.send(shard.databases())),
                 Command::Backup { database, pieces } => {
                     let backup = back_up(Rc::clone(&shard), database, pieces);

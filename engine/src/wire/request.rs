@@ -15,6 +15,10 @@ pub const VFS_NAME: &str = "volatile";
 /// A flag of OPEN that is Ringlite's: BEGIN means what it does in SQLite, and not BEGIN IMMEDIATE.
 pub(crate) const OPEN_PLAIN_BEGIN: u64 = 1 << 32;
 
+/// A flag of OPEN that is Ringlite's: a database that is not there is not created, but a failure with code
+/// 12 (`SQLITE_NOTFOUND`).
+pub(crate) const OPEN_EXISTING: u64 = 1 << 33;
+
 /// In the place of the role in ASSIGN: none.
 const ROLE_NOT_ASSIGNED: u64 = 3;
 
@@ -63,11 +67,11 @@ pub enum Request {
         /// Its id; clients send 0.
         id: u64,
     },
-    /// 3: open a database, one per connection. It is created on first use.
+    /// 3: open a database, one per connection. It is created on first use, unless a flag says otherwise.
     Open {
         /// Its name.
         name: String,
-        /// `OPEN_PLAIN_BEGIN`; all others are ignored.
+        /// `OPEN_PLAIN_BEGIN` and `OPEN_EXISTING`; all others are ignored.
         flags: u64,
         /// Ignored.
         vfs: String,

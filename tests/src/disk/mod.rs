@@ -15,6 +15,7 @@ mod image;
 mod leftovers;
 mod recording;
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -34,6 +35,10 @@ pub use recording::{Event, Position, Recording, Stretch};
 /// How long a file system may stay in use after the last process has left it: the kernel takes an
 /// io_uring apart behind a process's end.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How it is mounted: without what ext4 does for programs that forget to sync. By itself it writes a file's
+/// data before its journal tells of the file, and at once when the file is renamed over another one.
+const MOUNT_OPTIONS: &CStr = c"data=writeback,noauto_da_alloc";
 
 /// Why there are no such disks on this machine, if that is so.
 pub fn missing() -> Option<&'static str> {
@@ -120,7 +125,7 @@ impl Disk {
                 &path,
                 "ext4",
                 MountFlags::empty(),
-                None::<&std::ffi::CStr>,
+                Some(MOUNT_OPTIONS),
             );
             match mounted {
                 Ok(()) => break,

@@ -167,6 +167,44 @@ fn a_name_is_free_as_soon_as_its_drop_is_in_the_log() {
     assert!(matches!(lone.reply(twice), Err(Error::Misuse { .. })));
 }
 
+/// What the log holds counts, committed or not; and what follows from it is told when it is committed.
+#[test]
+fn whoever_opens_without_making_finds_what_the_log_holds() {
+    let (mut lone, _) = Lone::leading(|_| ());
+    let mut session = 10;
+    let mut open = |lone: &mut Lone| {
+        session += 1;
+        let request = Request::Open {
+            database: "new".into(),
+            create: false,
+        };
+        let (id, asked) = lone.ask(SessionId(session), request);
+        lone.turn([asked]);
+        lone.confirm();
+        id
+    };
+    let create = Admin::Create {
+        name: "new".into(),
+        page_size: PageSize::new(4096).unwrap(),
+    };
+    let created = administer(&mut lone, create);
+    let opened = open(&mut lone);
+    assert!(lone.answer(opened).is_none(), "it is not committed");
+    lone.commit_all();
+    lone.confirm();
+    assert_eq!(lone.reply(created), Ok(Reply::Done));
+    assert_eq!(lone.reply(opened), Ok(Reply::Opened));
+    let dropped = administer(&mut lone, Admin::Drop { name: "new".into() });
+    let refused = open(&mut lone);
+    assert!(lone.answer(refused).is_none(), "it is not committed");
+    lone.commit_all();
+    lone.confirm();
+    assert_eq!(lone.reply(dropped), Ok(Reply::Done));
+    assert!(matches!(lone.reply(refused), Err(Error::Misuse { .. })));
+    let names = lone.replica.databases().into_iter();
+    assert_eq!(names.map(|known| known.name).collect::<Vec<_>>(), ["app"]);
+}
+
 fn follower_with(acts: Vec<DatabaseAct>) -> Lone {
     let mut lone = Lone::new(|_| ());
     let entries: Vec<_> = (1..)

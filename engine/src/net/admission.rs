@@ -1,0 +1,127 @@
+//! Who may connect: no more clients than the process has descriptors for, so that the node's own files
+//! and its links to other nodes never lack one.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::signal::Signal;
+
+/// Clients leave at least so many descriptors to the node, or a quarter of all.
+const OWN_DESCRIPTORS_MIN: usize = 96;
+/// A connection that has not said by then who it is, is closed.
+pub(super) const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How many connections there are, and how many there may be.
+pub(crate) struct Admission {
+    descriptors: usize,
+    clients_max: usize,
+    connections_max: usize,
+    clients: Cell<usize>,
+    connections: Cell<usize>,
+    /// Raised when a connection ends.
+    ended: Signal,
+}
+
+impl Admission {
+    /// As many as the process's limit of descriptors allows.
+    pub(crate) fn of_process() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self::of(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    fn of(descriptors: usize) -> Self {
+        let own = OWN_DESCRIPTORS_MIN.max(descriptors / 4);
+        Self {
+            descriptors,
+            clients_max: descriptors.saturating_sub(own).max(1),
+            // The rest is for the other nodes, and for those who have not said what they are.
+            connections_max: descriptors.saturating_sub(own / 2).max(2),
+            clients: Cell::new(0),
+            connections: Cell::new(0),
+            ended: Signal::default(),
+        }
+    }
+
+    /// Waits until one more connection may be accepted. Only one task may wait.
+    pub(super) async fn room(&self) {
+        while self.connections.get() >= self.connections_max {
+            self.ended.wait().await;
+        }
+    }
+
+    /// A connection was accepted.
+    pub(super) fn accepted(self: &Rc<Self>) -> Place {
+        self.connections.set(self.connections.get() + 1);
+        Place {
+            admission: Rc::clone(self),
+            is_client: Cell::new(false),
+        }
+    }
+}
+
+/// The place of one connection, until it is dropped.
+pub(super) struct Place {
+    admission: Rc<Admission>,
+    is_client: Cell<bool>,
+}
+
+impl Place {
+    /// The connection is a client's. Says what to tell one that is too many.
+    pub(super) fn becomes_client(&self) -> Result<(), String> {
+        let admission = &self.admission;
+        if admission.clients.get() >= admission.clients_max {
+            return Err(format!(
+                "this node has {} clients, as many as its {} file descriptors allow: close some, or \
+                 start it with a higher limit (ulimit -n)",
+                admission.clients_max, admission.descriptors
+            ));
+        }
+        admission.clients.set(admission.clients.get() + 1);
+        self.is_client.set(true);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let admission = &self.admission;
+        admission.connections.set(admission.connections.get() - 1);
+        if self.is_client.get() {
+            admission.clients.set(admission.clients.get() - 1);
+        }
+        admission.ended.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    #[test]
+    fn clients_leave_descriptors_to_the_node_and_places_come_back() {
+        let admission = Rc::new(Admission::of(200));
+        let clients: Vec<_> = (0..104).map(|_| admission.accepted()).collect();
+        assert!(clients.iter().all(|place| place.becomes_client().is_ok()));
+        let mut others: Vec<_> = (0..48).map(|_| admission.accepted()).collect();
+        let refusal = others[0].becomes_client().unwrap_err();
+        assert!(refusal.contains("104 clients") && refusal.contains("200 file"));
+        block_on(async {
+            assert!(poll_once(admission.room()).await.is_none());
+            others.pop();
+            assert!(poll_once(admission.room()).await.is_some());
+        });
+        drop(clients);
+        assert!(others[0].becomes_client().is_ok());
+    }
+
+    #[test]
+    fn a_process_with_few_descriptors_serves_somebody() {
+        let admission = Rc::new(Admission::of(20));
+        assert!(admission.accepted().becomes_client().is_ok());
+    }
+}

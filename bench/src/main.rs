@@ -25,6 +25,7 @@ mod plot;
 mod process;
 mod report;
 mod run;
+mod stages;
 mod summary;
 mod systems;
 mod threads;
@@ -100,6 +101,10 @@ fn measure(arguments: &Arguments) -> Result<bool, MeasureError> {
     }
     for missing in &about.missing {
         eprintln!("{} is left out: {}", missing.system, missing.why);
+    }
+    if arguments.stages {
+        stages::print(&directory, &arguments.selection, plan.length)?;
+        return Ok(true);
     }
     eprintln!("{}", announcement(&plan));
     let report = Report::new(&arguments.output, about).map_err(MeasureError::Report)?;

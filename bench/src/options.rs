@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
     /// Where to look for the peers' programs before PATH
     #[arg(long, value_name = "DIR")]
     pub(crate) peers: Option<PathBuf>,
+    /// Print how long each stage of Ringlite's commits takes under a few loads, and end
+    #[arg(long)]
+    pub(crate) stages: bool,
     /// Print the names of all measures and how long they take, and end
     #[arg(long)]
     pub(crate) list: bool,

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::readers::ReadDatabase;
 use crate::replica::Status;
 use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
+use crate::stages::StageTimes;
 use crate::wire::DatabaseEntry;
 
 /// What other threads ask of the node's executor.
@@ -26,6 +27,7 @@ pub(crate) enum Command {
         reply: flume::Sender<Result<Arc<ReadDatabase>>>,
     },
     Status(flume::Sender<Status>),
+    Stages(flume::Sender<Vec<StageTimes>>),
     Databases(flume::Sender<Vec<DatabaseEntry>>),
     Backup {
         database: String,

@@ -55,6 +55,7 @@ mod shard;
 mod signal;
 #[doc(hidden)] // For the simulated cluster of the tests.
 pub mod sql;
+mod stages;
 mod storage;
 mod whole_file;
 pub mod wire;
@@ -69,6 +70,7 @@ pub use node::{Node, NodeBuilder, NodeError};
 pub use parameters::{Parameters, ToValue};
 pub use readers::ReadLevel;
 pub use rows::{Column, ColumnIndex, ColumnKind, Row, RowBatch, Rows, Value};
+pub use stages::{Stage, StageTimes};
 pub use storage::StorageError;
 #[doc(hidden)] // For the simulated disks of the tests.
 pub use storage::image;

@@ -19,6 +19,7 @@ use crate::forward;
 use crate::readers::Readers;
 use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{NodeAddress, Status};
+use crate::stages::StageTimes;
 use crate::storage::StorageError;
 use crate::wire::DatabaseEntry;
 
@@ -185,6 +186,18 @@ impl Node {
         let (reply, status) = flume::bounded(1);
         self.commands.send(Command::Status(reply)).ok()?;
         status.recv().ok()
+    }
+
+    /// How long each stage of the commits that this node led has taken, since it was started. On a
+    /// node that does not lead only those of its own log have been gone through.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub fn stages(&self) -> Result<Vec<StageTimes>> {
+        let (reply, stages) = flume::bounded(1);
+        let asked = self.commands.send(Command::Stages(reply));
+        asked.map_err(|_| Error::Stopped)?;
+        stages.recv().map_err(|_| Error::Stopped)
     }
 
     /// Waits until a leader serves.

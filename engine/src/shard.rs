@@ -11,6 +11,8 @@ mod files;
 mod reads;
 mod repair;
 mod snapshots;
+mod times;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -39,6 +41,8 @@ use crate::wire::DatabaseEntry;
 use clock::Clock;
 use repair::Repairs;
 pub(crate) use snapshots::{SNAPSHOT_RATE_DEFAULT, Snapshots};
+use times::CommitTimes;
+use waiting::{Pending, ReplySlot, Waiter, Waiting};
 
 /// The replica's unit of time.
 const TICK: Duration = Duration::from_millis(10);
@@ -54,52 +58,6 @@ pub(crate) fn ticks(time: Duration) -> u64 {
 /// How long so many ticks are, in ms.
 pub(crate) fn milliseconds(ticks: u64) -> u64 {
     ticks.saturating_mul(TICK.as_millis() as u64)
-}
-
-/// Receives the answer to one request.
-enum Waiter {
-    /// A task of this executor.
-    Local(Rc<ReplySlot>),
-    /// A thread or task elsewhere.
-    Remote(flume::Sender<Result<Reply>>),
-}
-
-#[derive(Default)]
-struct ReplySlot {
-    reply: RefCell<Option<Result<Reply>>>,
-    /// Whether the answer will take its time.
-    is_slow: Cell<bool>,
-    /// Raised with each of the two.
-    changed: Signal,
-}
-
-/// A question to the replica that was not answered yet.
-pub(crate) struct Pending(Rc<ReplySlot>);
-
-impl Pending {
-    /// Waits for the answer; comes back with none, once, when it is seen that it will take its
-    /// time.
-    pub(crate) async fn reply_unless_slow(&self) -> Option<Result<Reply>> {
-        loop {
-            if let Some(reply) = self.0.reply.take() {
-                return Some(reply);
-            }
-            if self.0.is_slow.get() {
-                return None;
-            }
-            self.0.changed.wait().await;
-        }
-    }
-
-    /// Waits for the answer.
-    pub(crate) async fn reply(&self) -> Result<Reply> {
-        loop {
-            if let Some(reply) = self.0.reply.take() {
-                return reply;
-            }
-            self.0.changed.wait().await;
-        }
-    }
 }
 
 /// What the replica has not been told yet.
@@ -141,7 +99,8 @@ pub(crate) struct Shard {
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
     persisted: Cell<IoId>,
-    waiters: RefCell<HashMap<RequestId, Waiter>>,
+    waiters: RefCell<HashMap<RequestId, Waiting>>,
+    times: CommitTimes,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
     /// Digests that were begun and are not answered.
@@ -194,6 +153,7 @@ impl Shard {
             readers,
             published: Cell::new(None),
             inbox: Rc::default(),
+            times: CommitTimes::new(disk.writer.stages()),
             writer: disk.writer,
             log_start: Cell::new(disk.log.start()),
             log: disk.log,
@@ -453,7 +413,7 @@ impl Shard {
         let slot = Rc::new(ReplySlot::default());
         self.waiters
             .borrow_mut()
-            .insert(id, Waiter::Local(Rc::clone(&slot)));
+            .insert(id, Waiter::Local(Rc::clone(&slot)).into());
         self.push(input);
         Pending(slot)
     }
@@ -467,7 +427,8 @@ impl Shard {
         reply: flume::Sender<Result<Reply>>,
     ) {
         let id = self.new_request(session);
-        self.waiters.borrow_mut().insert(id, Waiter::Remote(reply));
+        let waiting = Waiter::Remote(reply).into();
+        self.waiters.borrow_mut().insert(id, waiting);
         self.push(Input::Asked {
             id,
             options,
@@ -546,7 +507,15 @@ impl Shard {
             self.replica.borrow_mut().step(Input::Captured { captures });
             self.perform_effects();
         }
-        while self.replica.borrow_mut().end_turn() {
+        loop {
+            let goes_on = self.replica.borrow_mut().end_turn();
+            match self.replica.borrow().serves_at() {
+                (applied, true) => self.times.committed(applied),
+                (_, false) => self.times.abandon(),
+            }
+            if !goes_on {
+                break;
+            }
             self.perform_effects();
         }
         self.peers.flush_all();
@@ -592,9 +561,13 @@ impl Shard {
 
     /// Runs SQL, as far as it gets within its time on this core.
     fn run(self: &Rc<Self>, request: RequestId, work: Work, may_write: bool) {
+        let begun = Instant::now();
         let started = self.sql.borrow_mut().start(request, work, may_write);
         let input = match started {
             Started::Ran(ran) => {
+                if !ran.captures.is_empty() {
+                    self.note_run(request, begun);
+                }
                 if matches!(ran.outcome, Outcome::NeedsWriteLock(_)) {
                     self.tell_slow(request);
                 }
@@ -626,7 +599,9 @@ impl Shard {
 
     /// Whoever waits for the answer to `request` may look after its client meanwhile.
     fn tell_slow(&self, request: RequestId) {
-        if let Some(Waiter::Local(slot)) = self.waiters.borrow().get(&request) {
+        if let Some(waiting) = self.waiters.borrow().get(&request)
+            && let Waiter::Local(slot) = &waiting.waiter
+        {
             slot.is_slow.set(true);
             slot.changed.raise();
         }
@@ -657,7 +632,10 @@ impl Shard {
                 truncate_from,
                 entries,
                 commit,
-            } => self.writer.append(io, truncate_from, entries, commit),
+            } => {
+                self.times.appends(&entries);
+                self.writer.append(io, truncate_from, entries, commit);
+            }
             Effect::SaveHardState { io, hard_state } => self.writer.save(io, hard_state),
             Effect::ReadEntries {
                 peer,
@@ -684,14 +662,19 @@ impl Shard {
     }
 
     fn deliver(&self, request: RequestId, reply: Result<Reply>) {
-        match self.waiters.borrow_mut().remove(&request) {
-            Some(Waiter::Local(slot)) => {
+        let Some(waiting) = self.waiters.borrow_mut().remove(&request) else {
+            return;
+        };
+        if waiting.commits && reply.is_ok() {
+            self.times.answered(waiting.asked);
+        }
+        match waiting.waiter {
+            Waiter::Local(slot) => {
                 slot.reply.replace(Some(reply));
                 slot.changed.raise();
             }
             // An asker that has gone away needs no answer.
-            Some(Waiter::Remote(sender)) => drop(sender.send(reply)),
-            None => {}
+            Waiter::Remote(sender) => drop(sender.send(reply)),
         }
     }
 
@@ -753,8 +736,8 @@ impl Shard {
 
     /// Nobody gets an answer any more.
     fn refuse_all(&self) {
-        for (_, waiter) in self.waiters.borrow_mut().drain() {
-            match waiter {
+        for (_, waiting) in self.waiters.borrow_mut().drain() {
+            match waiting.waiter {
                 Waiter::Local(slot) => {
                     slot.reply.replace(Some(Err(Error::Stopped)));
                     slot.changed.raise();

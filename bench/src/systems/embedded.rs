@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use ringlite::{Client, Database, Node, Rows, Value};
+use ringlite::{Client, Database, Node, Rows, StageTimes, Value};
 use rustix::thread::CpuSet;
 
 use crate::error::MeasureError;
@@ -117,6 +117,10 @@ impl System for Embedded {
     fn processes(&self) -> Vec<u32> {
         let others = self.others.iter().map(Process::id);
         std::iter::once(std::process::id()).chain(others).collect()
+    }
+
+    fn stages(&self) -> Result<Vec<StageTimes>, MeasureError> {
+        Ok(self.node.stages()?)
     }
 }
 

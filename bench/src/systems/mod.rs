@@ -14,6 +14,8 @@ mod sqlite;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ringlite::StageTimes;
+
 use crate::error::MeasureError;
 use crate::load::Load;
 use crate::outcome::Outcome;
@@ -33,6 +35,12 @@ pub(crate) trait System {
 
     /// The processes of its nodes.
     fn processes(&self) -> Vec<u32>;
+
+    /// How long the stages of commits have taken since it was started; nothing from systems that
+    /// do not tell.
+    fn stages(&self) -> Result<Vec<StageTimes>, MeasureError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A system and how many nodes of it run where.

@@ -45,6 +45,11 @@ impl<C: Client> Remote<C> {
         Ok(remote)
     }
 
+    /// Where its nodes are.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.addresses.iter().copied()
+    }
+
     /// The death of a node explains any other error.
     fn blamed(&mut self, error: MeasureError) -> MeasureError {
         let died = (1..).zip(&mut self.nodes).find_map(|(id, node)| {

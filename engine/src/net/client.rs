@@ -264,7 +264,7 @@ impl Connection {
                 heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS,
             },
             Request::Status => Response::Status {
-                json: members::status_json(&self.shard.status()),
+                json: members::status_json(&self.shard.status(), &self.shard.stages()),
             },
             _ => Response::failure(
                 FailureCode::Parse,

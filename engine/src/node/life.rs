@@ -88,6 +88,7 @@ pub(super) async fn run(
                     Command::CloseSession(_)
                     | Command::Interrupt(_)
                     | Command::Status(_)
+                    | Command::Stages(_)
                     | Command::Databases(_),
                 ) => {}
             }
@@ -114,6 +115,7 @@ pub(super) async fn run(
                 Command::Interrupt(session) => shard.push(Input::Interrupted { session }),
                 Command::Read { name, reply } => drop(reply.send(shard.read_database(&name))),
                 Command::Status(reply) => drop(reply.send(shard.status())),
+                Command::Stages(reply) => drop(reply.send(shard.stages())),
                 Command::Databases(reply) => drop(reply.send(shard.databases())),
                 Command::Backup { database, pieces } => {
                     let backup = back_up(Rc::clone(&shard), database, pieces);

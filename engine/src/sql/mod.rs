@@ -93,6 +93,8 @@ pub struct Sql {
     /// In an order, so that captures come in the same one in each simulated run.
     away: BTreeMap<SessionId, Away>,
     runs: u64,
+    /// How long the newest capture after a run has taken.
+    capture_time: Duration,
     stacks: Stacks,
     limits: RunLimits,
     writable: bool,
@@ -122,6 +124,7 @@ impl Sql {
             restores: HashMap::new(),
             away: BTreeMap::new(),
             runs: 0,
+            capture_time: Duration::ZERO,
             stacks: Stacks::default(),
             limits: RunLimits::default(),
             writable: false,
@@ -306,7 +309,9 @@ impl Sql {
         let attached = now
             .iter()
             .filter(|at| databases.iter().all(|had| had.id != at.id));
+        let begun = Instant::now();
         let captures = capture(databases.iter().chain(attached));
+        self.capture_time = begun.elapsed();
         let mut ahead = Vec::new();
         if !self.away.is_empty() {
             let is_ahead = |at: &&SessionDatabase| {
@@ -325,6 +330,11 @@ impl Sql {
             captures,
             ahead,
         }
+    }
+
+    /// How long it took to capture what the newest run that has ended has committed.
+    pub fn capture_time(&self) -> Duration {
+        self.capture_time
     }
 
     /// What runs that are away have committed since the last look.

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use glommio::channels::local_channel::{self, LocalSender};
@@ -26,6 +27,7 @@ use super::manifest::{LogStart, Manifest, ManifestFile};
 use super::segment::{self, FreshSegment, SegmentReserve};
 use super::{DataDirectory, Recovered, StorageError};
 use crate::signal::Signal;
+use crate::stages::{Stage, Stages};
 
 /// What gathers goes out in writes of at most about this size, and at least one record.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -52,6 +54,7 @@ enum Job {
         truncate_from: Option<LogIndex>,
         entries: VecDeque<Entry>,
         commit: LogIndex,
+        queued: Instant,
     },
     SaveMark,
     Replace(Box<Replacement>),
@@ -76,6 +79,7 @@ struct Shared {
     durable: Cell<LogIndex>,
     marked: Cell<LogIndex>,
     idle_ticks: Cell<u32>,
+    stages: Rc<Stages>,
 }
 
 /// The handle by which a shard gives the writer work.
@@ -88,6 +92,11 @@ impl LogWriter {
     /// Tells whom to call about completed writes.
     pub(crate) fn on_done(&self, listener: impl Fn(WriteDone) + 'static) {
         self.shared.listener.replace(Some(Box::new(listener)));
+    }
+
+    /// Where it counts how long its writes take.
+    pub(crate) fn stages(&self) -> Rc<Stages> {
+        Rc::clone(&self.shared.stages)
     }
 
     /// Queues an append for the next flush.
@@ -103,6 +112,7 @@ impl LogWriter {
             truncate_from,
             entries: entries.into(),
             commit,
+            queued: Instant::now(),
         });
     }
 
@@ -199,6 +209,7 @@ pub(crate) async fn start(
         durable: Cell::new(recovered.last()),
         marked: Cell::new(recovered.hard_state.durable_mark),
         idle_ticks: Cell::new(0),
+        stages: Rc::default(),
     });
     log.begin_segment(segment.number);
     let mut task = Task {
@@ -216,6 +227,7 @@ pub(crate) async fn start(
         offset: 0,
         previous_header_crc: 0,
         last: recovered.last(),
+        queued: Instant::now(),
         shared: Rc::clone(&shared),
     };
     if lacks_base {
@@ -255,6 +267,8 @@ struct Task {
     previous_header_crc: u32,
     /// The last index that was given to the disk.
     last: LogIndex,
+    /// When the entries that are written were queued.
+    queued: Instant,
     shared: Rc<Shared>,
 }
 
@@ -278,7 +292,11 @@ impl Task {
                     truncate_from,
                     entries,
                     commit,
-                }) => self.append(io, truncate_from, entries, commit).await,
+                    queued,
+                }) => {
+                    self.queued = queued;
+                    self.append(io, truncate_from, entries, commit).await
+                }
                 Some(Job::Replace(replacement)) => self.replace(*replacement).await.map(|()| None),
             };
             match done {
@@ -403,7 +421,11 @@ impl Task {
             self.last = entry.index;
             end_term = entry.term;
         }
+        let begun = Instant::now();
+        let stages = &self.shared.stages;
+        stages.count(Stage::Submit, begun - self.queued);
         self.segment.file.write(buffer, self.offset).await?;
+        stages.count(Stage::LocalDurable, begun.elapsed());
         self.offset += bytes as u64;
         self.durable_epoch = self.epoch;
         self.shared.durable.set(self.last);

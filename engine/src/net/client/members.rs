@@ -9,6 +9,7 @@ use crate::net::joining::Introduction;
 use crate::replica::request::{MemberRequest, Reply};
 use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
 use crate::shard::milliseconds;
+use crate::stages::StageTimes;
 use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry};
 
 /// How long a node that is elected and does not serve yet lets a client wait that asks who leads: it
@@ -162,7 +163,7 @@ impl From<Role> for MemberRole {
 }
 
 /// The status as one JSON object.
-pub(super) fn status_json(status: &Status) -> String {
+pub(super) fn status_json(status: &Status, stages: &[StageTimes]) -> String {
     let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
     let leader = status.leader.as_ref().map(|leader| leader.id);
     let member = |at: &MemberStatus| {
@@ -200,6 +201,7 @@ pub(super) fn status_json(status: &Status) -> String {
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
         "databases": status.databases,
         "sessions": status.sessions,
+        "stages": stages,
     })
     .to_string()
 }

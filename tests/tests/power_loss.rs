@@ -15,9 +15,10 @@
 //! `INSTALL_IMAGES` sets how many disks of the time around that (20 unless told).
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use ringlite::{Client, ReadLevel, Value};
@@ -28,6 +29,7 @@ use ringlite_tests::lone_node::LoneNode;
 use ringlite_tests::nodes::{Nodes, wait_until};
 use ringlite_tests::process;
 use ringlite_tests::recovery::{self, Written};
+use rustix::process::Signal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
 const DISK_BYTES: usize = 128 << 20;
@@ -223,6 +225,8 @@ impl Checker<'_> {
 
 const ARRIVES: &str = "goes on at file";
 const INSTALLED: &str = "was installed";
+/// Its leader is the first node.
+const LEADER: usize = 0;
 /// Accounts, over some twenty pages of the file.
 const ACCOUNTS: i64 = 300;
 /// Steps that the member has before it is away, and that it misses.
@@ -258,6 +262,18 @@ fn filed(data: &Path) -> u64 {
     let configuration_bytes = u32::from_le_bytes(manifest[76..80].try_into().unwrap());
     let at = 96 + configuration_bytes as usize + 8;
     u64::from_le_bytes(manifest[at..at + 8].try_into().unwrap())
+}
+
+/// Behind which entry the log of a node begins, which is down, by the newest copy of its manifest.
+fn base(data: &Path) -> u64 {
+    let mut command = Command::new(PROGRAM);
+    command.arg("inspect").arg(data);
+    let said = process::run(&mut command, b"", Duration::from_secs(30)).succeeded();
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let copies = found["manifest"].as_array().unwrap().iter();
+    let good = copies.filter_map(|copy| copy.get("good"));
+    let newest = good.max_by_key(|copy| copy["sequence"].as_u64()).unwrap();
+    newest["base"]["index"].as_u64().unwrap()
 }
 
 /// Asks a member for its own copy: the number of steps that it has, or `None` if it does not answer.
@@ -334,6 +350,7 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
         }
     }
     let old = steps_at(&nodes.nodes[member].address).unwrap();
+    let old_end = nodes.leader().digest("d", 0).unwrap().applied;
     nodes.kill(member);
     drop(mounted);
     write_steps(&nodes, STEPS);
@@ -376,11 +393,23 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
             };
             disk.device.set_image(image.clone());
             let mounted = disk.mount().unwrap();
+            // Before the switch it has to have what it had by itself: a leader would send it all anew.
+            let is_before = base(&nodes.nodes[member].data) <= old_end;
+            if is_before {
+                nodes.signal(LEADER, Signal::STOP);
+            }
             nodes.restart(member);
             let address = nodes.nodes[member].address.clone();
             let name = format!("install-{number}-{subset}");
             let mut first_seen = None;
             let caught_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                if is_before {
+                    let alone = || steps_at(&address).ok_or_else(|| nodes.words(member));
+                    let seen = wait_until("as it was, without a leader", alone);
+                    first_seen = Some(seen);
+                    nodes.signal(LEADER, Signal::CONT);
+                    assert!(seen <= old, "{seen} steps, and the switch was not made");
+                }
                 wait_until(&name, || {
                     let seen = steps_at(&address);
                     first_seen = first_seen.or(seen);
@@ -399,6 +428,7 @@ fn a_member_that_installs_a_snapshot_has_what_it_had_or_all_of_it() {
                 std::panic::resume_unwind(panic);
             }
             let is_old = first_seen.is_some_and(|seen| seen <= old);
+            assert_eq!(is_old, is_before, "{name}: {first_seen:?} steps");
             first_seen_old += usize::from(is_old);
             first_seen_new += usize::from(!is_old);
             looked_at += 1;

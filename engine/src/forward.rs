@@ -357,9 +357,15 @@ impl Worker {
             let mut client = self.leader.connect(deadline).ok_or(Failed::Elsewhere)?;
             let create = matches!(job.request, Request::Open { create: true, .. });
             let opened = client.open_plainly(&self.database, create);
-            // Opening again does no harm.
             opened.map_err(|error| match Failed::from(error) {
+                // Opening again does no harm.
                 Failed::Lost => Failed::Elsewhere,
+                // As this node says it of a database that it does not have.
+                Failed::Answered(Error::Sqlite { code, message })
+                    if code == rusqlite::ffi::SQLITE_NOTFOUND =>
+                {
+                    Failed::Answered(Error::misuse(code, message))
+                }
                 failed => failed,
             })?;
             let interrupter = Arc::clone(&self.interrupter);

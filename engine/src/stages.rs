@@ -16,7 +16,7 @@ const TIME_MAX: u64 = 60_000_000_000;
 /// Significant decimal digits.
 const DIGITS: u8 = 2;
 
-/// A stage of a commit. The first three and the last two are those of single transactions, the
+/// A stage of a commit. The first four and the last two are those of single transactions, the
 /// others those of entries, which many transactions may share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -128,6 +128,9 @@ pub struct RecoveredLog {
     pub last: LogIndex,
     /// The highest commit index that any header names, but not above `last` nor below the base.
     pub commit: LogIndex,
+    /// The highest commit index that any header names, void ones and those behind damage too. The next
+    /// recovery may take what it finds up to there for committed.
+    pub named_commit: LogIndex,
     /// The highest epoch of any whole header, live or not. The next write uses a higher one.
     pub epoch: u64,
     /// The highest number of a segment that is not all zeros. The next write uses a higher one.
@@ -169,6 +172,9 @@ pub fn recover(
         .filter_map(SegmentScan::any_header)
         .map(|header| header.place.epoch);
     log.found.epoch = epochs.max().unwrap_or(0);
+    let commits = scans.iter().flat_map(SegmentScan::headers);
+    let commits = commits.map(|header| header.place.commit);
+    log.found.named_commit = commits.max().unwrap_or_default();
     let written = scans.iter().filter(|scan| !scan.is_zero());
     log.found.highest_segment = written.map(|scan| scan.segment).max().unwrap_or(0);
     match log.assemble(&scans, (mark, base)) {

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::extensions;
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, SPIN_DEFAULT};
 
 /// Settings of a node.
 #[derive(Debug, Args)]
@@ -85,6 +85,11 @@ pub(crate) struct ServeArgs {
     /// The core it is pinned to [default: spread by id over the allowed cores]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
+    /// For how long its thread looks for what happens next before it sleeps, in us: 0 where others need
+    /// the core
+    #[arg(long, value_name = "US", default_value_t = SPIN_DEFAULT.as_micros() as u64,
+          value_parser = clap::value_parser!(u64).range(..=10_000))]
+    spin: u64,
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
@@ -196,6 +201,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
             Duration::from_millis(args.election),
         )
         .lease(args.lease)
+        .spin(Duration::from_micros(args.spin))
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
         .wal_bytes(args.wal_kib << 10)

@@ -171,7 +171,7 @@ fn the_leader_is_told_in_one_request_whether_it_may_make_the_database() {
     };
     leader.answer(&[none]);
     let error = answer(&done).unwrap_err();
-    assert!(matches!(error, Error::Sqlite { code: 12, .. }), "{error:?}");
+    assert!(matches!(error, Error::Misuse { code: 12, .. }), "{error:?}");
     drop(leader);
     // It is asked again the next time.
     let opened = session.asks(open_request(true));

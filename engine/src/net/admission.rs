@@ -1,10 +1,15 @@
-//! Who may connect: no more clients than the process has descriptors for, so that the node's own files
-//! and its links to other nodes never lack one.
+//! Who may connect: no more clients than the process has descriptors for, less some for the node's own
+//! files and its links to other nodes. (Each open database takes two: a node with hundreds of them wants
+//! a higher limit.)
 
 use std::cell::Cell;
+use std::io::{ErrorKind, Result};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use glommio::net::TcpStream;
+use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
 
 use crate::signal::Signal;
@@ -13,6 +18,30 @@ use crate::signal::Signal;
 const OWN_DESCRIPTORS_MIN: usize = 96;
 /// A connection that has not said by then who it is, is closed.
 pub(super) const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
+/// One of which nothing was heard for so long is asked for a sign of life, so often, and then closed.
+const SILENCE_TIME_MAX: Duration = Duration::from_secs(60);
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(10);
+const SIGNS_OF_LIFE_MAX: u32 = 3;
+
+/// Has the kernel close the connection if the other end's machine has gone without a word.
+pub(super) fn notice_death(stream: &TcpStream) -> Result<()> {
+    // SAFETY: the stream, which owns the descriptor, is borrowed for as long.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    sockopt::set_tcp_keepidle(socket, SILENCE_TIME_MAX)?;
+    sockopt::set_tcp_keepintvl(socket, SIGN_OF_LIFE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, SIGNS_OF_LIFE_MAX)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    Ok(())
+}
+
+/// What `does` comes to, if it does within `time`.
+pub(super) async fn in_time<T>(time: Duration, does: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = async {
+        glommio::timer::sleep(time).await;
+        Err(ErrorKind::TimedOut.into())
+    };
+    futures_lite::future::or(does, late).await
+}
 
 /// How many connections there are, and how many there may be.
 pub(crate) struct Admission {
@@ -70,7 +99,7 @@ pub(super) struct Place {
 
 impl Place {
     /// The connection is a client's. Says what to tell one that is too many.
-    pub(super) fn becomes_client(&self) -> Result<(), String> {
+    pub(super) fn becomes_client(&self) -> std::result::Result<(), String> {
         let admission = &self.admission;
         if admission.clients.get() >= admission.clients_max {
             return Err(format!(

@@ -13,6 +13,7 @@ use glommio::net::TcpStream;
 use ringlite_raft::LogIndex;
 
 use super::Gateway;
+use super::admission::in_time;
 use crate::error::Error;
 use crate::readers::ReadLevel;
 use crate::replica::request::{
@@ -100,9 +101,11 @@ pub(super) async fn refuse(
     }
     // What the client sends meanwhile is read, since it would else lose the answer to a reset.
     stream.shutdown(Shutdown::Write).await?;
-    stream.set_read_timeout(Some(REFUSED_TIME_MAX))?;
-    while stream.read(&mut [0; 256]).await? > 0 {}
-    Ok(())
+    let rest = async {
+        while stream.read(&mut [0; 256]).await? > 0 {}
+        Ok(())
+    };
+    in_time(REFUSED_TIME_MAX, rest).await
 }
 
 impl Connection {

@@ -73,25 +73,43 @@ pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>)
 /// Learns from the first word who calls.
 async fn greet(mut stream: TcpStream, gateway: Rc<Gateway>, place: Place) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut word = [0; 8];
-    stream.set_read_timeout(Some(GREETING_TIME_MAX))?;
-    stream.read_exact(&mut word).await?;
-    stream.set_read_timeout(None)?;
-    if word == PEER_MAGIC {
-        return greet_peer(stream, gateway).await;
+    admission::notice_death(&stream)?;
+    let greeting = admission::in_time(GREETING_TIME_MAX, read_greeting(&mut stream));
+    match greeting.await? {
+        Greeting::Peer(asks) => greet_peer(stream, gateway, *asks).await,
+        Greeting::Client { version } => match place.becomes_client() {
+            Err(refusal) => client::refuse(&mut stream, FailureCode::Busy, refusal).await,
+            Ok(()) => client::serve(stream, version, gateway).await,
+        },
     }
-    if let Err(refusal) = place.becomes_client() {
-        return client::refuse(&mut stream, FailureCode::Busy, refusal).await;
-    }
-    client::serve(stream, u64::from_le_bytes(word), gateway).await
 }
 
-async fn greet_peer(mut stream: TcpStream, gateway: Rc<Gateway>) -> std::io::Result<()> {
+/// What a connection begins with.
+enum Greeting {
+    Client { version: u64 },
+    Peer(Box<Hello>),
+}
+
+async fn read_greeting(stream: &mut TcpStream) -> std::io::Result<Greeting> {
     let mut bytes = [0; HELLO_BYTES];
-    bytes[..8].copy_from_slice(&PEER_MAGIC);
-    stream.read_exact(&mut bytes[8..]).await?;
+    let mut word = [0; PEER_MAGIC.len()];
+    stream.read_exact(&mut word).await?;
+    if word != PEER_MAGIC {
+        let version = u64::from_le_bytes(word);
+        return Ok(Greeting::Client { version });
+    }
+    bytes[..word.len()].copy_from_slice(&word);
+    stream.read_exact(&mut bytes[word.len()..]).await?;
     let asks = Hello::decode(&bytes)
         .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    Ok(Greeting::Peer(Box::new(asks)))
+}
+
+async fn greet_peer(
+    mut stream: TcpStream,
+    gateway: Rc<Gateway>,
+    asks: Hello,
+) -> std::io::Result<()> {
     let shard = gateway.shard.borrow().clone();
     let Some(shard) = shard else {
         let answer = formation::answer_while_forming(&gateway.identity.borrow(), &asks);

@@ -180,8 +180,8 @@ impl Forced {
     }
 
     /// The log goes on in a fresh segment: with another record of the base if that is damaged, and with
-    /// empty entries up to what the files of the databases may hold, so that no later entry gets an index
-    /// that a file seems to have already.
+    /// empty entries up to what the files of the databases may hold, or any header names as committed, so
+    /// that no later entry gets an index that seems to be had, or committed, already.
     fn write_segment(&self, shard: &Path, term: Term) -> Result<u64, StorageError> {
         let log = shard.join("log");
         let base = self.recovered.log().base;
@@ -192,6 +192,8 @@ impl Forced {
             .iter()
             .map(|database| database.target);
         let end = targets.max().unwrap_or_default().max(last.next());
+        // The next recovery takes what it finds up to there for committed: it must not be what comes later.
+        let end = end.max(self.recovered.log().named_commit);
         let first = if self.recovered.lacks_base() {
             base.index
         } else {
@@ -280,12 +282,13 @@ impl Forced {
             shard.join("manifest.a"),
             shard.join("manifest.b"),
         ];
-        if let Some(fault) = self.fault() {
+        if self.fault().is_some() {
             let all = self.recovered.lacks_base();
+            let kept = self.recovered.log().records.last();
+            let kept = kept.map_or(0, |record| record.segment);
             let numbers = segment::numbers_in(&log)?;
-            let void = numbers
-                .into_iter()
-                .filter(|number| all || *number >= fault.segment);
+            // What is kept of the log may end long before the fault.
+            let void = numbers.into_iter().filter(|number| all || *number >= kept);
             files.extend(void.map(|number| segment::path_in(&log, number)));
         }
         let failed = |path: &Path, source| StorageError::io("keep a copy in", path, source);

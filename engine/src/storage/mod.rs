@@ -138,12 +138,15 @@ pub enum StorageError {
     /// Something that was durable in the log is damaged, and the node is alone.
     #[error(
         "the log is damaged in {} at offset {}: {fault}; nobody else has it: restore a backup, or go on \
-         without it and all that follows by `ringlite recover {}`",
+         with what is left for sure, which is everything up to {last}, by `ringlite recover {}`",
         path.display(), fault.offset, data.display()
     )]
     LogCorrupt {
         /// The file of the segment.
         path: PathBuf,
+        /// The last entry before the damage; of a log of which another epoch may be gone, the last of which
+        /// it is known that it was committed.
+        last: LogIndex,
         /// What is wrong, and how that is known.
         fault: Box<Fault>,
         /// The data directory.

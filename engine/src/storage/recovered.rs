@@ -117,6 +117,7 @@ impl Recovered {
         if let Some(fault) = self.log.fault {
             return Err(StorageError::LogCorrupt {
                 path: segment::path_in(&self.directory, fault.segment),
+                last: self.log.last,
                 fault: Box::new(fault),
                 data: data.to_owned(),
             });
@@ -159,10 +160,11 @@ impl Recovered {
     fn new_debt(&self) -> Option<Debt> {
         let fault = self.log.fault.map(|fault| {
             tracing::warn!(
-                "the log in {} is damaged: {fault}; it is cut there and repaired from the leader, and \
+                "the log in {} is damaged: {fault}; it is kept up to {} and repaired from the leader, and \
                  until then this node does not campaign and votes for no log that ends before its own \
                  did",
-                self.directory.display()
+                self.directory.display(),
+                self.log.last
             );
             fault.debt(self.hard_state.term)
         });

@@ -81,6 +81,9 @@ pub(crate) struct Staging {
     file: Option<File>,
     unsynced_bytes: u64,
     unsaved_bytes: u64,
+    /// A write or a sync has failed. The system tells of a page that it could not write only once, so that
+    /// no later sync proves anything of what is here since the last save.
+    has_failed: bool,
 }
 
 /// Where snapshots arrive in a data directory.
@@ -121,6 +124,7 @@ impl StagingArea {
             file: None,
             unsynced_bytes: 0,
             unsaved_bytes: 0,
+            has_failed: false,
         })
     }
 
@@ -137,6 +141,7 @@ impl StagingArea {
                 file: None,
                 unsynced_bytes: 0,
                 unsaved_bytes: 0,
+                has_failed: false,
             })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StorageError::io("read", &path, source)),
@@ -250,13 +255,9 @@ impl Staging {
     pub(crate) fn write(&mut self, file: StagedFile, bytes: &[u8]) -> Result<(), StorageError> {
         let path = self.directory.join(file.name());
         let offset = self.position.offset;
-        let failed = |source| StorageError::io("write", &path, source);
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => open(&path, offset).map_err(failed)?,
-        };
-        file.write_all_at(bytes, offset).map_err(failed)?;
-        self.file = Some(file);
+        let written = self.write_at(&path, bytes, offset);
+        self.has_failed |= written.is_err();
+        written.map_err(|source| StorageError::io("write", &path, source))?;
         self.position.offset += bytes.len() as u64;
         self.unsynced_bytes += bytes.len() as u64;
         self.unsaved_bytes += bytes.len() as u64;
@@ -265,6 +266,16 @@ impl Staging {
         } else if self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
             self.sync_file()?;
         }
+        Ok(())
+    }
+
+    fn write_at(&mut self, path: &Path, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => open(path, offset)?,
+        };
+        file.write_all_at(bytes, offset)?;
+        self.file = Some(file);
         Ok(())
     }
 
@@ -310,7 +321,9 @@ impl Staging {
     /// Makes what has arrived durable, and then says so: from here on a later life goes on.
     pub(crate) fn save(&mut self) -> Result<(), StorageError> {
         self.sync_file()?;
-        self.sync_names()?;
+        let named = self.sync_names();
+        self.has_failed |= named.is_err();
+        named?;
         let path = self.directory.join(STATE);
         let save = || -> std::io::Result<()> {
             let mut state = WholeFile::create(&path)?;
@@ -323,13 +336,16 @@ impl Staging {
     }
 
     fn sync_file(&mut self) -> Result<(), StorageError> {
-        let Some(file) = &self.file else {
-            return Ok(());
+        let synced = match &self.file {
+            _ if self.has_failed => {
+                Err(std::io::Error::other("a write or a sync of it has failed"))
+            }
+            Some(file) => file.sync_data(),
+            None => Ok(()),
         };
-        file.sync_data()
-            .map_err(|source| StorageError::io("sync a file in", &self.directory, source))?;
+        self.has_failed |= synced.is_err();
         self.unsynced_bytes = 0;
-        Ok(())
+        synced.map_err(|source| StorageError::io("sync a file in", &self.directory, source))
     }
 
     fn sync_names(&self) -> Result<(), StorageError> {
@@ -406,6 +422,38 @@ mod tests {
     fn sums(database: u64) -> StagedFile {
         let suffix = ".sum";
         StagedFile { database, suffix }
+    }
+
+    /// The kernel tells of pages that it could not write once; the next sync would succeed.
+    #[test]
+    fn what_a_failed_sync_may_have_lost_is_never_named() {
+        let (_shard, area) = area();
+        let mut staging = area.begin(head()).unwrap();
+        staging.write(pages(1), &[1; 100]).unwrap();
+        staging.save().unwrap();
+        staging.write(pages(1), &[2; 100]).unwrap();
+        let whole = staging.file.take();
+        // A pipe cannot be synced.
+        let (pipe, _other) = std::io::pipe().unwrap();
+        staging.file = Some(File::from(std::os::fd::OwnedFd::from(pipe)));
+        assert!(staging.save().is_err());
+        staging.file = whole;
+        assert!(staging.save().is_err());
+        assert!(staging.end_file(pages(1)).is_err());
+        drop(staging);
+        assert_eq!(area.resume().unwrap().unwrap().position(), at(0, 100));
+    }
+
+    #[test]
+    fn what_lies_before_a_failed_write_is_not_named_either() {
+        let (_shard, area) = area();
+        let mut staging = area.begin(head()).unwrap();
+        staging.write(pages(1), &[1; 100]).unwrap();
+        let path = staging.directory.join(pages(1).name());
+        staging.file = Some(File::open(path).unwrap());
+        assert!(staging.write(pages(1), &[2; 100]).is_err());
+        assert!(staging.save().is_err());
+        assert!(area.resume().unwrap().is_none());
     }
 
     fn at(file: u32, offset: u64) -> Position {

@@ -47,6 +47,15 @@ fn of_an_epoch_that_is_gone_the_bound_is_owed_and_what_it_may_have_voided_is_not
     assert_eq!((found.last, found.commit), (LogIndex(1), LogIndex(1)));
 }
 
+/// A node that is forced to go on below the damage has more than its own log tells it to leave alone.
+#[test]
+fn what_headers_behind_damage_name_as_committed_is_told() {
+    let log = Writer::new().write(1).write(1).write(1).write(3).write(1);
+    let (found, _) = faulty(log.damage(1, 1).recover(NO_MARK));
+    assert_eq!((found.last, found.commit), (LogIndex(1), LogIndex(1)));
+    assert_eq!(found.named_commit, LogIndex(3));
+}
+
 #[test]
 fn row_5_corrupt_a_record_of_a_later_segment_lies_here() {
     // The last write went to a place that was free, and nothing else tells of it.

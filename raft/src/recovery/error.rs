@@ -79,7 +79,8 @@ pub enum Evidence {
 
 /// A place where the log was durable, and is damaged or missing now.
 ///
-/// The log that was recovered ends before it. A node that is alone must not go on with that: what it
+/// The log that was recovered ends before it; long before, where only what is known to be committed is sure
+/// to be no void record. A node that is alone must not go on with that: what it
 /// acknowledged would be lost in silence. A member of a cluster may, if it makes its
 /// [debt](Fault::debt) durable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

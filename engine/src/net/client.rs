@@ -34,7 +34,6 @@ const READ_BYTES: usize = 16 << 10;
 const EARLY_BYTES_MAX: usize = 64 << 10;
 /// What WELCOME promises; nothing enforces it.
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
-
 /// How long a client that is refused may take to read that.
 const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
 

@@ -69,8 +69,7 @@ pub struct Paused {
     pub(crate) fetches: u8,
 }
 
-// SAFETY: a paused run is the stack of a coroutine. Nothing on it, or reachable from it, is tied to
-// a thread, and it moves as a unit:
+// A paused run is the stack of a coroutine, and it moves as a unit:
 // - the session is owned by the coroutine's body, and all shares of its `Rc` are inside the
 //   session; the shard keeps only a `Stopper`, which is made for other threads;
 // - its SQLite connection is open with `SQLITE_OPEN_NOMUTEX`, so that no mutex of the connection is
@@ -84,6 +83,8 @@ pub struct Paused {
 //   parser, code generator and pager (which holds none of its own mutexes while it reads a file):
 //   none has the address of a thread-local at hand, and no panic is under way;
 // - the file handles of the VFS are tied to one connection, not to a thread.
+//
+// SAFETY: so nothing on that stack, or reachable from it, is tied to a thread.
 unsafe impl Send for Paused {}
 
 impl Paused {

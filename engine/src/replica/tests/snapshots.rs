@@ -166,8 +166,8 @@ fn append(index: u64, commit: u64, kind: EntryKind, payload: Bytes) -> Input {
     )
 }
 
-#[test]
-fn a_database_is_shown_when_its_target_is_applied() {
+/// A node that follows a leader.
+fn follower() -> Lone {
     let mut lone = lone();
     let heartbeat = Message::Heartbeat {
         term: Term(1),
@@ -177,6 +177,12 @@ fn a_database_is_shown_when_its_target_is_applied() {
     };
     lone.turn([receive(3, heartbeat)]);
     lone.turn([lone.persisted()]);
+    lone
+}
+
+#[test]
+fn a_database_is_shown_when_its_target_is_applied() {
+    let mut lone = follower();
     let head = arriving(12);
     assert!(lone.replica.wants_snapshot(&head));
     lone.turn([Input::SnapshotArrived { head: head.clone() }]);
@@ -211,15 +217,7 @@ fn a_database_is_shown_when_its_target_is_applied() {
 /// tells of it, whatever other databases' files are written before the log has come so far.
 #[test]
 fn a_database_that_came_with_a_snapshot_stays_in_the_manifest() {
-    let mut lone = lone();
-    let heartbeat = Message::Heartbeat {
-        term: Term(1),
-        commit: LogIndex(0),
-        matched_by_all: LogIndex(0),
-        round: 1,
-    };
-    lone.turn([receive(3, heartbeat)]);
-    lone.turn([lone.persisted()]);
+    let mut lone = follower();
     let mut head = arriving(10);
     let younger = DatabaseFile {
         id: DatabaseId(LogIndex(14)),

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
+use crate::awake::Awake;
 use crate::client::ClientError;
 use crate::error::{Error, Result};
 use crate::net::handshake::Hello;
@@ -101,6 +102,7 @@ pub(crate) struct Shard {
     persisted: Cell<IoId>,
     waiters: RefCell<HashMap<RequestId, Waiting>>,
     times: CommitTimes,
+    awake: Awake,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
     /// Digests that were begun and are not answered.
@@ -121,6 +123,12 @@ pub(crate) struct Shard {
     halt: Signal,
 }
 
+/// What a shard does with the cores of the machine.
+pub(crate) struct Cores {
+    pub(crate) workers: WorkerCores,
+    pub(crate) awake: Awake,
+}
+
 /// What a shard has on its disk, besides the databases.
 pub(crate) struct Disk {
     pub(crate) writer: LogWriter,
@@ -135,7 +143,7 @@ impl Shard {
         disk: Disk,
         peers: Peers,
         readers: Arc<Readers>,
-        worker_cores: &WorkerCores,
+        cores: Cores,
         snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
         // Without leases the others' messages come first after a stall. With them a stall of this
@@ -147,7 +155,7 @@ impl Shard {
         Ok(Rc::new(Self {
             replica: RefCell::new(replica),
             sql: RefCell::new(sql),
-            workers: RefCell::new(Some(Workers::start(worker_cores, &ended)?)),
+            workers: RefCell::new(Some(Workers::start(&cores.workers, &ended)?)),
             came_back: RefCell::default(),
             back,
             readers,
@@ -162,6 +170,7 @@ impl Shard {
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
             waiters: RefCell::default(),
+            awake: cores.awake,
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
             digests_running: Cell::new(0),
@@ -297,6 +306,9 @@ impl Shard {
             before = Some(now);
             let ticks = if is_quiet { QUIET_TICKS } else { 1 };
             self.is_quiet.set(is_quiet);
+            if is_quiet {
+                self.awake.release();
+            }
             let sleep = glommio::timer::sleep(self.clock.until(ticks));
             futures_lite::future::or(sleep, self.disturbed.wait()).await;
             if self.clock.passed() < ticks {
@@ -355,9 +367,11 @@ impl Shard {
     /// Gives the replica an input in the next turn.
     pub(crate) fn push(&self, input: Input) {
         // Messages between idle nodes, which are heartbeats, need no finer ticks.
-        if self.is_quiet.get() && !matches!(input, Input::Receive { .. }) {
-            self.is_quiet.set(false);
-            self.disturbed.raise();
+        if !matches!(input, Input::Receive { .. }) {
+            self.awake.hold();
+            if self.is_quiet.replace(false) {
+                self.disturbed.raise();
+            }
         }
         self.inbox.push(input);
     }
@@ -443,6 +457,7 @@ impl Shard {
             .get_or_insert_with(|| "it was asked to".into());
         self.sql.borrow().stop_all();
         self.readers.stop();
+        self.awake.end();
         drop(self.workers.take());
         self.refuse_all();
     }
@@ -633,6 +648,7 @@ impl Shard {
                 entries,
                 commit,
             } => {
+                self.awake.hold();
                 self.times.appends(&entries);
                 self.writer.append(io, truncate_from, entries, commit);
             }

@@ -12,6 +12,7 @@ use ringlite_vfs::{Extension, VfsOptions};
 
 use super::builder::Timeouts;
 use super::{NodeError, settings, stopped};
+use crate::awake::{self, Awake};
 use crate::backup::Backup;
 use crate::commands::{BackupPiece, Command, Incoming};
 use crate::error::{Error, Result};
@@ -51,6 +52,8 @@ pub(super) struct ShardSetup {
     pub(super) extensions: Vec<Extension>,
     pub(super) snapshot_time: Duration,
     pub(super) worker_cores: WorkerCores,
+    /// Whether cores are asked to stay awake while there is work.
+    pub(super) keep_awake: bool,
     pub(super) readers: Arc<Readers>,
 }
 
@@ -204,6 +207,10 @@ async fn start_shard(
     let (writer, log) = storage::start(&directory, &recovered).await?;
     let peers = Peers::new(identity, setup.introduction.address.clone());
     let (manifest, _) = ManifestFile::open(&directory).await?;
+    let cores = shard::Cores {
+        workers: setup.worker_cores.clone(),
+        awake: Awake::new(setup.keep_awake.then(awake::device).flatten()),
+    };
     let shard = Shard::new(
         replica,
         sql,
@@ -214,7 +221,7 @@ async fn start_shard(
         },
         peers,
         Arc::clone(&setup.readers),
-        &setup.worker_cores,
+        cores,
         shard::Snapshots::new(
             storage::StagingArea::of(&directory),
             setup.snapshot_bytes_per_second,

@@ -64,6 +64,10 @@ impl Awake {
         drop(self.device.take());
     }
 
+    #[expect(
+        clippy::host_endian_bytes,
+        reason = "the kernel takes an int as this machine has it"
+    )]
     fn ask(&self, latency: i32) {
         if let Some(device) = &mut *self.device.borrow_mut()
             && let Err(error) = device.write_all(&latency.to_ne_bytes())

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use ringlite::{Node, params};
 
 /// The kernel's answer to a reader is the least of all requests, in us.
+#[expect(
+    clippy::host_endian_bytes,
+    reason = "the kernel gives an int as this machine has it"
+)]
 fn latency_asked_for() -> i32 {
     let mut value = [0; 4];
     let mut device = File::open("/dev/cpu_dma_latency").unwrap();

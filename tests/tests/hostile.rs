@@ -365,3 +365,72 @@ fn connections_that_never_speak_keep_nobody_out() {
     victim.check();
     drop((silent, deaf));
 }
+
+/// The text of a query that is away from the core when what is behind it arrives.
+const SLOW: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
+                    SELECT count(*) FROM n";
+/// One whose rows come in several batches.
+const LONG: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
+                    SELECT zeroblob(4000) FROM n";
+
+fn query(sql: &str) -> Vec<u8> {
+    let query = Request::QuerySql {
+        database: 0,
+        sql: sql.to_owned(),
+        parameters: vec![],
+    };
+    let mut bytes = Vec::new();
+    query.encode(&mut bytes).unwrap();
+    bytes
+}
+
+/// Hears all batches of a result, and gives its last value.
+fn hear_rows(connection: &mut RawConnection) -> Value {
+    let mut last = None;
+    loop {
+        match connection.hear() {
+            Answer::Response(Response::Rows(batch)) => {
+                last = batch.rows.into_iter().flatten().next_back().or(last);
+                if batch.complete {
+                    return last.unwrap();
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn requests_that_come_before_the_answer_to_the_one_before_are_all_served() {
+    let (_directory, mut victim) = victim();
+    for (first, answer) in [
+        (SLOW, Value::Integer(300_000)),
+        (LONG, Value::Blob(vec![0; 4000])),
+    ] {
+        for pause in [0, 1, 10] {
+            let mut connection = victim.database();
+            for (number, sql) in [first, "SELECT 2", first, "SELECT 4"].iter().enumerate() {
+                connection.send(&query(sql));
+                if number % 2 == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(pause));
+                }
+            }
+            for expected in [
+                answer.clone(),
+                Value::Integer(2),
+                answer.clone(),
+                Value::Integer(4),
+            ] {
+                assert_eq!(hear_rows(&mut connection), expected, "paused {pause} ms");
+            }
+            // In one packet.
+            let together = [query(first), query("SELECT 6"), query("SELECT 7")].concat();
+            connection.send(&together);
+            assert_eq!(hear_rows(&mut connection), answer);
+            assert_eq!(hear_rows(&mut connection), Value::Integer(6));
+            assert_eq!(hear_rows(&mut connection), Value::Integer(7));
+        }
+    }
+    victim.serves_on("requests in advance");
+    victim.check();
+}

@@ -152,15 +152,7 @@ impl Connection {
 
     /// Takes a request that has arrived as a whole.
     fn take_request(&mut self) -> Option<Result<Request, WireError>> {
-        let bytes = &self.incoming[self.handled..];
-        let header = FrameHeader::parse(*bytes.first_chunk::<FRAME_HEADER_BYTES>()?);
-        let body_bytes = match header.body_bytes(BODY_BYTES_MAX) {
-            Ok(body_bytes) => body_bytes,
-            Err(error) => return Some(Err(error)),
-        };
-        let frame_bytes = FRAME_HEADER_BYTES + body_bytes;
-        let body = bytes.get(FRAME_HEADER_BYTES..frame_bytes)?;
-        let request = Request::decode(header.kind, header.schema, body);
+        let (request, frame_bytes) = self.first_request()?;
         self.handled += frame_bytes;
         if self.handled == self.incoming.len() {
             self.handled = 0;
@@ -168,6 +160,23 @@ impl Connection {
             self.incoming.shrink_to(BUFFER_BYTES_KEPT);
         }
         Some(request)
+    }
+
+    /// The first request that has arrived as a whole, and its length. Of one that is too long, after
+    /// which nothing can be read, the length is 0.
+    fn first_request(&self) -> Option<(Result<Request, WireError>, usize)> {
+        let bytes = &self.incoming[self.handled..];
+        let header = FrameHeader::parse(*bytes.first_chunk::<FRAME_HEADER_BYTES>()?);
+        let body_bytes = match header.body_bytes(BODY_BYTES_MAX) {
+            Ok(body_bytes) => body_bytes,
+            Err(error) => return Some((Err(error), 0)),
+        };
+        let frame_bytes = FRAME_HEADER_BYTES + body_bytes;
+        let body = bytes.get(FRAME_HEADER_BYTES..frame_bytes)?;
+        Some((
+            Request::decode(header.kind, header.schema, body),
+            frame_bytes,
+        ))
     }
 
     async fn write(&mut self, response: &Response) -> std::io::Result<()> {
@@ -403,10 +412,10 @@ impl Connection {
 
     /// Takes an INTERRUPT out if it is the next request that has arrived.
     fn take_interrupt(&mut self) -> bool {
-        let handled = self.handled;
-        let is_interrupt = matches!(self.take_request(), Some(Ok(Request::Interrupt { .. })));
-        if !is_interrupt {
-            self.handled = handled;
+        let first = self.first_request();
+        let is_interrupt = matches!(first, Some((Ok(Request::Interrupt { .. }), _)));
+        if is_interrupt {
+            self.take_request();
         }
         is_interrupt
     }

@@ -32,7 +32,8 @@ use crate::replica::member::Member;
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
-use crate::replica::{Effect, Input, Replica, Status};
+use crate::replica::{Effect, GuidanceStamp, Input, Replica, Status};
+use crate::shards::{ShardPlace, Shards};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
@@ -96,6 +97,11 @@ pub(crate) struct Shard {
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
     peers: Peers,
+    place: ShardPlace,
+    /// All shards of the node.
+    shards: Shards,
+    /// What the first one has told the others.
+    guided: Cell<Option<GuidanceStamp>>,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
     persisted: Cell<IoId>,
@@ -134,6 +140,8 @@ impl Shard {
         sql: Sql,
         disk: Disk,
         peers: Peers,
+        place: ShardPlace,
+        shards: Shards,
         readers: Arc<Readers>,
         worker_cores: &WorkerCores,
         snapshots: Snapshots,
@@ -159,6 +167,9 @@ impl Shard {
             log: disk.log,
             manifest: RefCell::new(Some(disk.manifest)),
             peers,
+            place,
+            shards,
+            guided: Cell::new(None),
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
             waiters: RefCell::default(),
@@ -218,6 +229,11 @@ impl Shard {
                  on disk: {error}"
             )),
         });
+    }
+
+    /// Which of the node's shards it is.
+    pub(crate) fn place(&self) -> ShardPlace {
+        self.place
     }
 
     /// The other nodes.
@@ -360,6 +376,15 @@ impl Shard {
             self.disturbed.raise();
         }
         self.inbox.push(input);
+    }
+
+    /// Takes note of what the first shard has told the others.
+    pub(crate) fn follow(&self) {
+        if !self.place.is_first()
+            && let Some(guidance) = self.shards.guidance()
+        {
+            self.push(Input::Guided(guidance));
+        }
     }
 
     /// A session of its own for a connection.

@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::extensions;
 use crate::node::{Node, NodeError, SPIN_DEFAULT};
+use crate::shards::SHARDS_MAX;
 
 /// Settings of a node.
 #[derive(Debug, Args)]
@@ -82,9 +83,25 @@ pub(crate) struct ServeArgs {
     /// all nodes the same: those that differ do not talk to each other
     #[arg(long)]
     lease: bool,
-    /// The core it is pinned to [default: spread by id over the allowed cores]
-    #[arg(long, value_name = "N")]
-    core: Option<usize>,
+    /// How many shards it has, each with a core, a Raft group, a log and databases of its own: the same on
+    /// all nodes, fixed when the cluster forms. A database's shard follows from its name up to the first
+    /// dot [default: what the directory or the cluster has, or 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
+    shards: Option<u32>,
+    /// Spread the shards' leaders over the voters, where clients find them that ask for a database's
+    /// leader, as the shell and the Rust client do; without it one node leads all shards. Give all nodes the
+    /// same
+    #[arg(long)]
+    spread: bool,
+    /// The cores that its shards are pinned to, taken in turn [default: spread by id over the allowed
+    /// cores]
+    #[arg(
+        long,
+        value_name = "CORES",
+        value_delimiter = ',',
+        visible_alias = "core"
+    )]
+    cores: Vec<usize>,
     /// For how long its thread looks for what happens next before it sleeps, in us: 0 where others need
     /// the core
     #[arg(long, value_name = "US", default_value_t = SPIN_DEFAULT.as_micros() as u64,
@@ -201,6 +218,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
             Duration::from_millis(args.election),
         )
         .lease(args.lease)
+        .spread(args.spread)
+        .cores(args.cores)
         .spin(Duration::from_micros(args.spin))
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
@@ -224,8 +243,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
     if let Some(weight) = args.weight {
         builder = builder.weight(weight);
     }
-    if let Some(core) = args.core {
-        builder = builder.core(core);
+    if let Some(shards) = args.shards {
+        builder = builder.shards(shards);
     }
     if let Some(directory) = args.vacuum_into {
         builder = builder.vacuum_into(directory);

@@ -1,4 +1,4 @@
-//! The life of a node on its executor, from its data directory to its end.
+//! The life of a node on the executors of its shards, from its data directory to its end.
 
 use std::cell::RefCell;
 use std::net::TcpListener;
@@ -7,31 +7,38 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::{MemberRole, NodeId};
 use ringlite_vfs::{Extension, VfsOptions};
 
 use super::builder::Timeouts;
 use super::{NodeError, settings, stopped};
 use crate::backup::Backup;
-use crate::commands::{BackupPiece, Command, Incoming};
+use crate::commands::{self, BackupPiece, Command, Incoming};
 use crate::error::{Error, Result};
 use crate::net::joining::{self, Introduction};
 use crate::net::peers::Peers;
-use crate::net::{Admission, Gateway, formation};
+use crate::net::{self, Gateway, formation};
 use crate::readers::Readers;
 use crate::replica::member::Member;
 use crate::replica::{Config, Input, NodeAddress, Replica};
 use crate::shard::{self, Shard};
+use crate::shards::{SHARDS_MAX, ShardHandle, ShardPlace, Shards};
 use crate::sql::workers::WorkerCores;
 use crate::sql::{RunLimits, Sql};
 use crate::storage::{self, DataDirectory, Identity, ManifestFile};
 
+/// Below glommio's default, which is above the usual limit of locked memory.
+const IO_MEMORY_BYTES: usize = 4 << 20;
+/// Threads for what blocks: a backfill, a digest, and the executor's own calls.
+const BLOCKING_THREADS: usize = 3;
 /// How long a stop may take to move what is committed into the database files.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts to tell the leader what has changed about this node.
 const INTRODUCE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// What a shard is made with.
+/// What the shards of a node are made with.
+#[derive(Clone)]
 pub(super) struct ShardSetup {
     pub(super) introduction: Introduction,
     /// Where to ask for a place in the cluster.
@@ -41,6 +48,7 @@ pub(super) struct ShardSetup {
     pub(super) voter_gone_after: Duration,
     pub(super) timeouts: Timeouts,
     pub(super) lease: bool,
+    pub(super) spread: bool,
     pub(super) transaction_bytes: u64,
     pub(super) wal_bytes: u64,
     pub(super) log_window_bytes: u64,
@@ -50,54 +58,233 @@ pub(super) struct ShardSetup {
     pub(super) vacuum_directory: Option<PathBuf>,
     pub(super) extensions: Vec<Extension>,
     pub(super) snapshot_time: Duration,
-    pub(super) worker_cores: WorkerCores,
-    pub(super) readers: Arc<Readers>,
+    /// The cores of the executors, taken in turn.
+    pub(super) cores: Vec<usize>,
+    pub(super) spin: Duration,
+    /// All shards, once they are known.
+    pub(super) shards: Shards,
 }
 
-/// The life of a node on its executor.
+impl ShardSetup {
+    /// What a shard shares with the threads that read beside it.
+    pub(super) fn readers(&self) -> Readers {
+        Readers::new(self.limits, self.snapshot_time, self.worker_cores())
+    }
+
+    fn worker_cores(&self) -> WorkerCores {
+        WorkerCores::beside(&self.cores)
+    }
+}
+
+/// The life of a node: that of its first shard, which forms the cluster and starts the others.
 pub(super) async fn run(
-    directory: DataDirectory,
+    mut directory: DataDirectory,
     setup: ShardSetup,
     listener: Option<TcpListener>,
+    own: ShardHandle,
     commands: Incoming,
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
-    let gateway = Rc::new(Gateway {
-        admission: Rc::new(Admission::of_process()),
-        identity: Rc::new(RefCell::new(directory.identity().clone())),
-        shard: RefCell::new(None),
-    });
+    let gateway = gateway_of(&directory, &setup);
     if let Some(listener) = listener {
         glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
     }
-    let starting = start_shard(directory, &setup, &gateway);
-    let stopped_early = async {
-        loop {
-            match commands.recv().await {
-                Some(Command::Stop) | None => return Err(stopped()),
-                Some(Command::Ask { reply, .. }) => {
-                    drop(reply.send(Err(Error::NotLeader { leader: None })));
-                }
-                Some(Command::Backup { pieces, .. }) => {
-                    drop(pieces.send(Err(Error::NotLeader { leader: None })));
-                }
-                Some(Command::Read { reply, .. }) => {
-                    drop(reply.send(Err(Error::NotLeader { leader: None })));
-                }
-                Some(
-                    Command::CloseSession(_)
-                    | Command::Interrupt(_)
-                    | Command::Status(_)
-                    | Command::Stages(_)
-                    | Command::Databases(_),
-                ) => {}
-            }
-        }
-    };
-    // The directory stays locked as long as the shard writes to it.
-    let (shard, _directory) = match futures_lite::future::or(starting, stopped_early).await {
-        Ok(started) => started,
+    let forming = form(&mut directory, &setup, &gateway);
+    match futures_lite::future::or(forming, refuse_until_stopped(&commands, &gateway)).await {
         Err(NodeError::Halted { .. }) => return Ok(()),
+        formed => formed?,
+    }
+    let others = OtherShards::start(&directory, &setup, own, &started)?;
+    // The directory stays locked as long as a shard writes to it.
+    let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
+    // Nobody finds a shard that takes no commands any more without being told so.
+    drop(commands);
+    others.stop().await.and(ended)
+}
+
+/// The shards of a node behind the first, each on its own executor.
+struct OtherShards {
+    handles: Vec<ShardHandle>,
+    threads: Vec<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
+}
+
+impl OtherShards {
+    fn start(
+        directory: &DataDirectory,
+        setup: &ShardSetup,
+        first: ShardHandle,
+        started: &flume::Sender<()>,
+    ) -> std::result::Result<Self, NodeError> {
+        let mut handles = vec![first.clone()];
+        let mut incoming = Vec::new();
+        for _ in 1..directory.place().count {
+            let (commands, commanded) = commands::channel();
+            incoming.push(commanded);
+            handles.push(ShardHandle {
+                commands,
+                readers: Arc::new(setup.readers()),
+            });
+        }
+        setup.shards.are(handles.clone());
+        let mut others = Self {
+            handles: handles.split_off(1),
+            threads: Vec::new(),
+        };
+        for (directory, commands) in directory.shards().skip(1).zip(incoming) {
+            let number = directory.place().number;
+            let (own_setup, started, first) = (setup.clone(), started.clone(), first.clone());
+            let thread = executor(setup, number).spawn(move || async move {
+                let setup = own_setup;
+                let gateway = gateway_of(&directory, &setup);
+                let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
+                // A node lives as long as all of its shards. If the first has stopped, it knows.
+                drop(first.commands.send(Command::Stop));
+                ended
+            });
+            others.threads.push(thread.map_err(|error| {
+                others.tell_to_stop();
+                no_executor(setup, number, &error)
+            })?);
+        }
+        Ok(others)
+    }
+
+    fn tell_to_stop(&self) {
+        for handle in &self.handles {
+            // One that has stopped by itself needs no telling.
+            drop(handle.commands.send(Command::Stop));
+        }
+    }
+
+    /// Stops them all, and waits for that.
+    async fn stop(self) -> std::result::Result<(), NodeError> {
+        self.tell_to_stop();
+        let mut ended = Ok(());
+        for thread in self.threads {
+            let joined = glommio::executor().spawn_blocking(move || thread.join());
+            ended = ended.and(joined.await.unwrap_or_else(|error| {
+                Err(NodeError::Halted {
+                    reason: format!("a shard's thread ended: {error}"),
+                })
+            }));
+        }
+        ended
+    }
+}
+
+/// The executor of a shard.
+pub(super) fn executor(setup: &ShardSetup, shard: u32) -> LocalExecutorBuilder {
+    let name = match shard {
+        0 => "ringlite".to_owned(),
+        shard => format!("ringlite-s{shard}"),
+    };
+    LocalExecutorBuilder::new(Placement::Fixed(core_of(setup, shard)))
+        .name(&name)
+        .io_memory(IO_MEMORY_BYTES)
+        .spin_before_park(setup.spin)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+}
+
+pub(super) fn no_executor(
+    setup: &ShardSetup,
+    shard: u32,
+    error: &glommio::GlommioError<()>,
+) -> NodeError {
+    NodeError::Executor {
+        core: core_of(setup, shard),
+        reason: error.to_string(),
+    }
+}
+
+fn core_of(setup: &ShardSetup, shard: u32) -> usize {
+    setup.cores[shard as usize % setup.cores.len()]
+}
+
+fn gateway_of(directory: &DataDirectory, setup: &ShardSetup) -> Rc<Gateway> {
+    Rc::new(Gateway {
+        identity: Rc::new(RefCell::new(directory.identity().clone())),
+        shard: RefCell::new(None),
+        shards: setup.shards.clone(),
+    })
+}
+
+/// Makes the node a member of a cluster, if it is none yet.
+async fn form(
+    directory: &mut DataDirectory,
+    setup: &ShardSetup,
+    gateway: &Gateway,
+) -> std::result::Result<(), NodeError> {
+    if directory.identity().cluster.is_some() {
+        return Ok(());
+    }
+    let formed = if directory.identity().joins {
+        let identity = directory.identity().clone();
+        let joined = joining::join(&identity, &setup.introduction, &setup.seeds);
+        let joined = joined.await.map_err(|error| NodeError::Join {
+            reason: error.to_string(),
+        })?;
+        tracing::info!("joined the cluster as node {}", joined.node);
+        joined
+    } else {
+        formation::form(&gateway.identity)
+            .await
+            .map_err(|error| settings(error.to_string()))?
+    };
+    directory.form(formed.clone())?;
+    gateway.identity.replace(formed);
+    Ok(())
+}
+
+/// Refuses commands while there is no shard, until it is told to stop.
+async fn refuse_until_stopped(
+    commands: &Incoming,
+    gateway: &Rc<Gateway>,
+) -> std::result::Result<(), NodeError> {
+    loop {
+        match commands.recv().await {
+            Some(Command::Stop) | None => return Err(stopped()),
+            Some(Command::Ask { reply, .. }) => {
+                drop(reply.send(Err(Error::NotLeader { leader: None })));
+            }
+            Some(Command::Backup { pieces, .. }) => {
+                drop(pieces.send(Err(Error::NotLeader { leader: None })));
+            }
+            Some(Command::Read { reply, .. }) => {
+                drop(reply.send(Err(Error::NotLeader { leader: None })));
+            }
+            // It is told that there is no shard yet.
+            Some(Command::Arrive(arrival)) => {
+                glommio::spawn_local(net::arrive(*arrival, Rc::clone(gateway))).detach();
+            }
+            Some(
+                Command::CloseSession(_)
+                | Command::Interrupt(_)
+                | Command::Status(_)
+                | Command::Stages(_)
+                | Command::Databases(_)
+                // What it is about is looked at when the shard starts.
+                | Command::Follow,
+            ) => {}
+        }
+    }
+}
+
+/// The life of a shard on its executor.
+async fn run_shard(
+    directory: DataDirectory,
+    setup: &ShardSetup,
+    gateway: &Rc<Gateway>,
+    commands: &Incoming,
+    started: flume::Sender<()>,
+) -> std::result::Result<(), NodeError> {
+    let starting = async { start_shard(&directory, setup, gateway).await.map(Some) };
+    let stopped_early = async {
+        let stopped = refuse_until_stopped(commands, gateway).await;
+        stopped.map(|()| None)
+    };
+    let shard = match futures_lite::future::or(starting, stopped_early).await {
+        Ok(Some(shard)) => shard,
+        Ok(None) | Err(NodeError::Halted { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     // Whoever started the node may have gone away.
@@ -121,6 +308,10 @@ pub(super) async fn run(
                     let backup = back_up(Rc::clone(&shard), database, pieces);
                     glommio::spawn_local(backup).detach();
                 }
+                Command::Arrive(arrival) => {
+                    glommio::spawn_local(net::arrive(*arrival, Rc::clone(gateway))).detach();
+                }
+                Command::Follow => shard.follow(),
                 Command::Stop => break,
             }
         }
@@ -157,30 +348,14 @@ async fn back_up(shard: Rc<Shard>, database: String, pieces: flume::Sender<Resul
 }
 
 async fn start_shard(
-    mut directory: DataDirectory,
+    directory: &DataDirectory,
     setup: &ShardSetup,
     gateway: &Gateway,
-) -> std::result::Result<(Rc<Shard>, DataDirectory), NodeError> {
-    if directory.identity().cluster.is_none() {
-        let formed = if directory.identity().joins {
-            let identity = directory.identity().clone();
-            let joined = joining::join(&identity, &setup.introduction, &setup.seeds);
-            let joined = joined.await.map_err(|error| NodeError::Join {
-                reason: error.to_string(),
-            })?;
-            tracing::info!("joined the cluster as node {}", joined.node);
-            joined
-        } else {
-            formation::form(&gateway.identity)
-                .await
-                .map_err(|error| settings(error.to_string()))?
-        };
-        directory.form(formed.clone())?;
-        gateway.identity.replace(formed);
-    }
+) -> std::result::Result<Rc<Shard>, NodeError> {
+    let place = directory.place();
     let identity = directory.identity().clone();
     let recovered = directory.recover(identity.joins || identity.members.len() == 1)?;
-    let config = replica_config(&identity, setup, recovered.hard_state.sequence)?;
+    let config = replica_config(&identity, setup, place, recovered.hard_state.sequence)?;
     let replica = Replica::new(
         config,
         ringlite_raft::HardState {
@@ -201,9 +376,17 @@ async fn start_shard(
         sql.allow_vacuum_into(directory.clone());
     }
     sql.set_limits(setup.limits);
-    let (writer, log) = storage::start(&directory, &recovered).await?;
-    let peers = Peers::new(identity, setup.introduction.address.clone());
-    let (manifest, _) = ManifestFile::open(&directory).await?;
+    sql.set_place(place);
+    let (writer, log) = storage::start(directory, &recovered).await?;
+    let peers = Peers::new(identity, setup.introduction.address.clone(), place.number);
+    let (manifest, _) = ManifestFile::open(directory).await?;
+    let Some(own) = setup
+        .shards
+        .all()
+        .and_then(|all| all.get(place.number as usize))
+    else {
+        unreachable!("the shards are told before one of them starts");
+    };
     let shard = Shard::new(
         replica,
         sql,
@@ -213,10 +396,12 @@ async fn start_shard(
             manifest,
         },
         peers,
-        Arc::clone(&setup.readers),
-        &setup.worker_cores,
+        place,
+        setup.shards.clone(),
+        Arc::clone(&own.readers),
+        &setup.worker_cores(),
         shard::Snapshots::new(
-            storage::StagingArea::of(&directory),
+            storage::StagingArea::of(directory),
             setup.snapshot_bytes_per_second,
         ),
     )
@@ -225,21 +410,28 @@ async fn start_shard(
     })?;
     shard.open_databases();
     recovered.for_each_committed(|entry| shard.replay(&entry))?;
+    shard.follow();
     shard.start();
     gateway.shard.replace(Some(Rc::clone(&shard)));
-    let introducing = introduce_changes(Rc::clone(&shard), setup.introduction.clone());
-    glommio::spawn_local(introducing).detach();
-    Ok((shard, directory))
+    if place.is_first() {
+        let introducing = introduce_changes(Rc::clone(&shard), setup.introduction.clone());
+        glommio::spawn_local(introducing).detach();
+    }
+    Ok(shard)
 }
 
 /// What the replica is told.
 fn replica_config(
     identity: &Identity,
     setup: &ShardSetup,
+    place: ShardPlace,
     sequence: u64,
 ) -> std::result::Result<Config, NodeError> {
-    let mut raft =
-        ringlite_raft::Config::new(NodeId(identity.node), Vec::new(), seed(identity, sequence));
+    let mut raft = ringlite_raft::Config::new(
+        NodeId(identity.node),
+        Vec::new(),
+        seed(identity, place, sequence),
+    );
     if !identity.joins {
         let founders = identity.members.iter().map(founder).collect();
         raft.bootstrap = ringlite_raft::Configuration::new(founders)
@@ -251,6 +443,8 @@ fn replica_config(
         address: member.address.clone(),
     });
     let mut config = Config::new(raft, known.collect());
+    config.shard = place;
+    config.spread = setup.spread;
     config.snapshot_ticks = shard::ticks(setup.snapshot_time);
     config.set_wal_bytes(setup.wal_bytes);
     config.log_window_bytes = setup.log_window_bytes;
@@ -295,7 +489,8 @@ async fn introduce_changes(shard: Rc<Shard>, introduction: Introduction) {
     }
 }
 
-/// The seed of the election timeouts: another one for each node and each start.
-fn seed(identity: &storage::Identity, sequence: u64) -> u64 {
-    identity.incarnation ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// The seed of the election timeouts: another one for each node, shard and start.
+fn seed(identity: &storage::Identity, place: ShardPlace, sequence: u64) -> u64 {
+    let start = sequence.wrapping_mul(u64::from(SHARDS_MAX)) + u64::from(place.number);
+    identity.incarnation ^ start.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

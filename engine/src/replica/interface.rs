@@ -7,6 +7,7 @@ use ringlite_vfs::{Capture, CommitPoint, PageSize};
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::file::DatabaseFile;
+use super::following::Guidance;
 use super::member::Member;
 use super::members::MemberStatus;
 use super::payload::{DatabaseChange, RestoreId};
@@ -104,6 +105,8 @@ pub enum Input {
     },
     /// Leadership goes to another voter, if this node leads and there is one.
     HandOver,
+    /// What the first shard of this node has come to know; for the other ones.
+    Guided(Guidance),
     /// The node is about to stop: nothing new is taken, and everything that is committed goes
     /// into the database files.
     Flush,

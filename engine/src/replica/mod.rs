@@ -16,6 +16,7 @@ mod commit;
 mod config;
 mod databases;
 mod file;
+mod following;
 mod gate;
 mod handover;
 mod interface;
@@ -51,6 +52,9 @@ pub(crate) use config::{LOG_WINDOW_BYTES_DEFAULT, WAL_BYTES_DEFAULT};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
+use following::Following;
+pub use following::Guidance;
+pub(crate) use following::GuidanceStamp;
 use gate::{Gate, Held};
 use handover::Handover;
 pub use interface::{Effect, Input, Status};
@@ -128,6 +132,7 @@ pub struct Replica {
     log_window: LogWindow,
     member_work: MemberWork,
     handover: Option<Handover>,
+    following: Following,
     effects: VecDeque<Effect>,
 }
 
@@ -173,6 +178,7 @@ impl Replica {
             restores: Restores::default(),
             member_work: MemberWork::default(),
             handover: None,
+            following: Following::default(),
             snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
@@ -246,6 +252,7 @@ impl Replica {
                 }
             }
             Input::HandOver => self.hand_over(None, None),
+            Input::Guided(guidance) => self.guided(guidance),
             Input::Flush => self.flush(),
             Input::ManifestSaved => self.manifest_saved(),
             Input::Backfilled { database, end } => self.backfilled(database, end),
@@ -417,7 +424,10 @@ impl Replica {
         self.drive_backfill();
         self.drive_handover();
         self.drive_members();
-        self.keep_roles();
+        match self.config.shard.is_first() {
+            true => self.keep_roles(),
+            false => self.follow_first_shard(),
+        }
     }
 
     /// A leader has applied everything that its log tells of: a database whose file was gone at the

@@ -35,6 +35,19 @@ impl Shard {
             };
             self.readers.publish(published);
         }
+        drop(replica);
+        self.guide();
+    }
+
+    /// Tells the other shards of the node what they are to follow, if that has changed.
+    fn guide(&self) {
+        if self.place.count == 1 || !self.place.is_first() {
+            return;
+        }
+        let stamp = self.replica.borrow().guidance_stamp();
+        if stamp.is_some() && stamp != self.guided.replace(stamp.or(self.guided.get())) {
+            self.shards.guide(self.replica.borrow().guidance());
+        }
     }
 
     /// Runs one statement that reads, at a level below `linearizable`, on another thread.

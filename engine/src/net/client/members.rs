@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ringlite_raft::{MemberRole, NodeId, Role as RaftRole};
 
 use super::{Ask, Connection, response_to};
+use crate::commands::Command;
 use crate::net::joining::Introduction;
 use crate::replica::request::{MemberRequest, Reply};
 use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
@@ -23,7 +24,8 @@ impl Connection {
         request: Request,
     ) -> std::io::Result<Option<Request>> {
         let wanted = match request {
-            Request::Leader => {
+            // A database's connection has come to its shard by now.
+            Request::Leader | Request::LeaderOf { .. } => {
                 let response = self.leader().await;
                 self.write(&response).await?;
                 return Ok(None);
@@ -67,8 +69,20 @@ impl Connection {
                 incarnation,
                 failure_domain,
                 weight,
+                shards,
                 address,
             } => {
+                let place = self.shard.place();
+                if ![0, u64::from(place.count)].contains(&shards) {
+                    let refusal = format!(
+                        "the cluster has {} shard(s), and the node was started with --shards {shards}: \
+                         leave the option out, with an empty data directory",
+                        place.count
+                    );
+                    let refusal = Response::failure(FailureCode::Error, refusal);
+                    self.write(&refusal).await?;
+                    return Ok(None);
+                }
                 let told = |number: u64| (number != u64::MAX).then_some(number);
                 MemberRequest::Join {
                     id: node(id),
@@ -122,6 +136,23 @@ impl Connection {
         }
     }
 
+    /// The status of the node as one JSON object: that of its first shard, and beside it the others'.
+    pub(super) async fn status_json(&self) -> String {
+        let mut first = status_json(&self.shard.status(), &self.shard.stages());
+        if self.shard.place().count > 1 {
+            let statuses = self.of_all_shards(Command::Status).await;
+            let stages = self.of_all_shards(Command::Stages).await;
+            let shards = statuses.iter().zip(&stages).enumerate();
+            let shards = shards.map(|(number, (status, stages))| {
+                let mut status = status_json(status, stages);
+                status["shard"] = number.into();
+                status
+            });
+            first["shards"] = shards.collect();
+        }
+        first.to_string()
+    }
+
     fn joined(&self, id: NodeId) -> Response {
         let members = self.shard.with_replica(Replica::members);
         let members = members.into_iter().map(|member| MemberEntry {
@@ -132,6 +163,7 @@ impl Connection {
         Response::Joined {
             cluster: self.shard.peers().identity().cluster.unwrap_or(0),
             id: id.0,
+            shards: self.shard.place().count.into(),
             members: members.collect(),
         }
     }
@@ -162,8 +194,8 @@ impl From<Role> for MemberRole {
     }
 }
 
-/// The status as one JSON object.
-pub(super) fn status_json(status: &Status, stages: &[StageTimes]) -> String {
+/// The status of a shard as a JSON object.
+fn status_json(status: &Status, stages: &[StageTimes]) -> serde_json::Value {
     let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
     let leader = status.leader.as_ref().map(|leader| leader.id);
     let member = |at: &MemberStatus| {
@@ -203,5 +235,4 @@ pub(super) fn status_json(status: &Status, stages: &[StageTimes]) -> String {
         "sessions": status.sessions,
         "stages": stages,
     })
-    .to_string()
 }

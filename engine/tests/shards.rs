@@ -1,0 +1,203 @@
+//! A node with several shards, embedded in a process.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ringlite::{Error, Node, NodeError, ReadLevel, params, shard_of};
+
+/// Each test has the processor for itself, as one of them looks at who uses it.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn start(data: &Path, shards: Option<u32>) -> Result<Node, NodeError> {
+    let builder = Node::builder(data).segment_bytes(4 << 20);
+    match shards {
+        Some(shards) => builder.shards(shards),
+        None => builder,
+    }
+    .start()
+}
+
+/// How much processor time the executors of the first shards, and of the second ones, of all nodes of this
+/// process have taken, in clock ticks.
+fn ticks() -> [u64; 2] {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stats =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let stats: Vec<_> = stats.collect();
+    let of = |is_shard: fn(&str) -> bool| {
+        let name = |stat: &&String| {
+            stat.split_once("(ringlite-")
+                .is_some_and(|(_, rest)| is_shard(rest))
+        };
+        ticks_in(stats.iter().filter(name))
+    };
+    [
+        of(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit())),
+        of(|rest| rest.starts_with("s1-")),
+    ]
+}
+
+fn ticks_in<'a>(stats: impl Iterator<Item = &'a String>) -> u64 {
+    stats
+        .map(|stat| {
+            let fields: Vec<_> = stat
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            let number = |at: usize| fields[at].parse::<u64>().unwrap();
+            number(11) + number(12)
+        })
+        .sum()
+}
+
+#[test]
+fn databases_of_both_shards_are_written_and_survive_a_restart() {
+    let _alone = alone();
+    let data = directory();
+    let names = ["a.one", "b", "main", "shop.orders", "a.two"];
+    let shards: BTreeSet<_> = names.iter().map(|name| shard_of(name, 2)).collect();
+    assert_eq!(shards.len(), 2, "the names are of both");
+    {
+        let node = start(data.path(), Some(2)).unwrap();
+        for name in names {
+            let database = node.database(name).unwrap();
+            database.execute("CREATE TABLE t (n)", ()).unwrap();
+            for n in 0..50 {
+                database
+                    .execute("INSERT INTO t VALUES (?)", params![n])
+                    .unwrap();
+            }
+        }
+        let statuses = node.shard_statuses().unwrap();
+        assert_eq!(statuses.len(), 2);
+        for (shard, status) in (0..).zip(&statuses) {
+            let own = names.iter().filter(|name| shard_of(name, 2) == shard);
+            let mut own: Vec<_> = own.map(|name| (*name).to_owned()).collect();
+            own.sort();
+            assert_eq!(status.databases, own, "of shard {shard}");
+            for name in own {
+                let file = format!("shard-{shard}/databases/{name}");
+                assert!(data.path().join(&file).exists(), "{file}");
+            }
+        }
+    }
+    // The number is the directory's.
+    let node = start(data.path(), None).unwrap();
+    let mut found: Vec<_> = node
+        .databases()
+        .unwrap()
+        .into_iter()
+        .map(|one| one.name)
+        .collect();
+    let mut wanted = names.map(str::to_owned).to_vec();
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted);
+    for name in names {
+        let database = node.database(name).unwrap();
+        for level in [ReadLevel::Linearizable, ReadLevel::Leader, ReadLevel::LOCAL] {
+            let rows = database
+                .query_with(level, "SELECT count(*) FROM t", ())
+                .unwrap();
+            assert_eq!(
+                rows.first().unwrap().get::<i64>(0).unwrap(),
+                50,
+                "{name} at {level:?}"
+            );
+        }
+        let copy = data.path().join("copy");
+        assert!(database.backup(&copy).unwrap().page_count > 1);
+        node.drop_database(name).unwrap();
+    }
+    assert!(node.databases().unwrap().is_empty());
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_directory_keeps_its_number_of_shards() {
+    let _alone = alone();
+    let data = directory();
+    drop(start(data.path(), Some(2)).unwrap());
+    let refusal = start(data.path(), Some(3)).err().unwrap().to_string();
+    assert!(
+        refusal.contains("made for 2 shard(s)") && refusal.contains("--shards 3"),
+        "{refusal}"
+    );
+    let refusal = start(data.path(), Some(1)).err().unwrap().to_string();
+    assert!(refusal.contains("made for 2 shard(s)"), "{refusal}");
+    drop(start(data.path(), Some(2)).unwrap());
+    assert!(start(directory().path(), Some(0)).is_err());
+}
+
+#[test]
+fn a_transaction_spans_the_databases_of_one_shard_alone() {
+    let _alone = alone();
+    let data = directory();
+    let node = start(data.path(), Some(2)).unwrap();
+    let other = ["a", "b", "c"]
+        .into_iter()
+        .find(|name| shard_of(name, 2) != shard_of("main", 2));
+    let other = other.unwrap();
+    for name in ["main", "main.more", other] {
+        node.database(name)
+            .unwrap()
+            .execute("CREATE TABLE t (n)", ())
+            .unwrap();
+    }
+    let main = node.database("main").unwrap();
+    let both = main.transaction_over(&["main.more"]).unwrap();
+    both.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+    both.execute("INSERT INTO \"main.more\".t VALUES (1)", ())
+        .unwrap();
+    both.commit().unwrap();
+    let refusal = main.transaction_over(&[other]).err().unwrap().to_string();
+    assert!(refusal.contains("another shard"), "{refusal}");
+    let refusal = main
+        .execute(&format!("ATTACH '{other}' AS o"), ())
+        .unwrap_err();
+    assert!(
+        matches!(refusal, Error::Sqlite { .. } | Error::Misuse { .. }),
+        "{refusal:?}"
+    );
+    assert!(refusal.to_string().contains("another shard"), "{refusal}");
+}
+
+#[test]
+fn each_shard_is_served_by_a_thread_of_its_own() {
+    let _alone = alone();
+    let data = directory();
+    let node = start(data.path(), Some(2)).unwrap();
+    let mut found = BTreeSet::new();
+    for name in ["a", "main"] {
+        let database = node.database(name).unwrap();
+        database.execute("CREATE TABLE t (n)", ()).unwrap();
+        let before = ticks();
+        // Each a turn, and far more of the processor than the idle one's ticks.
+        for n in 0..3_000 {
+            database
+                .execute("INSERT INTO t VALUES (?)", params![n])
+                .unwrap();
+        }
+        let after = ticks();
+        let [first, second] = [after[0] - before[0], after[1] - before[1]];
+        let busier = u32::from(second > first);
+        assert_eq!(
+            busier,
+            shard_of(name, 2),
+            "{name}: {first} and {second} ticks"
+        );
+        found.insert(busier);
+    }
+    assert_eq!(found.len(), 2);
+}

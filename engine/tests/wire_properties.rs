@@ -150,11 +150,13 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|id| Request::Transfer { id }),
         Just(Request::Describe),
         any::<u64>().prop_map(|weight| Request::Weight { weight }),
-        (any::<[u64; 4]>(), text()).prop_map(|(numbers, address)| Request::Join {
+        text().prop_map(|database| Request::LeaderOf { database }),
+        (any::<[u64; 5]>(), text()).prop_map(|(numbers, address)| Request::Join {
             id: numbers[0],
             incarnation: numbers[1],
             failure_domain: numbers[2],
             weight: numbers[3],
+            shards: numbers[4],
             address,
         }),
         (any::<[u64; 3]>(), text(), text()).prop_map(|(numbers, database, sql)| Request::Read {

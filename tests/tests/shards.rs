@@ -1,0 +1,313 @@
+//! Nodes with several shards: every group has the same members and, unless they are spread, one leader; a
+//! client finds each database, and what was acknowledged is there.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ringlite::local_cluster::free_addresses;
+use ringlite::{Client, ClientError, ClientOptions, shard_of};
+use ringlite_tests::nodes::{Nodes, wait_until};
+use ringlite_tests::process;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlite-under-test");
+const SHARDS: u32 = 2;
+/// One of each shard.
+const DATABASES: [&str; 2] = ["main", "a.db"];
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn directory() -> TempDir {
+    for (shard, name) in (0..).zip(DATABASES) {
+        assert_eq!(shard_of(name, SHARDS), shard);
+    }
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A cluster of as many nodes, all of whose groups have found their roles.
+fn grown(directory: &Path, count: usize, arguments: &[&str]) -> Nodes {
+    let mut nodes = Nodes::start(PROGRAM, directory, arguments);
+    for _ in 1..count {
+        nodes.join();
+    }
+    nodes.wait_for_roles([count, 0, 0]);
+    wait_for_members(&nodes);
+    nodes
+}
+
+/// What the node at `address` says of each shard.
+fn shards_at(address: &str) -> Result<Vec<Value>, String> {
+    let status = Client::connect_to(address).and_then(|mut client| client.status());
+    let status = status.map_err(|error| error.to_string())?;
+    Ok(status["shards"].as_array().cloned().unwrap_or_default())
+}
+
+fn roles(shard: &Value) -> Vec<(u64, String)> {
+    let members = shard["members"].as_array().unwrap().iter();
+    let role = |member: &Value| (member["id"].as_u64().unwrap(), member["role"].to_string());
+    members.map(role).collect()
+}
+
+/// Waits until all shards of all nodes have the same members in the same roles.
+fn wait_for_members(nodes: &Nodes) {
+    wait_until("the same members in all shards", || {
+        let wanted = roles(&shards_at(nodes.leader().address())?[0]);
+        for address in nodes.addresses() {
+            for shard in shards_at(&address)? {
+                if roles(&shard) != wanted {
+                    return Err(format!("{:?} and {wanted:?}", roles(&shard)));
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The id of the leader of each shard, once all nodes agree on them and `accept` does.
+fn wait_for_leaders(nodes: &Nodes, accept: impl Fn(&[u64]) -> bool) -> Vec<u64> {
+    wait_until("leaders of all shards", || {
+        let mut found = Vec::new();
+        for address in nodes.addresses() {
+            let shards = shards_at(&address)?;
+            let leaders = shards.iter().map(|shard| shard["leader"]["id"].as_u64());
+            found.push(leaders.collect::<Option<Vec<_>>>().ok_or("none")?);
+        }
+        let agree = found.iter().all(|leaders| *leaders == found[0]) && accept(&found[0]);
+        agree
+            .then(|| found[0].clone())
+            .ok_or_else(|| format!("{found:?}"))
+    })
+}
+
+fn connect(addresses: &[String], database: &str) -> Result<Client, ClientError> {
+    let options = ClientOptions {
+        find_leader_timeout: TIMEOUT,
+        ..ClientOptions::default()
+    };
+    let mut client = Client::connect(addresses, options)?;
+    client.open(database)?;
+    Ok(client)
+}
+
+/// Writes one number after the other, until told to stop; those that were acknowledged.
+fn write(addresses: &[String], database: &str, from: i64, stop: &AtomicBool) -> Vec<i64> {
+    let mut client = None;
+    let mut acknowledged = Vec::new();
+    for n in from.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let connected = match &mut client {
+            Some(connected) => connected,
+            None => match connect(addresses, database) {
+                Ok(connected) => client.insert(connected),
+                Err(_) => continue,
+            },
+        };
+        match connected.execute("INSERT INTO t VALUES (?)", &[n.into()]) {
+            Ok(_) => acknowledged.push(n),
+            Err(error) if error.is_not_leader() || error.is_outcome_unknown() => client = None,
+            Err(error) if error.is_connection_lost() => client = None,
+            Err(error) => panic!("{database}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    acknowledged
+}
+
+fn create(nodes: &Nodes) {
+    for database in DATABASES {
+        let mut client = connect(&nodes.addresses(), database).unwrap();
+        client
+            .execute("CREATE TABLE t (n INTEGER PRIMARY KEY)", &[])
+            .unwrap();
+    }
+}
+
+/// Writes to all databases while `act` runs; how many rows were acknowledged in each.
+fn write_while(nodes: &mut Nodes, from: i64, act: impl FnOnce(&mut Nodes)) -> Vec<Vec<i64>> {
+    let addresses = nodes.all_addresses();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writers = DATABASES.map(|database| {
+            let (addresses, stop) = (&addresses, &stop);
+            scope.spawn(move || write(addresses, database, from, stop))
+        });
+        act(nodes);
+        stop.store(true, Ordering::Relaxed);
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .collect()
+    })
+}
+
+fn check(nodes: &Nodes, acknowledged: &[Vec<i64>]) {
+    for (database, numbers) in DATABASES.iter().zip(acknowledged) {
+        let mut client = connect(&nodes.addresses(), database).unwrap();
+        let rows = client
+            .query("SELECT n FROM t ORDER BY n", &[])
+            .unwrap()
+            .rows;
+        let found: Vec<i64> = rows
+            .iter()
+            .filter_map(|row| match row[0] {
+                ringlite::Value::Integer(n) => Some(n),
+                _ => None,
+            })
+            .collect();
+        assert!(numbers.len() > 20, "{database}: that was no load");
+        let lost: Vec<_> = numbers
+            .iter()
+            .filter(|n| found.binary_search(n).is_err())
+            .collect();
+        assert!(lost.is_empty(), "{database} has lost {lost:?}");
+        nodes.assert_identical(database);
+    }
+}
+
+#[test]
+fn a_leader_of_both_shards_is_killed_under_load() {
+    let directory = directory();
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2"]);
+    create(&nodes);
+    let one_leader = |leaders: &[u64]| leaders[0] == leaders[1];
+    let mut all = vec![Vec::new(), Vec::new()];
+    for round in 0..3 {
+        wait_for_leaders(&nodes, one_leader);
+        let acknowledged = write_while(&mut nodes, round * 1_000_000, |nodes| {
+            thread::sleep(Duration::from_millis(300));
+            let leader = nodes.at(nodes.leader().address());
+            nodes.kill(leader);
+            wait_for_leaders(nodes, one_leader);
+            thread::sleep(Duration::from_millis(300));
+            nodes.restart(leader);
+        });
+        for (all, acknowledged) in all.iter_mut().zip(acknowledged) {
+            all.extend(acknowledged);
+        }
+    }
+    wait_for_leaders(&nodes, one_leader);
+    check(&nodes, &all);
+    // One that hands over first hands over both.
+    let leader = nodes.at(nodes.leader().address());
+    let acknowledged = write_while(&mut nodes, 9_000_000, |nodes| {
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(nodes.stop(leader), Some(0));
+        thread::sleep(Duration::from_millis(300));
+    });
+    nodes.restart(leader);
+    check(&nodes, &acknowledged);
+}
+
+#[test]
+fn members_come_and_go_in_all_shards() {
+    let directory = directory();
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2"]);
+    create(&nodes);
+    let mut joined = 0;
+    let acknowledged = write_while(&mut nodes, 0, |nodes| {
+        // It learns the number of shards from the cluster.
+        nodes.set_arguments(&[]);
+        joined = nodes.join();
+        nodes.wait_for_roles([3, 1, 0]);
+        wait_for_members(nodes);
+        // The leader of all is the hardest one to remove.
+        let leader = nodes.leader().address().to_owned();
+        nodes.cluster(&["remove", &leader]).succeeded();
+        let number = nodes.at(&leader);
+        wait_until("told", || {
+            let words = nodes.words(number);
+            words
+                .contains("was removed from the cluster")
+                .then_some(())
+                .ok_or(words)
+        });
+        assert_eq!(nodes.stop(number), Some(0));
+        nodes.wait_for_roles([3, 0, 0]);
+        wait_for_members(nodes);
+    });
+    check(&nodes, &acknowledged);
+    wait_for_leaders(&nodes, |leaders| leaders[0] == leaders[1]);
+    assert!(shards_at(&nodes.nodes[joined].address).unwrap().len() == 2);
+}
+
+#[test]
+fn spread_leaders_are_found_by_clients() {
+    let directory = directory();
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2", "--spread"]);
+    let are_apart = |leaders: &[u64]| leaders[0] != leaders[1];
+    wait_for_leaders(&nodes, are_apart);
+    create(&nodes);
+    let acknowledged = write_while(&mut nodes, 0, |nodes| {
+        thread::sleep(Duration::from_millis(300));
+        let leader = nodes.at(nodes.leader().address());
+        nodes.kill(leader);
+        wait_for_leaders(nodes, are_apart);
+        thread::sleep(Duration::from_millis(300));
+        nodes.restart(leader);
+    });
+    wait_for_leaders(&nodes, are_apart);
+    check(&nodes, &acknowledged);
+    // Whole databases too, and a copy.
+    let mut client = nodes.leader();
+    for database in DATABASES {
+        let copy = directory.path().join("copy");
+        client.backup(database, false, &copy, |_, _| {}).unwrap();
+        let mut client = nodes.leader();
+        client.drop_database(database).unwrap();
+        client.create_database(database, 512).unwrap();
+    }
+}
+
+#[test]
+fn nodes_with_other_numbers_of_shards_are_refused() {
+    let directory = directory();
+    let nodes = Nodes::start(PROGRAM, directory.path(), &["--shards", "2"]);
+    let addresses = free_addresses(2).unwrap();
+    let serve = |data: &str, address: &str, arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("serve")
+            .arg(directory.path().join(data))
+            .args(["--listen", address]);
+        command.args(["--segment-mib", "8"]).args(arguments);
+        process::run(&mut command, b"", TIMEOUT)
+    };
+    let seed = &nodes.addresses()[0];
+    let refused = serve("joining", &addresses[0], &["--shards", "3", "--join", seed]);
+    let words = refused.stderr;
+    assert!(words.contains("the cluster has 2 shard(s)"), "{words}");
+    assert_eq!(nodes.members().len(), 1, "nothing was proposed");
+    // Founders that differ do not form a cluster: whoever asks first is refused.
+    let members = format!("1={},2={}", addresses[0], addresses[1]);
+    let mut founders = [("1", "2"), ("2", "3")].map(|(id, shards)| {
+        let log = directory.path().join(format!("founder-{id}.log"));
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("serve")
+            .arg(directory.path().join(format!("founder-{id}")));
+        command.args(["--id", id, "--cluster", &members, "--shards", shards]);
+        command.args(["--segment-mib", "8", "--stop-with-parent"]);
+        let started = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+        (started, log)
+    });
+    wait_until("refused", || {
+        let words = founders
+            .each_ref()
+            .map(|(_, log)| std::fs::read_to_string(log).unwrap());
+        let is_refused = words
+            .iter()
+            .any(|words| words.contains("different numbers of shards"));
+        is_refused.then_some(()).ok_or_else(|| format!("{words:?}"))
+    });
+    for (founder, _) in &mut founders {
+        // It may have ended by itself.
+        let _ = founder.kill();
+        founder.wait().unwrap();
+    }
+}

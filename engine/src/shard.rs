@@ -97,7 +97,6 @@ pub(crate) struct Shard {
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
     peers: Peers,
-    place: ShardPlace,
     /// All shards of the node.
     shards: Shards,
     /// What the first one has told the others.
@@ -140,9 +139,7 @@ impl Shard {
         sql: Sql,
         disk: Disk,
         peers: Peers,
-        place: ShardPlace,
         shards: Shards,
-        readers: Arc<Readers>,
         worker_cores: &WorkerCores,
         snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
@@ -158,7 +155,7 @@ impl Shard {
             workers: RefCell::new(Some(Workers::start(worker_cores, &ended)?)),
             came_back: RefCell::default(),
             back,
-            readers,
+            readers: Arc::clone(shards.readers_of(peers.place())),
             published: Cell::new(None),
             inbox: Rc::default(),
             times: CommitTimes::new(disk.writer.stages()),
@@ -167,7 +164,6 @@ impl Shard {
             log: disk.log,
             manifest: RefCell::new(Some(disk.manifest)),
             peers,
-            place,
             shards,
             guided: Cell::new(None),
             unsent: RefCell::default(),
@@ -233,7 +229,7 @@ impl Shard {
 
     /// Which of the node's shards it is.
     pub(crate) fn place(&self) -> ShardPlace {
-        self.place
+        self.peers.place()
     }
 
     /// The other nodes.
@@ -380,7 +376,7 @@ impl Shard {
 
     /// Takes note of what the first shard has told the others.
     pub(crate) fn follow(&self) {
-        if !self.place.is_first()
+        if !self.place().is_first()
             && let Some(guidance) = self.shards.guidance()
         {
             self.push(Input::Guided(guidance));

@@ -90,6 +90,14 @@ impl Shards {
         all.get(shard_of(database, all.len() as u32) as usize)
     }
 
+    /// What threads that read beside a shard share with it.
+    pub(crate) fn readers_of(&self, place: ShardPlace) -> &Arc<Readers> {
+        match self.all().and_then(|all| all.get(place.number as usize)) {
+            Some(handle) => &handle.readers,
+            None => unreachable!("the shards are told before one of them starts"),
+        }
+    }
+
     /// What the first shard has told the others last.
     pub(crate) fn guidance(&self) -> Option<Guidance> {
         self.lock_guidance().clone()

@@ -297,13 +297,18 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         vec(any::<u8>(), 0..100).prop_map(|bytes| Response::BackupChunk { bytes }),
         vec(database_entry(), 0..5).prop_map(Response::Databases),
-        (any::<u128>(), any::<u64>(), vec(member_entry(), 0..5)).prop_map(
-            |(cluster, id, members)| Response::Joined {
+        (
+            any::<u128>(),
+            any::<u64>(),
+            any::<u64>(),
+            vec(member_entry(), 0..5)
+        )
+            .prop_map(|(cluster, id, shards, members)| Response::Joined {
+                shards,
                 cluster,
                 id,
                 members,
-            }
-        ),
+            }),
     ]
 }
 

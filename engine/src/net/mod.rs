@@ -78,7 +78,7 @@ pub(crate) async fn arrive(arrival: Arrival, gateway: Rc<Gateway>) {
 
 /// Takes a socket away from this executor. What has arrived on it and was not read stays there: glommio
 /// waits for a socket before it reads, and reads only into the buffer of whoever asks.
-fn detach(stream: TcpStream) -> std::io::Result<OwnedFd> {
+fn detach(stream: &TcpStream) -> std::io::Result<OwnedFd> {
     // SAFETY: the descriptor is of an open socket for as long as `stream` lives.
     let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     Ok(rustix::io::fcntl_dupfd_cloexec(socket, 0)?)
@@ -170,7 +170,7 @@ async fn greet_peer(
         && let Some(wanted) = all.get(usize::from(asks.shard))
     {
         let arrival = Arrival::Peer {
-            socket: detach(stream)?,
+            socket: detach(&stream)?,
             asks,
             place,
         };

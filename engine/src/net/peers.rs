@@ -14,6 +14,7 @@ use ringlite_raft::{Message, NodeId};
 use super::handshake::{Hello, Purpose, VERSION_MAX, VERSION_MIN, Verdict};
 use super::peer::PeerLink;
 use crate::replica::NodeAddress;
+use crate::shards::ShardPlace;
 use crate::signal::Signal;
 use crate::storage::{Identity, Member};
 
@@ -65,6 +66,14 @@ impl Peers {
         };
         peers.set(&members);
         peers
+    }
+
+    /// The shard that they are all of.
+    pub(crate) fn place(&self) -> ShardPlace {
+        ShardPlace {
+            number: self.shard,
+            count: self.identity.shards,
+        }
     }
 
     /// Who this node is.

@@ -94,7 +94,7 @@ pub(super) async fn run(
         Err(NodeError::Halted { .. }) => return Ok(()),
         formed => formed?,
     }
-    let others = OtherShards::start(&directory, &setup, own, &started)?;
+    let others = OtherShards::start(&directory, &setup, &own, &started)?;
     // The directory stays locked as long as a shard writes to it.
     let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
     // Nobody finds a shard that takes no commands any more without being told so.
@@ -112,7 +112,7 @@ impl OtherShards {
     fn start(
         directory: &DataDirectory,
         setup: &ShardSetup,
-        first: ShardHandle,
+        first: &ShardHandle,
         started: &flume::Sender<()>,
     ) -> std::result::Result<Self, NodeError> {
         let mut handles = vec![first.clone()];
@@ -380,13 +380,6 @@ async fn start_shard(
     let (writer, log) = storage::start(directory, &recovered).await?;
     let peers = Peers::new(identity, setup.introduction.address.clone(), place.number);
     let (manifest, _) = ManifestFile::open(directory).await?;
-    let Some(own) = setup
-        .shards
-        .all()
-        .and_then(|all| all.get(place.number as usize))
-    else {
-        unreachable!("the shards are told before one of them starts");
-    };
     let shard = Shard::new(
         replica,
         sql,
@@ -396,9 +389,7 @@ async fn start_shard(
             manifest,
         },
         peers,
-        place,
         setup.shards.clone(),
-        Arc::clone(&own.readers),
         &setup.worker_cores(),
         shard::Snapshots::new(
             storage::StagingArea::of(directory),

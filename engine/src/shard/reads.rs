@@ -41,7 +41,8 @@ impl Shard {
 
     /// Tells the other shards of the node what they are to follow, if that has changed.
     fn guide(&self) {
-        if self.place.count == 1 || !self.place.is_first() {
+        let place = self.place();
+        if place.count == 1 || !place.is_first() {
             return;
         }
         let stamp = self.replica.borrow().guidance_stamp();

@@ -123,7 +123,7 @@ impl Connection {
     ) -> Result<(), Option<std::io::Error>> {
         let handle = self.handle_of(shard).cloned().ok_or(None)?;
         let arrival = Arrival::Client(Moved {
-            socket: detach(self.stream)?,
+            socket: detach(&self.stream)?,
             request,
             unread: self.incoming.split_off(self.handled),
             legacy: self.legacy,

@@ -90,6 +90,14 @@ impl Shards {
         all.get(shard_of(database, all.len() as u32) as usize)
     }
 
+    /// Tells all of them to stop: a node lives as long as all of its shards.
+    pub(crate) fn stop(&self) {
+        for shard in self.all().unwrap_or_default() {
+            // One that has stopped by itself needs no telling.
+            drop(shard.commands.send(Command::Stop));
+        }
+    }
+
     /// What threads that read beside a shard share with it.
     pub(crate) fn readers_of(&self, place: ShardPlace) -> &Arc<Readers> {
         match self.all().and_then(|all| all.get(place.number as usize)) {

@@ -201,3 +201,30 @@ fn each_shard_is_served_by_a_thread_of_its_own() {
     }
     assert_eq!(found.len(), 2);
 }
+
+#[test]
+fn a_node_ends_with_the_first_of_its_shards_that_cannot_go_on() {
+    let _alone = alone();
+    let data = directory();
+    let node = start(data.path(), Some(2)).unwrap();
+    for name in ["a", "main"] {
+        node.database(name)
+            .unwrap()
+            .execute("CREATE TABLE t (n)", ())
+            .unwrap();
+    }
+    node.stop().unwrap();
+    assert_eq!(shard_of("a", 2), 1);
+    let file = data.path().join("shard-1/databases/a");
+    let aside = data.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    let ended = match start(data.path(), None) {
+        Ok(node) => node.wait().unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(ended.to_string().contains("put the file back"), "{ended}");
+    std::fs::rename(&aside, &file).unwrap();
+    let node = start(data.path(), None).unwrap();
+    let rows = node.database("a").unwrap().query("SELECT * FROM t", ());
+    assert_eq!(rows.unwrap().len(), 0);
+}

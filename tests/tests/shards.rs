@@ -311,3 +311,95 @@ fn nodes_with_other_numbers_of_shards_are_refused() {
         founder.wait().unwrap();
     }
 }
+
+/// Whoever has removed a member may take its node away, although the group of each shard has to do without
+/// it.
+#[test]
+fn the_last_other_node_leaves_all_shards() {
+    let directory = directory();
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2"]);
+    create(&nodes);
+    for left in [2, 1] {
+        let leader = nodes.at(nodes.leader().address());
+        let other = (0..3).find(|node| {
+            *node != leader && nodes.addresses().contains(&nodes.nodes[*node].address)
+        });
+        let other = other.unwrap();
+        let address = nodes.nodes[other].address.clone();
+        nodes.cluster(&["remove", &address]).succeeded();
+        nodes.kill(other);
+        assert_eq!(nodes.members().len(), left);
+        for database in DATABASES {
+            let mut client = connect(&nodes.addresses(), database).unwrap();
+            client.execute("INSERT INTO t DEFAULT VALUES", &[]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn operators_see_and_recover_all_shards() {
+    let directory = directory();
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2"]);
+    create(&nodes);
+    for database in DATABASES {
+        let mut client = connect(&nodes.addresses(), database).unwrap();
+        client.execute("INSERT INTO t VALUES (7)", &[]).unwrap();
+        nodes.assert_identical(database);
+    }
+    let table = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&nodes.cluster(arguments).succeeded()).unwrap()
+    };
+    let names: Vec<_> = table(&["databases"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|database| database["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["a.db", "main"]);
+    let status = table(&["status"]);
+    assert_eq!(
+        status["shards"][0]["databases"],
+        serde_json::json!(["main"])
+    );
+    assert_eq!(
+        status["shards"][1]["databases"],
+        serde_json::json!(["a.db"])
+    );
+    assert_eq!(status["shards"][1]["shard"], 1);
+
+    // Two of three are gone for good.
+    for number in 0..3 {
+        nodes.kill(number);
+    }
+    let data = nodes.nodes[1].data.to_str().unwrap().to_owned();
+    let run =
+        |arguments: &[&str]| process::run(Command::new(PROGRAM).args(arguments), b"", TIMEOUT);
+    let inspected: Value = serde_json::from_str(&run(&["inspect", &data]).succeeded()).unwrap();
+    for shard in 0..2 {
+        assert_eq!(inspected[shard]["shard"], shard);
+        let last = inspected[shard]["log"]["good"].as_object();
+        assert!(last.is_some(), "{}", inspected[shard]["log"]);
+    }
+    let second = run(&["inspect", &data, "--shard", "1"]).succeeded();
+    let second: Value = serde_json::from_str(&second).unwrap();
+    assert_eq!(second, inspected[1]);
+    let recovered = run(&["recover", &data, "--yes"]);
+    assert!(
+        recovered.stderr.contains("In shard 0 of 2:"),
+        "{}",
+        recovered.stderr
+    );
+    assert!(
+        recovered.stderr.contains("In shard 1 of 2:"),
+        "{}",
+        recovered.stderr
+    );
+    recovered.succeeded();
+    nodes.restart(1);
+    for database in DATABASES {
+        let mut client = connect(&nodes.addresses(), database).unwrap();
+        assert_eq!(client.query("SELECT n FROM t", &[]).unwrap().rows.len(), 1);
+        client.execute("INSERT INTO t VALUES (8)", &[]).unwrap();
+    }
+    assert_eq!(nodes.members().len(), 1);
+}

@@ -99,12 +99,12 @@ pub(super) async fn run(
     let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
     // Nobody finds a shard that takes no commands any more without being told so.
     drop(commands);
-    others.stop().await.and(ended)
+    setup.shards.stop();
+    others.wait().await.and(ended)
 }
 
 /// The shards of a node behind the first, each on its own executor.
 struct OtherShards {
-    handles: Vec<ShardHandle>,
     threads: Vec<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
 }
 
@@ -125,40 +125,28 @@ impl OtherShards {
                 readers: Arc::new(setup.readers()),
             });
         }
-        setup.shards.are(handles.clone());
-        let mut others = Self {
-            handles: handles.split_off(1),
-            threads: Vec::new(),
-        };
+        setup.shards.are(handles);
+        let mut threads = Vec::new();
         for (directory, commands) in directory.shards().skip(1).zip(incoming) {
             let number = directory.place().number;
-            let (own_setup, started, first) = (setup.clone(), started.clone(), first.clone());
+            let (own_setup, started) = (setup.clone(), started.clone());
             let thread = executor(setup, number).spawn(move || async move {
                 let setup = own_setup;
                 let gateway = gateway_of(&directory, &setup);
                 let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
-                // A node lives as long as all of its shards. If the first has stopped, it knows.
-                drop(first.commands.send(Command::Stop));
+                setup.shards.stop();
                 ended
             });
-            others.threads.push(thread.map_err(|error| {
-                others.tell_to_stop();
+            threads.push(thread.map_err(|error| {
+                setup.shards.stop();
                 no_executor(setup, number, &error)
             })?);
         }
-        Ok(others)
+        Ok(Self { threads })
     }
 
-    fn tell_to_stop(&self) {
-        for handle in &self.handles {
-            // One that has stopped by itself needs no telling.
-            drop(handle.commands.send(Command::Stop));
-        }
-    }
-
-    /// Stops them all, and waits for that.
-    async fn stop(self) -> std::result::Result<(), NodeError> {
-        self.tell_to_stop();
+    /// Waits until all have stopped.
+    async fn wait(self) -> std::result::Result<(), NodeError> {
         let mut ended = Ok(());
         for thread in self.threads {
             let joined = glommio::executor().spawn_blocking(move || thread.join());
@@ -315,6 +303,7 @@ async fn run_shard(
                 Command::Stop => break,
             }
         }
+        setup.shards.stop();
         shard.hand_over_leadership().await;
         shard.flush(FLUSH_TIMEOUT).await;
         Ok(())

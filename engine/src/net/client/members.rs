@@ -6,6 +6,7 @@ use ringlite_raft::{MemberRole, NodeId, Role as RaftRole};
 
 use super::{Ask, Connection, response_to};
 use crate::commands::Command;
+use crate::error::Error;
 use crate::net::joining::Introduction;
 use crate::replica::request::{MemberRequest, Reply};
 use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
@@ -16,6 +17,10 @@ use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry
 /// How long a node that is elected and does not serve yet lets a client wait that asks who leads: it
 /// takes a commit.
 const ELECTED_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the other shards may take to follow a change of the members, which its asker waits for.
+const FOLLOWED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const FOLLOWED_POLL: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// Answers a request about the cluster, and hands any other back.
@@ -104,7 +109,14 @@ impl Connection {
             Request::Transfer { id } => MemberRequest::Transfer { to: node(id) },
             other => return Ok(Some(other)),
         };
-        let answer = self.ask(Ask::Members(wanted)).await?;
+        let is_followed = matches!(
+            wanted,
+            MemberRequest::Assign { .. } | MemberRequest::Remove { .. }
+        );
+        let mut answer = self.ask(Ask::Members(wanted)).await?;
+        if is_followed && answer.reply.is_ok() && self.shard.place().count > 1 {
+            answer.reply = self.all_shards_follow().await.map(|()| Reply::Done);
+        }
         let response = match answer.reply {
             Ok(Reply::Joined { id }) => self.joined(id),
             reply => response_to(reply),
@@ -133,6 +145,30 @@ impl Connection {
             Response::LegacyServer { address }
         } else {
             Response::Server { id, address }
+        }
+    }
+
+    /// Waits until all shards have the members, and their roles, of the first one: whoever has removed a
+    /// member may then take its node away.
+    async fn all_shards_follow(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + FOLLOWED_TIMEOUT;
+        let roles = |status: &Status| -> Vec<_> {
+            let members = status.members.iter().map(|status| &status.member);
+            members.map(|member| (member.id, member.role)).collect()
+        };
+        loop {
+            let statuses = self.of_all_shards(Command::Status).await;
+            let wanted = statuses.first().map(roles);
+            if statuses.iter().all(|status| Some(roles(status)) == wanted) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Busy {
+                    what: "the first shard has done it, and others have not followed yet: see the status of \
+                           the shards, and leave the node running until they have",
+                });
+            }
+            glommio::timer::sleep(FOLLOWED_POLL).await;
         }
     }
 

@@ -1,11 +1,13 @@
-//! The load generator: one thread and one executor drive all connections.
+//! The load generator: one thread drives all connections, which wait for their answers by epoll as the
+//! clients of most languages do. (On a ring each answer would interrupt the thread, at the cost of the node
+//! that sends it.)
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use glommio::{LocalExecutorBuilder, Placement, Task};
+use smol::{LocalExecutor, Task, Timer};
 
 use crate::error::{LoadError, MeasureError};
 use crate::operation::Operation;
@@ -23,8 +25,6 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often one of the operations that make a system ready is tried.
 const PREPARATION_ATTEMPTS: usize = 20;
 const PREPARATION_PAUSE: Duration = Duration::from_millis(100);
-/// Below glommio's default, which is above the usual limit of locked memory.
-pub(crate) const IO_MEMORY_BYTES: usize = 2 << 20;
 
 /// How a system is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,30 +55,21 @@ async fn connect<C: Client>(addresses: &[SocketAddr], patience: Duration) -> Res
                 Err(error) => failure = Some(error),
             }
         }
-        glommio::timer::sleep(LEADER_PAUSE).await;
+        Timer::after(LEADER_PAUSE).await;
     }
     Err(failure.unwrap_or(LoadError::NoLeader { waited: patience }))
 }
 
-/// Runs a future on an executor of this thread.
-pub(crate) fn run_on_executor<T>(future: impl Future<Output = T>) -> Result<T, MeasureError> {
-    let executor = LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(IO_MEMORY_BYTES)
-        .make()
-        .map_err(|error| MeasureError::Executor(error.to_string()))?;
-    Ok(executor.run(future))
-}
-
 /// Waits until clients find a leader.
 pub(crate) fn wait_for_leader<C: Client>(addresses: &[SocketAddr]) -> Result<(), MeasureError> {
-    let found = run_on_executor(connect::<C>(addresses, START_PATIENCE))?;
+    let found = smol::block_on(connect::<C>(addresses, START_PATIENCE));
     Ok(found.map(drop)?)
 }
 
 /// Makes the tables and rows that the workloads need. What fails is tried again, as a cluster that
 /// has just started may change its leader.
 pub(crate) fn prepare<C: Client>(addresses: &[SocketAddr]) -> Result<(), MeasureError> {
-    run_on_executor(async {
+    smol::block_on(async {
         let mut client = connect::<C>(addresses, LEADER_PATIENCE).await?;
         for operation in Operation::preparation() {
             let mut attempt = 1;
@@ -91,14 +82,14 @@ pub(crate) fn prepare<C: Client>(addresses: &[SocketAddr]) -> Result<(), Measure
                     return Err(error.into());
                 }
                 attempt += 1;
-                glommio::timer::sleep(PREPARATION_PAUSE).await;
+                Timer::after(PREPARATION_PAUSE).await;
                 if !error.leaves_connection() {
                     client = connect(addresses, LEADER_PATIENCE).await?;
                 }
             }
         }
         Ok(())
-    })?
+    })
 }
 
 /// Loads the system at `addresses` for `length`, after a warm-up.
@@ -107,7 +98,7 @@ pub(crate) fn run<C: Client>(
     load: Load,
     length: Duration,
 ) -> Result<Outcome, MeasureError> {
-    run_on_executor(async {
+    smol::block_on(async {
         let mut clients = Vec::with_capacity(load.connections);
         for _ in 0..load.connections {
             clients.push(connect::<C>(addresses, LEADER_PATIENCE).await?);
@@ -124,7 +115,7 @@ pub(crate) fn run<C: Client>(
             connections.map(|connection| |shared| connection.run(window, shared)),
         )
         .await)
-    })?
+    })
 }
 
 /// What the tasks of one executor share: the outcome, and how many of them have not ended.
@@ -156,7 +147,7 @@ impl Shared {
 pub(crate) async fn sleep_until(due: Instant) {
     let left = due.saturating_duration_since(Instant::now());
     if !left.is_zero() {
-        glommio::timer::sleep(left).await;
+        Timer::after(left).await;
     }
 }
 
@@ -174,12 +165,13 @@ where
         outcome: RefCell::new(Outcome::new()),
         running: Cell::new(0),
     });
+    let executor = LocalExecutor::new();
     let tasks: Vec<Task<()>> = connections
         .map(|work| {
             let shared = Rc::clone(&shared);
             shared.running.set(shared.running.get() + 1);
             let running = work(Rc::clone(&shared));
-            glommio::spawn_local(async move {
+            executor.spawn(async move {
                 running.await;
                 shared.running.set(shared.running.get() - 1);
             })
@@ -191,7 +183,10 @@ where
         }
     };
     let too_late = window.gives_up() + ANSWER_PATIENCE - Instant::now();
-    futures_lite::future::or(all, glommio::timer::sleep(too_late)).await;
+    let late = async {
+        Timer::after(too_late).await;
+    };
+    executor.run(futures_lite::future::or(all, late)).await;
     let mut outcome = shared.outcome.replace(Outcome::new());
     if shared.running.get() > 0 {
         let failure = Failure {
@@ -231,7 +226,7 @@ impl<C: Client> Connection<C> {
                 if lost {
                     self.reconnect(&window, &shared).await;
                 }
-                glommio::timer::sleep(FAILURE_PAUSE).await;
+                Timer::after(FAILURE_PAUSE).await;
                 free = Instant::now();
             }
         }

@@ -31,6 +31,7 @@ macro_rules! mutation {
     };
 }
 
+mod awake;
 mod backup;
 pub mod cli;
 pub mod client;

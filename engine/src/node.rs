@@ -12,7 +12,6 @@ use glommio::ExecutorJoinHandle;
 use ringlite_vfs::PageSize;
 
 pub use self::builder::NodeBuilder;
-pub(crate) use self::builder::SPIN_DEFAULT;
 use crate::commands::{Command, Commands};
 use crate::database::Database;
 use crate::error::{Error, Result};

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use ringlite_raft::{Entry, IoId, LogIndex, Message, NodeId};
 
+use crate::awake::Awake;
 use crate::client::ClientError;
 use crate::error::{Error, Result};
 use crate::net::handshake::Hello;
@@ -106,6 +107,7 @@ pub(crate) struct Shard {
     persisted: Cell<IoId>,
     waiters: RefCell<HashMap<RequestId, Waiting>>,
     times: CommitTimes,
+    awake: Awake,
     sessions_opened: Cell<u64>,
     requests_asked: Cell<u64>,
     /// Digests that were begun and are not answered.
@@ -126,6 +128,12 @@ pub(crate) struct Shard {
     halt: Signal,
 }
 
+/// What a shard does with the cores of the machine.
+pub(crate) struct Cores {
+    pub(crate) workers: WorkerCores,
+    pub(crate) awake: Awake,
+}
+
 /// What a shard has on its disk, besides the databases.
 pub(crate) struct Disk {
     pub(crate) writer: LogWriter,
@@ -140,7 +148,7 @@ impl Shard {
         disk: Disk,
         peers: Peers,
         shards: Shards,
-        worker_cores: &WorkerCores,
+        cores: Cores,
         snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
         // Without leases the others' messages come first after a stall. With them a stall of this
@@ -152,7 +160,7 @@ impl Shard {
         Ok(Rc::new(Self {
             replica: RefCell::new(replica),
             sql: RefCell::new(sql),
-            workers: RefCell::new(Some(Workers::start(worker_cores, &ended)?)),
+            workers: RefCell::new(Some(Workers::start(&cores.workers, &ended)?)),
             came_back: RefCell::default(),
             back,
             readers: Arc::clone(shards.readers_of(peers.place())),
@@ -169,6 +177,7 @@ impl Shard {
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
             waiters: RefCell::default(),
+            awake: cores.awake,
             sessions_opened: Cell::new(0),
             requests_asked: Cell::new(0),
             digests_running: Cell::new(0),
@@ -309,6 +318,9 @@ impl Shard {
             before = Some(now);
             let ticks = if is_quiet { QUIET_TICKS } else { 1 };
             self.is_quiet.set(is_quiet);
+            if is_quiet {
+                self.awake.release();
+            }
             let sleep = glommio::timer::sleep(self.clock.until(ticks));
             futures_lite::future::or(sleep, self.disturbed.wait()).await;
             if self.clock.passed() < ticks {
@@ -367,9 +379,11 @@ impl Shard {
     /// Gives the replica an input in the next turn.
     pub(crate) fn push(&self, input: Input) {
         // Messages between idle nodes, which are heartbeats, need no finer ticks.
-        if self.is_quiet.get() && !matches!(input, Input::Receive { .. }) {
-            self.is_quiet.set(false);
-            self.disturbed.raise();
+        if !matches!(input, Input::Receive { .. }) {
+            self.awake.hold();
+            if self.is_quiet.replace(false) {
+                self.disturbed.raise();
+            }
         }
         self.inbox.push(input);
     }
@@ -464,6 +478,7 @@ impl Shard {
             .get_or_insert_with(|| "it was asked to".into());
         self.sql.borrow().stop_all();
         self.readers.stop();
+        self.awake.end();
         drop(self.workers.take());
         self.refuse_all();
     }
@@ -654,6 +669,7 @@ impl Shard {
                 entries,
                 commit,
             } => {
+                self.awake.hold();
                 self.times.appends(&entries);
                 self.writer.append(io, truncate_from, entries, commit);
             }

@@ -14,9 +14,11 @@ use rustix::fs::OFlags;
 use super::block_file::BlockFile;
 use super::two_cores;
 use crate::error::MeasureError;
-use crate::load::IO_MEMORY_BYTES;
 use crate::outcome::Outcome;
 use crate::pace::{Pace, Window};
+
+/// Below glommio's default, which is above the usual limit of locked memory.
+const IO_MEMORY_BYTES: usize = 2 << 20;
 
 /// Measures durable writes of `bytes` bytes on a pinned executor.
 pub(super) fn writes(

@@ -1,16 +1,16 @@
-//! One client connection on the load generator's executor: dqlite's wire protocol, which Ringlite
+//! One client connection of the load generator: dqlite's wire protocol, which Ringlite
 //! speaks too, one request at a time.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
-use glommio::net::TcpStream;
 use ringlite::Value;
 use ringlite::wire::{
     FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, PROTOCOL_VERSION, Request, Response,
     VFS_NAME, WireError, encode_execute, encode_execute_sql, encode_query,
 };
+use smol::net::TcpStream;
 
 use crate::error::LoadError;
 use crate::load::Client;
@@ -76,10 +76,8 @@ impl Client for Connection {
 
 impl Connection {
     async fn dial(address: SocketAddr) -> Result<Self, LoadError> {
-        let mut stream = TcpStream::connect(address)
-            .await
-            .map_err(std::io::Error::from)?;
-        stream.set_nodelay(true).map_err(std::io::Error::from)?;
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
         stream.write_all(&PROTOCOL_VERSION.to_le_bytes()).await?;
         Ok(Self {
             stream,

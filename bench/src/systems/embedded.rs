@@ -9,7 +9,7 @@ use ringlite::{Client, Database, Node, Rows, StageTimes, Value};
 use rustix::thread::CpuSet;
 
 use crate::error::MeasureError;
-use crate::load::{Load, Shared, gather, run_on_executor, sleep_until};
+use crate::load::{Load, Shared, gather, sleep_until};
 use crate::operation::{DATABASE, Operation, Statement};
 use crate::outcome::{FAILURE_PAUSE, Failure, Outcome};
 use crate::pace::{Schedule, Window};
@@ -83,14 +83,14 @@ impl Embedded {
                             };
                             move |shared| caller.run(window, shared)
                         });
-                        run_on_executor(gather(window, callers))
+                        smol::block_on(gather(window, callers))
                     })
                 })
                 .collect();
             let mut total = Outcome::new();
             for thread in threads {
                 let outcome = thread.join();
-                total.merge(outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                total.merge(outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             }
             Ok(total)
         })
@@ -197,7 +197,7 @@ impl Caller {
             let from = self.schedule.latency_from(due, sent);
             shared.count(&window, (from, end), answer);
             if failed {
-                glommio::timer::sleep(FAILURE_PAUSE).await;
+                smol::Timer::after(FAILURE_PAUSE).await;
                 free = Instant::now();
             }
         }

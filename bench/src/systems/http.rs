@@ -1,11 +1,11 @@
-//! A connection over HTTP/1.1 on the load generator's executor: JSON there and JSON back, one
+//! A connection over HTTP/1.1 of the load generator: JSON there and JSON back, one
 //! request at a time.
 
 use std::net::SocketAddr;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
-use glommio::net::TcpStream;
 use serde::de::DeserializeOwned;
+use smol::net::TcpStream;
 
 use crate::error::LoadError;
 
@@ -38,10 +38,8 @@ enum Body {
 impl Http {
     /// Connects to `host`.
     pub(super) async fn dial(host: SocketAddr) -> Result<Self, LoadError> {
-        let stream = TcpStream::connect(host)
-            .await
-            .map_err(std::io::Error::from)?;
-        stream.set_nodelay(true).map_err(std::io::Error::from)?;
+        let stream = TcpStream::connect(host).await?;
+        stream.set_nodelay(true)?;
         Ok(Self {
             stream,
             host,

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::extensions;
-use crate::node::{Node, NodeError, SPIN_DEFAULT};
+use crate::node::{Node, NodeError};
 use crate::shards::SHARDS_MAX;
 
 /// Settings of a node.
@@ -102,11 +102,15 @@ pub(crate) struct ServeArgs {
         visible_alias = "core"
     )]
     cores: Vec<usize>,
-    /// For how long its thread looks for what happens next before it sleeps, in us: 0 where others need
-    /// the core
-    #[arg(long, value_name = "US", default_value_t = SPIN_DEFAULT.as_micros() as u64,
-          value_parser = clap::value_parser!(u64).range(..=10_000))]
-    spin: u64,
+    /// Let idle cores of the machine sleep while there is work, too. They are otherwise kept awake, by
+    /// /dev/cpu_dma_latency where that may be written, from a request on until 10 to 60 ms after the last
+    /// one: commits then take about half as long in a virtual machine, for power and the host's time
+    #[arg(long)]
+    save_power: bool,
+    /// For how long its threads look for what happens next before they sleep, in us [default: 0 where cores
+    /// are kept awake, 50 elsewhere]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    spin: Option<u64>,
     /// The size of a log segment in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     segment_mib: u64,
@@ -220,7 +224,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         .lease(args.lease)
         .spread(args.spread)
         .cores(args.cores)
-        .spin(Duration::from_micros(args.spin))
+        .save_power(args.save_power)
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
         .wal_bytes(args.wal_kib << 10)
@@ -228,6 +232,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
         .snapshot_rate(args.snapshot_mib_per_second << 20)
         .statement_time(Duration::from_millis(args.statement_time))
         .snapshot_time(Duration::from_millis(args.snapshot_time));
+    if let Some(spin) = args.spin {
+        builder = builder.spin(Duration::from_micros(spin));
+    }
     if let Some(id) = args.id {
         builder = builder.id(id);
     }

@@ -13,6 +13,7 @@ use ringlite_vfs::{Extension, VfsOptions};
 
 use super::builder::Timeouts;
 use super::{NodeError, settings, stopped};
+use crate::awake::{self, Awake};
 use crate::backup::Backup;
 use crate::commands::{self, BackupPiece, Command, Incoming};
 use crate::error::{Error, Result};
@@ -61,6 +62,8 @@ pub(super) struct ShardSetup {
     /// The cores of the executors, taken in turn.
     pub(super) cores: Vec<usize>,
     pub(super) spin: Duration,
+    /// Whether cores are asked to stay awake while there is work.
+    pub(super) keep_awake: bool,
     /// All shards, once they are known.
     pub(super) shards: Shards,
 }
@@ -369,6 +372,10 @@ async fn start_shard(
     let (writer, log) = storage::start(directory, &recovered).await?;
     let peers = Peers::new(identity, setup.introduction.address.clone(), place.number);
     let (manifest, _) = ManifestFile::open(directory).await?;
+    let cores = shard::Cores {
+        workers: setup.worker_cores(),
+        awake: Awake::new(setup.keep_awake.then(awake::device).flatten()),
+    };
     let shard = Shard::new(
         replica,
         sql,
@@ -379,7 +386,7 @@ async fn start_shard(
         },
         peers,
         setup.shards.clone(),
-        &setup.worker_cores(),
+        cores,
         shard::Snapshots::new(
             storage::StagingArea::of(directory),
             setup.snapshot_bytes_per_second,

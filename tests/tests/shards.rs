@@ -9,9 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use ringlite::local_cluster::free_addresses;
+use ringlite::wire::{Request, Response};
 use ringlite::{Client, ClientError, ClientOptions, shard_of};
 use ringlite_tests::nodes::{Nodes, wait_until};
 use ringlite_tests::process;
+use ringlite_tests::raw::{Answer, RawConnection};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -402,4 +404,144 @@ fn operators_see_and_recover_all_shards() {
         client.execute("INSERT INTO t VALUES (8)", &[]).unwrap();
     }
     assert_eq!(nodes.members().len(), 1);
+}
+
+fn execute(sql: &str) -> Request {
+    Request::ExecuteSql {
+        database: 0,
+        sql: sql.to_owned(),
+        parameters: Vec::new(),
+    }
+}
+
+fn query(sql: &str) -> Request {
+    Request::QuerySql {
+        database: 0,
+        sql: sql.to_owned(),
+        parameters: Vec::new(),
+    }
+}
+
+fn row_count(answer: Answer) -> usize {
+    match answer {
+        Answer::Response(Response::Rows(batch)) => batch.rows.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The session of a database stays at home while its connection is at another shard.
+#[test]
+fn a_connection_goes_where_its_requests_belong() {
+    let directory = directory();
+    let nodes = Nodes::start(PROGRAM, directory.path(), &["--shards", "2"]);
+    let address = &nodes.addresses()[0];
+    let done = |answer: Answer| {
+        assert!(
+            matches!(answer, Answer::Response(Response::Result { .. })),
+            "{answer:?}"
+        )
+    };
+    let mut client = RawConnection::with_database(address, "a.db");
+    done(client.ask(&execute("CREATE TABLE t (n)")));
+    done(client.ask(&execute("CREATE TEMP TABLE mine AS SELECT 1 AS n")));
+    done(client.ask(&execute("BEGIN IMMEDIATE")));
+    done(client.ask(&execute("INSERT INTO t VALUES (1)")));
+    let create = Request::CreateDatabase {
+        name: "main".to_owned(),
+        page_size: 4096,
+    };
+    assert_eq!(client.ask(&create), Answer::Response(Response::Empty));
+    assert!(matches!(
+        client.ask(&Request::Status),
+        Answer::Response(Response::Status { .. })
+    ));
+    let digest = Request::Digest {
+        database: "main".to_owned(),
+        index_min: 0,
+    };
+    assert!(matches!(
+        client.ask(&digest),
+        Answer::Response(Response::Digest { .. })
+    ));
+    let Answer::Response(Response::Databases(databases)) = client.ask(&Request::Databases) else {
+        panic!("no list");
+    };
+    let names: Vec<_> = databases
+        .into_iter()
+        .map(|database| database.name)
+        .collect();
+    assert_eq!(names, ["a.db", "main"]);
+    let open = Request::Open {
+        name: "main".to_owned(),
+        flags: 0,
+        vfs: String::new(),
+    };
+    assert_eq!(
+        client.ask(&open).failure().0,
+        5,
+        "a connection has one database"
+    );
+    assert_eq!(row_count(client.ask(&query("SELECT n FROM mine"))), 1);
+    done(client.ask(&execute("COMMIT")));
+    assert_eq!(row_count(client.ask(&query("SELECT n FROM t"))), 1);
+
+    // What has arrived behind a request goes along.
+    let mut pipelined = RawConnection::client(address);
+    let mut bytes = Vec::new();
+    for request in [
+        &Request::Leader,
+        &Request::Open {
+            name: "a.db".to_owned(),
+            flags: 0,
+            vfs: String::new(),
+        },
+        &query("SELECT n FROM t"),
+        &Request::Status,
+        &digest,
+        &query("SELECT n FROM t"),
+    ] {
+        request.encode(&mut bytes).unwrap();
+    }
+    let (first, rest) = bytes.split_at(bytes.len() - 3);
+    pipelined.send(first);
+    thread::sleep(Duration::from_millis(50));
+    pipelined.send(rest);
+    assert!(matches!(
+        pipelined.hear(),
+        Answer::Response(Response::Server { .. })
+    ));
+    assert_eq!(
+        pipelined.hear(),
+        Answer::Response(Response::Database { id: 0 })
+    );
+    assert_eq!(row_count(pipelined.hear()), 1);
+    assert!(matches!(
+        pipelined.hear(),
+        Answer::Response(Response::Status { .. })
+    ));
+    assert!(matches!(
+        pipelined.hear(),
+        Answer::Response(Response::Digest { .. })
+    ));
+    assert_eq!(row_count(pipelined.hear()), 1);
+
+    // Whoever leaves while away leaves nothing at home.
+    done(client.ask(&execute("BEGIN IMMEDIATE")));
+    assert!(matches!(
+        client.ask(&Request::Status),
+        Answer::Response(Response::Status { .. })
+    ));
+    drop(client);
+    done(pipelined.ask(&execute("INSERT INTO t VALUES (2)")));
+    drop(pipelined);
+    wait_until("no session is left", || {
+        let shards = shards_at(address)?;
+        let sessions: Vec<_> = shards
+            .iter()
+            .map(|shard| shard["sessions"].as_u64())
+            .collect();
+        (sessions == [Some(0), Some(0)])
+            .then_some(())
+            .ok_or_else(|| format!("{sessions:?}"))
+    });
 }

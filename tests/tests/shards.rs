@@ -319,16 +319,15 @@ fn nodes_with_other_numbers_of_shards_are_refused() {
 #[test]
 fn the_last_other_node_leaves_all_shards() {
     let directory = directory();
-    let mut nodes = grown(directory.path(), 3, &["--shards", "2"]);
+    let mut nodes = grown(directory.path(), 3, &["--shards", "2", "--spread"]);
     create(&nodes);
     for left in [2, 1] {
-        let leader = nodes.at(nodes.leader().address());
-        let other = (0..3).find(|node| {
-            *node != leader && nodes.addresses().contains(&nodes.nodes[*node].address)
-        });
-        let other = other.unwrap();
-        let address = nodes.nodes[other].address.clone();
-        nodes.cluster(&["remove", &address]).succeeded();
+        // The one that leads the second shard goes.
+        let leaders = wait_for_leaders(&nodes, |leaders| leaders[0] != leaders[1]);
+        let members = nodes.members();
+        let member = members.iter().find(|member| member["id"] == leaders[1]);
+        let other = nodes.at(member.unwrap()["address"].as_str().unwrap());
+        nodes.leader().remove_member(leaders[1]).unwrap();
         nodes.kill(other);
         assert_eq!(nodes.members().len(), left);
         for database in DATABASES {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use ringlite::local_cluster::free_addresses;
 use ringlite::{Error, Node, NodeError, ReadLevel, params, shard_of};
 
 /// Each test has the processor for itself, as one of them looks at who uses it.
@@ -227,4 +229,61 @@ fn a_node_ends_with_the_first_of_its_shards_that_cannot_go_on() {
     let node = start(data.path(), None).unwrap();
     let rows = node.database("a").unwrap().query("SELECT * FROM t", ());
     assert_eq!(rows.unwrap().len(), 0);
+}
+
+#[test]
+fn calls_go_to_the_leader_of_each_shard_from_every_node() {
+    let _alone = alone();
+    let data = directory();
+    let members: Vec<_> = (1..).zip(free_addresses(3).unwrap()).collect();
+    let nodes: Vec<_> = members
+        .iter()
+        .map(|(id, _)| {
+            Node::builder(data.path().join(id.to_string()))
+                .id(*id)
+                .cluster(members.clone())
+                .listen(members[*id as usize - 1].1.clone())
+                .segment_bytes(4 << 20)
+                .shards(2)
+                .spread(true)
+                .start()
+                .unwrap()
+        })
+        .collect();
+    let databases = ["main", "a"];
+    let handles: Vec<_> = nodes
+        .iter()
+        .map(|node| databases.map(|name| node.database(name).unwrap()))
+        .collect();
+    let leaders = |node: &Node| -> Vec<_> {
+        let statuses = node.shard_statuses().unwrap().into_iter();
+        statuses.map(|status| Some(status.leader?.id)).collect()
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !nodes.iter().all(|node| {
+        let leaders = leaders(node);
+        leaders[0].is_some() && leaders[1].is_some() && leaders[0] != leaders[1]
+    }) {
+        assert!(Instant::now() < deadline, "{:?}", leaders(&nodes[0]));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for database in &handles[0] {
+        database.execute("CREATE TABLE t (n)", ()).unwrap();
+    }
+    for (n, handles) in handles.iter().enumerate() {
+        for database in handles {
+            database
+                .execute("INSERT INTO t VALUES (?)", params![n as i64])
+                .unwrap();
+            let transaction = database.transaction().unwrap();
+            transaction.execute("INSERT INTO t VALUES (9)", ()).unwrap();
+            transaction.commit().unwrap();
+            let rows = database.query("SELECT n FROM t", ()).unwrap();
+            assert_eq!(rows.len(), 2 * n + 2);
+        }
+    }
+    drop(handles);
+    nodes[2].create_database("b.wide", 65_536).unwrap();
+    nodes[1].drop_database("main").unwrap();
+    nodes[0].drop_database("a").unwrap();
 }

@@ -255,6 +255,30 @@ fn spread_leaders_are_found_by_clients() {
     });
     wait_for_leaders(&nodes, are_apart);
     check(&nodes, &acknowledged);
+    // A client that knows one leader has its bytes passed on.
+    let leader = nodes.leader().address().to_owned();
+    for database in DATABASES {
+        let mut client = RawConnection::with_database(&leader, database);
+        let before = row_count(client.ask(&query("SELECT n FROM t")));
+        client.say(&execute("INSERT INTO t VALUES (-1)"));
+        let executed = client.hear();
+        assert!(
+            matches!(executed, Answer::Response(Response::Result { .. })),
+            "{executed:?}"
+        );
+        assert_eq!(row_count(client.ask(&query("SELECT n FROM t"))), before + 1);
+    }
+    let follower = nodes.addresses().into_iter().find(|address| {
+        let shards = shards_at(address).unwrap();
+        shards.iter().all(|shard| shard["role"] == "follower")
+    });
+    let mut client = RawConnection::client(&follower.unwrap());
+    let open = Request::Open {
+        name: DATABASES[1].to_owned(),
+        flags: 0,
+        vfs: String::new(),
+    };
+    assert!(client.ask(&open).failure().1.contains("not leader"));
     // Whole databases too, and a copy.
     let mut client = nodes.leader();
     for database in DATABASES {

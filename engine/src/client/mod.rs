@@ -25,8 +25,8 @@ use crate::{
     readers::ReadLevel,
     rows::{RowBatch, Value},
     wire::{
-        self, ClusterFormat, OPEN_EXISTING, OPEN_PLAIN_BEGIN, Request, Response, ServerEntry,
-        VFS_NAME, WireError,
+        self, ClusterFormat, OPEN_EXISTING, OPEN_HERE, OPEN_PLAIN_BEGIN, Request, Response,
+        ServerEntry, VFS_NAME, WireError,
     },
 };
 use connection::Connection;
@@ -199,13 +199,15 @@ impl Client {
     /// IMMEDIATE. Unless `create`, there has to be such a database.
     pub(crate) fn open_plainly(&mut self, database: &str, create: bool) -> Result<(), ClientError> {
         let existing = if create { 0 } else { OPEN_EXISTING };
-        self.open_with(database, OPEN_PLAIN_BEGIN | existing)
+        self.open_with(database, OPEN_PLAIN_BEGIN | OPEN_HERE | existing)
     }
 
     fn open_with(&mut self, database: &str, flags: u64) -> Result<(), ClientError> {
+        // A client that looks for leaders goes to that of the database's shard itself.
+        let here = if self.leader_only { OPEN_HERE } else { 0 };
         let request = Request::Open {
             name: database.to_owned(),
-            flags,
+            flags: flags | here,
             vfs: VFS_NAME.into(),
         };
         match self.request_about(database, &request)? {

@@ -3,6 +3,7 @@
 mod databases;
 mod members;
 mod moving;
+mod passing;
 
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -121,8 +122,10 @@ impl Connection {
     /// Serves requests, `first` before those that arrive, until the client has left, or asks for
     /// something that is another shard's.
     async fn run(&mut self, first: Option<Request>) -> std::io::Result<Ended> {
-        if let Some(first) = first {
-            self.handle(first).await?;
+        if let Some(first) = first
+            && let Some(ended) = self.serve_request(first).await?
+        {
+            return Ok(ended);
         }
         loop {
             let request = match self.next_request().await? {
@@ -140,11 +143,29 @@ impl Connection {
                     continue;
                 }
             };
-            if let Some(shard) = self.elsewhere(&request) {
-                return Ok(Ended::Elsewhere { shard, request });
+            if let Some(ended) = self.serve_request(request).await? {
+                return Ok(ended);
             }
-            self.handle(request).await?;
         }
+    }
+
+    /// Serves a request; tells if nothing else is to be served here.
+    async fn serve_request(&mut self, request: Request) -> std::io::Result<Option<Ended>> {
+        if let Some(shard) = self.elsewhere(&request) {
+            return Ok(Some(Ended::Elsewhere { shard, request }));
+        }
+        if let Some(leader) = self.passes_to(&request) {
+            match self.pass_open(&leader, &request).await {
+                Ok(there) => {
+                    self.pass_bytes(there).await?;
+                    return Ok(Some(Ended::Left));
+                }
+                // The client hears who does not lead.
+                Err(error) => tracing::debug!("{leader} cannot be reached for a client: {error}"),
+            }
+        }
+        self.handle(request).await?;
+        Ok(None)
     }
 
     /// Waits for a whole request; `None` when the client has left.

@@ -19,6 +19,10 @@ pub(crate) const OPEN_PLAIN_BEGIN: u64 = 1 << 32;
 /// 12 (`SQLITE_NOTFOUND`).
 pub(crate) const OPEN_EXISTING: u64 = 1 << 33;
 
+/// A flag of OPEN that is Ringlite's: the node is to answer itself, and not to pass the connection on to the
+/// one that leads the database's shard.
+pub(crate) const OPEN_HERE: u64 = 1 << 34;
+
 /// In the place of the role in ASSIGN: none.
 const ROLE_NOT_ASSIGNED: u64 = 3;
 
@@ -72,7 +76,7 @@ pub enum Request {
     Open {
         /// Its name.
         name: String,
-        /// `OPEN_PLAIN_BEGIN` and `OPEN_EXISTING`; all others are ignored.
+        /// `OPEN_PLAIN_BEGIN`, `OPEN_EXISTING` and `OPEN_HERE`; all others are ignored.
         flags: u64,
         /// Ignored.
         vfs: String,

@@ -269,7 +269,8 @@ impl Shard {
             .iter()
             .map(|member| format!("{} ({})", member.node_address(), member.role));
         tracing::info!(
-            "the members are {}",
+            "{}the members are {}",
+            self.place().prefix(),
             described.collect::<Vec<_>>().join(", ")
         );
         let members: Vec<_> = members.iter().map(storage::Member::from).collect();
@@ -304,8 +305,9 @@ impl Shard {
         loop {
             if !is_removed && self.replica.borrow().is_removed() {
                 is_removed = true;
+                let prefix = self.place().prefix();
                 tracing::warn!(
-                    "this node was removed from the cluster: it serves nobody any more and can be \
+                    "{prefix}this node was removed from the cluster: it serves nobody any more and can be \
                      stopped; to bring it back, start it with an empty data directory and --join"
                 );
             }
@@ -761,7 +763,7 @@ impl Shard {
     }
 
     fn halt(&self, reason: String) {
-        tracing::error!("{reason}");
+        tracing::error!("{}{reason}", self.place().prefix());
         let mut halted = self.halted.borrow_mut();
         if halted.is_none() {
             *halted = Some(reason);

@@ -33,6 +33,14 @@ impl ShardPlace {
         shard_of(database, self.count) == self.number
     }
 
+    /// What the node's log says before what is about it: nothing where there is no other.
+    pub(crate) fn prefix(self) -> String {
+        match self.count {
+            1 => String::new(),
+            _ => format!("{self}: "),
+        }
+    }
+
     /// Whether it is the one that keeps the members, which the others follow.
     pub(crate) fn is_first(self) -> bool {
         self.number == 0

@@ -186,7 +186,7 @@ fn each_shard_is_served_by_a_thread_of_its_own() {
         database.execute("CREATE TABLE t (n)", ()).unwrap();
         let before = ticks();
         // Each a turn, and far more of the processor than the idle one's ticks.
-        for n in 0..3_000 {
+        for n in 0..1_500 {
             database
                 .execute("INSERT INTO t VALUES (?)", params![n])
                 .unwrap();

@@ -16,7 +16,7 @@ use crate::net::joining::Introduction;
 use crate::replica::member::ADDRESS_BYTES_MAX;
 use crate::replica::{self, NodeAddress, Status};
 use crate::shard;
-use crate::shards::{SHARDS_MAX, ShardHandle, Shards};
+use crate::shards::{SHARDS_MAX, Shards};
 use crate::sql::{self, RunLimits};
 use crate::storage::{self, DataDirectory, Identity, Owner};
 use crate::{awake, commands};
@@ -447,14 +447,10 @@ impl NodeBuilder {
             keep_awake,
             shards: Shards::default(),
         };
-        let first = ShardHandle {
-            commands: commands.clone(),
-            readers: Arc::new(setup.readers()),
-        };
         let all = setup.shards.clone();
-        let first_setup = setup.clone();
+        let (own_setup, own) = (setup.clone(), commands.clone());
         let thread = life::executor(&setup, 0)
-            .spawn(move || life::run(directory, first_setup, listener, first, incoming, started))
+            .spawn(move || life::run(directory, own_setup, listener, (own, incoming), started))
             .map_err(|error| life::no_executor(&setup, 0, &error))?;
         let node = Node {
             commands,
@@ -632,7 +628,5 @@ fn default_cores(identity: &Identity) -> Vec<usize> {
     };
     let turn = (number % cores.len().max(1) as u64) as usize;
     cores.rotate_left(turn);
-    // Those that no shard is on are for what runs beside them.
-    cores.truncate(identity.shards.max(1) as usize);
     cores
 }

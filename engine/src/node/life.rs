@@ -15,7 +15,7 @@ use super::builder::Timeouts;
 use super::{NodeError, settings, stopped};
 use crate::awake::{self, Awake};
 use crate::backup::Backup;
-use crate::commands::{self, BackupPiece, Command, Incoming};
+use crate::commands::{self, BackupPiece, Command, Commands, Incoming};
 use crate::error::{Error, Result};
 use crate::net::joining::{self, Introduction};
 use crate::net::peers::Peers;
@@ -70,7 +70,7 @@ pub(super) struct ShardSetup {
 
 impl ShardSetup {
     /// What a shard shares with the threads that read beside it.
-    pub(super) fn readers(&self) -> Readers {
+    fn readers(&self) -> Readers {
         Readers::new(self.limits, self.snapshot_time, self.worker_cores())
     }
 
@@ -82,10 +82,9 @@ impl ShardSetup {
 /// The life of a node: that of its first shard, which forms the cluster and starts the others.
 pub(super) async fn run(
     mut directory: DataDirectory,
-    setup: ShardSetup,
+    mut setup: ShardSetup,
     listener: Option<TcpListener>,
-    own: ShardHandle,
-    commands: Incoming,
+    (own, commands): (Commands, Incoming),
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
     let gateway = gateway_of(&directory, &setup);
@@ -97,7 +96,9 @@ pub(super) async fn run(
         Err(NodeError::Halted { .. }) => return Ok(()),
         formed => formed?,
     }
-    let others = OtherShards::start(&directory, &setup, &own, &started)?;
+    // Those that no shard is on are for what runs beside them.
+    setup.cores.truncate(directory.place().count as usize);
+    let others = OtherShards::start(&directory, &setup, own, &started)?;
     // The directory stays locked as long as a shard writes to it.
     let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
     // Nobody finds a shard that takes no commands any more without being told so.
@@ -115,20 +116,21 @@ impl OtherShards {
     fn start(
         directory: &DataDirectory,
         setup: &ShardSetup,
-        first: &ShardHandle,
+        first: Commands,
         started: &flume::Sender<()>,
     ) -> std::result::Result<Self, NodeError> {
-        let mut handles = vec![first.clone()];
+        let mut all = vec![first];
         let mut incoming = Vec::new();
         for _ in 1..directory.place().count {
             let (commands, commanded) = commands::channel();
             incoming.push(commanded);
-            handles.push(ShardHandle {
-                commands,
-                readers: Arc::new(setup.readers()),
-            });
+            all.push(commands);
         }
-        setup.shards.are(handles);
+        let handles = all.into_iter().map(|commands| ShardHandle {
+            commands,
+            readers: Arc::new(setup.readers()),
+        });
+        setup.shards.are(handles.collect());
         let mut threads = Vec::new();
         for (directory, commands) in directory.shards().skip(1).zip(incoming) {
             let number = directory.place().number;

@@ -20,7 +20,8 @@ impl Shard {
         if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
             let leader = replica.leader();
             tracing::info!(
-                "{}",
+                "{}{}",
+                self.place().prefix(),
                 leader.as_ref().map_or_else(
                     || "no leader is known".to_owned(),
                     |leader| format!("{leader} leads")

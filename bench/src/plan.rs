@@ -174,6 +174,7 @@ fn limits(selection: &Selection, parts: &[Part]) -> Vec<(Limit, Pace)> {
     let back_to_back = Limit::ALL
         .into_iter()
         .filter(|limit| selection.full || needed.contains(limit) || !selection.has_loads())
+        .filter(|limit| limit.is_possible())
         .map(|limit| (limit, Pace::BackToBack));
     let paced = paces.iter().flat_map(|pace| {
         let limits = needed.into_iter().filter(|limit| limit.can_be_paced());

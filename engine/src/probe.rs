@@ -2,7 +2,8 @@
 //!
 //! A commit cannot be faster than the one, nor a commit over the network faster than both, so the
 //! benchmarks and `ringlite demo` measure them in the same run, with plain blocking calls and
-//! nothing of the engine in between.
+//! nothing of the engine in between. A node keeps the machine's cores awake while it works, which a
+//! program that measures can do, too.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -15,6 +16,8 @@ use hdrhistogram::Histogram;
 use rustix::fs::OFlags;
 use rustix::thread::CpuSet;
 use tempfile::NamedTempFile;
+
+use crate::awake::{self, Awake};
 
 /// The unit of direct writes: offset, length and memory are multiples of it.
 const ALIGN: usize = 4096;
@@ -31,6 +34,19 @@ const RECORDED_MAX: u64 = 60_000_000_000;
 
 const _: () = assert!(FILE_BYTES.is_multiple_of(FILL_BYTES));
 const _: () = assert!(FILL_BYTES.is_multiple_of(ALIGN));
+
+/// The machine's cores are kept awake as long as this lives, as a node does while it has work.
+#[derive(Debug)]
+pub struct AwakeCores {
+    _request: Awake,
+}
+
+/// Keeps the machine's cores awake. `None` if this process may not.
+pub fn keep_awake() -> Option<AwakeCores> {
+    let request = Awake::new(Some(awake::device()?));
+    request.hold();
+    Some(AwakeCores { _request: request })
+}
 
 /// Measures durable writes of `bytes` in `directory`, one after the other for `duration`, in
 /// nanoseconds.

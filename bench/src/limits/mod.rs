@@ -36,6 +36,12 @@ pub(crate) enum Limit {
     GlommioRoundTrip,
     /// An entry sent to two followers and written by all, until one of them says so; on bare rings.
     Replication,
+    /// [`Self::RAW_WRITE`] while cores are kept awake, as a node that has work does.
+    AwakeWrite,
+    /// [`Self::RoundTrip`] so.
+    AwakeRoundTrip,
+    /// [`Self::Replication`] so.
+    AwakeReplication,
 }
 
 impl Limit {
@@ -45,7 +51,7 @@ impl Limit {
     };
 
     /// All of them.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::RAW_WRITE,
         Self::RingWrite { bytes: 4 << 10 },
         Self::RingWrite { bytes: 64 << 10 },
@@ -55,7 +61,30 @@ impl Limit {
         Self::RoundTrip,
         Self::GlommioRoundTrip,
         Self::Replication,
+        Self::AwakeWrite,
+        Self::AwakeRoundTrip,
+        Self::AwakeReplication,
     ];
+
+    /// The same without a request that cores stay awake.
+    fn asleep(self) -> Self {
+        match self {
+            Self::AwakeWrite => Self::RAW_WRITE,
+            Self::AwakeRoundTrip => Self::RoundTrip,
+            Self::AwakeReplication => Self::Replication,
+            limit => limit,
+        }
+    }
+
+    /// Whether cores are kept awake for it.
+    fn is_awake(self) -> bool {
+        self.asleep() != self
+    }
+
+    /// Whether this process may do what it takes.
+    pub(crate) fn is_possible(self) -> bool {
+        !self.is_awake() || ringlite::probe::keep_awake().is_some()
+    }
 
     /// Whether it can be measured at a pace of its own.
     pub(crate) fn can_be_paced(self) -> bool {
@@ -65,6 +94,13 @@ impl Limit {
     /// What is measured.
     pub(crate) fn subject(self, pace: Pace) -> Subject {
         let (system, nodes, transport, workload) = match self {
+            Self::AwakeWrite | Self::AwakeRoundTrip | Self::AwakeReplication => {
+                let asleep = self.asleep().subject(pace);
+                return Subject {
+                    transport: format!("{}-awake", asleep.transport),
+                    ..asleep
+                };
+            }
             Self::RingWrite { bytes } => ("disk", 0, "io_uring", format!("write-{bytes}")),
             Self::GlommioWrite { bytes } => ("disk", 0, "glommio", format!("write-{bytes}")),
             Self::RoundTrip => ("loopback", 0, "tcp", format!("ping-{MESSAGE_BYTES}")),
@@ -95,7 +131,8 @@ impl Limit {
         pace: Pace,
         length: Duration,
     ) -> Result<Outcome, MeasureError> {
-        match self {
+        let _awake = self.is_awake().then(ringlite::probe::keep_awake);
+        match self.asleep() {
             Self::RingWrite { bytes } => {
                 ring::writes(directory, bytes, pace, length).map_err(MeasureError::RawWrite)
             }
@@ -104,7 +141,8 @@ impl Limit {
                 .map(Outcome::of)
                 .map_err(MeasureError::RoundTrip),
             Self::GlommioRoundTrip => glommio::round_trips(MESSAGE_BYTES, length),
-            Self::Replication => replication::entries(directory, REPLICATED_BYTES, pace, length)
+            // What is asleep is none of the last three.
+            _ => replication::entries(directory, REPLICATED_BYTES, pace, length)
                 .map_err(MeasureError::Replication),
         }
     }

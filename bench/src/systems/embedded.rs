@@ -1,5 +1,6 @@
 //! Ringlite with a node in this process: no network between the callers and it.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::rc::Rc;
 use std::thread::ScopedJoinHandle;
@@ -10,7 +11,7 @@ use rustix::thread::CpuSet;
 
 use crate::error::MeasureError;
 use crate::load::{Load, Shared, gather, sleep_until};
-use crate::operation::{DATABASE, Operation, Statement};
+use crate::operation::{self, DATABASE, Operation, Statement};
 use crate::outcome::{FAILURE_PAUSE, Failure, Outcome};
 use crate::pace::{Schedule, Window};
 use crate::process::Process;
@@ -157,22 +158,16 @@ pub(crate) fn allowed_cores() -> Vec<usize> {
 impl Call for Database {
     fn call(&mut self, operation: Operation) -> Result<(), Failure> {
         let reads = operation.reads();
-        let mut statements = operation.into_statements();
-        if reads || statements.len() == 1 {
-            let Some((sql, parameters)) = statements.pop().map(said) else {
-                return Ok(());
-            };
-            if reads {
-                return expect_row(&self.query(sql, parameters)?);
-            }
-            self.execute(sql, parameters)?;
-            return Ok(());
+        let (sql, parameters) = said(operation);
+        if reads {
+            return expect_row(&self.query(&sql, parameters)?);
         }
-        let transaction = self.transaction()?;
-        for (sql, parameters) in statements.into_iter().map(said) {
-            transaction.execute(sql, parameters)?;
+        if let Err(error) = self.execute(&sql, parameters) {
+            // Of a transaction that failed; where none is open it says so.
+            let _ = self.execute("ROLLBACK", ());
+            return Err(error.into());
         }
-        Ok(transaction.commit()?)
+        Ok(())
     }
 }
 
@@ -207,26 +202,27 @@ impl Caller {
 
 async fn perform(database: &Database, operation: Operation) -> Result<(), Failure> {
     let reads = operation.reads();
-    let mut statements = operation.into_statements();
-    if reads || statements.len() == 1 {
-        let Some((sql, parameters)) = statements.pop().map(said) else {
-            return Ok(());
-        };
-        if reads {
-            return expect_row(&database.query_async(sql, parameters).await?);
-        }
-        database.execute_async(sql, parameters).await?;
-        return Ok(());
+    let (sql, parameters) = said(operation);
+    if reads {
+        return expect_row(&database.query_async(&sql, parameters).await?);
     }
-    let transaction = database.transaction_async().await?;
-    for (sql, parameters) in statements.into_iter().map(said) {
-        transaction.execute_async(sql, parameters).await?;
+    if let Err(error) = database.execute_async(&sql, parameters).await {
+        let _ = database.execute_async("ROLLBACK", ()).await;
+        return Err(error.into());
     }
-    Ok(transaction.commit_async().await?)
+    Ok(())
 }
 
-fn said(statement: Statement) -> (&'static str, Vec<Value>) {
-    let Statement { sql, parameters } = statement;
+/// An operation as one text: a transaction of several statements is one call, as over the network.
+fn said(operation: Operation) -> (Cow<'static, str>, Vec<Value>) {
+    let mut statements = operation.into_statements();
+    let (sql, parameters) = match statements.as_mut_slice() {
+        [Statement { sql, parameters }] => (Cow::Borrowed(*sql), std::mem::take(parameters)),
+        _ => {
+            let (script, parameters) = operation::as_script(statements);
+            (Cow::Owned(script), parameters)
+        }
+    };
     (sql, parameters.into_iter().map(Value::from).collect())
 }
 

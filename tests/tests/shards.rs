@@ -462,7 +462,7 @@ fn a_connection_goes_where_its_requests_belong() {
         assert!(
             matches!(answer, Answer::Response(Response::Result { .. })),
             "{answer:?}"
-        )
+        );
     };
     let mut client = RawConnection::with_database(address, "a.db");
     done(client.ask(&execute("CREATE TABLE t (n)")));

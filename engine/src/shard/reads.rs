@@ -47,7 +47,7 @@ impl Shard {
             return;
         }
         let stamp = self.replica.borrow().guidance_stamp();
-        if stamp.is_some() && stamp != self.guided.replace(stamp.or(self.guided.get())) {
+        if stamp.is_some() && self.guided.replace(stamp) != stamp {
             self.shards.guide(self.replica.borrow().guidance());
         }
     }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const SHARDS: u32 = 2;
 /// One of each shard.
 const DATABASES: [&str; 2] = ["main", "a.db"];
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// More acknowledged rows than these are a load.
+const ROWS_MIN: usize = 20;
 
 fn directory() -> TempDir {
     for (shard, name) in (0..).zip(DATABASES) {
@@ -96,7 +98,13 @@ fn connect(addresses: &[String], database: &str) -> Result<Client, ClientError> 
 }
 
 /// Writes one number after the other, until told to stop; those that were acknowledged.
-fn write(addresses: &[String], database: &str, from: i64, stop: &AtomicBool) -> Vec<i64> {
+fn write(
+    addresses: &[String],
+    database: &str,
+    from: i64,
+    stop: &AtomicBool,
+    count: &AtomicUsize,
+) -> Vec<i64> {
     let mut client = None;
     let mut acknowledged = Vec::new();
     for n in from.. {
@@ -111,7 +119,10 @@ fn write(addresses: &[String], database: &str, from: i64, stop: &AtomicBool) -> 
             },
         };
         match connected.execute("INSERT INTO t VALUES (?)", &[n.into()]) {
-            Ok(_) => acknowledged.push(n),
+            Ok(_) => {
+                acknowledged.push(n);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             Err(error) if error.is_not_leader() || error.is_outcome_unknown() => client = None,
             Err(error) if error.is_connection_lost() => client = None,
             Err(error) => panic!("{database}: {error}"),
@@ -130,17 +141,36 @@ fn create(nodes: &Nodes) {
     }
 }
 
-/// Writes to all databases while `act` runs; how many rows were acknowledged in each.
+/// Stops the writers when it goes, also if what they work beside panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes to all databases while `act` runs; what was acknowledged in each.
 fn write_while(nodes: &mut Nodes, from: i64, act: impl FnOnce(&mut Nodes)) -> Vec<Vec<i64>> {
     let addresses = nodes.all_addresses();
     let stop = AtomicBool::new(false);
+    let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
     thread::scope(|scope| {
-        let writers = DATABASES.map(|database| {
-            let (addresses, stop) = (&addresses, &stop);
-            scope.spawn(move || write(addresses, database, from, stop))
+        let writers = [0, 1].map(|at| {
+            let (addresses, stop, count) = (&addresses, &stop, &counts[at]);
+            scope.spawn(move || write(addresses, DATABASES[at], from, stop, count))
         });
+        let stop = Stop(&stop);
         act(nodes);
-        stop.store(true, Ordering::Relaxed);
+        // However slow the machine is.
+        wait_until("a load", || {
+            let counts = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+            let are_enough = counts.iter().all(|count| *count > ROWS_MIN);
+            are_enough
+                .then_some(())
+                .ok_or_else(|| format!("{counts:?}"))
+        });
+        drop(stop);
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
@@ -162,7 +192,6 @@ fn check(nodes: &Nodes, acknowledged: &[Vec<i64>]) {
                 _ => None,
             })
             .collect();
-        assert!(numbers.len() > 20, "{database}: that was no load");
         let lost: Vec<_> = numbers
             .iter()
             .filter(|n| found.binary_search(n).is_err())
@@ -457,6 +486,7 @@ fn row_count(answer: Answer) -> usize {
 fn a_connection_goes_where_its_requests_belong() {
     let directory = directory();
     let nodes = Nodes::start(PROGRAM, directory.path(), &["--shards", "2"]);
+    wait_for_leaders(&nodes, |_| true);
     let address = &nodes.addresses()[0];
     let done = |answer: Answer| {
         assert!(

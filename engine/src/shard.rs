@@ -214,6 +214,10 @@ impl Shard {
             loop {
                 shard.inbox.filled.wait().await;
                 shard.turn();
+                if shard.replica.borrow().applies_later() {
+                    // The log writer first.
+                    futures_lite::future::yield_now().await;
+                }
             }
         })
         .detach();
@@ -520,6 +524,9 @@ impl Shard {
         if self.halted.borrow().is_some() {
             return;
         }
+        if self.replica.borrow_mut().begin_turn() {
+            self.perform_effects();
+        }
         self.take_ticks();
         self.take_back();
         loop {
@@ -558,6 +565,9 @@ impl Shard {
         }
         self.peers.flush_all();
         self.writer.flush();
+        if self.replica.borrow().applies_later() {
+            self.inbox.filled.raise();
+        }
         self.publish();
     }
 

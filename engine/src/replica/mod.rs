@@ -99,6 +99,8 @@ pub struct Replica {
     raft: Raft,
     now: u64,
     applied: LogIndex,
+    /// Whether what is committed is applied at the beginning of the next turn only.
+    applies_later: bool,
     /// Whether this node leads and its no-op is committed and applied.
     serving: bool,
     /// Whether this node leads.
@@ -157,6 +159,7 @@ impl Replica {
             raft,
             now: 0,
             applied: base,
+            applies_later: false,
             serving: false,
             leading: false,
             catalogue: Catalogue::default(),
@@ -293,6 +296,20 @@ impl Replica {
         self.effects.pop_front()
     }
 
+    /// Begins a turn: applies what the last one has left. Returns whether there is anything to perform.
+    pub fn begin_turn(&mut self) -> bool {
+        if std::mem::take(&mut self.applies_later) {
+            self.commit(self.raft.status().commit);
+        }
+        !self.effects.is_empty()
+    }
+
+    /// Whether the next turn has something to do in any case: what is committed is applied while the
+    /// disk has the entries of this turn under way, which a leader waits for.
+    pub fn applies_later(&self) -> bool {
+        self.applies_later
+    }
+
     /// Ends a turn: the batch becomes an entry if the log is ready for one, the turn's reads get
     /// their round, and the core's effects join the queue. Call it until it returns false.
     pub fn end_turn(&mut self) -> bool {
@@ -310,6 +327,8 @@ impl Replica {
         self.ask_read_index();
         let effects = self.raft.take_effects();
         let mut commits = commits_to_record(&effects, self.raft.status().commit);
+        let follows = !self.leading && self.raft.status().role == Role::Follower;
+        self.applies_later |= follows && appends_entries(&effects);
         for effect in effects {
             self.raft_effect(effect, &mut commits);
         }
@@ -548,7 +567,8 @@ impl Replica {
             Raft::Send { to, message, after } => {
                 self.effects.push_back(Effect::Send { to, message, after });
             }
-            Raft::Committed { up_to } => self.commit(up_to),
+            Raft::Committed { up_to } if !self.applies_later => self.commit(up_to),
+            Raft::Committed { .. } => {}
             Raft::ReadReady { id, .. } => {
                 // Speculative execution: the snapshot holds everything committed by itself.
                 for held in self.gate.confirmed(id, self.applied) {
@@ -590,6 +610,12 @@ impl Replica {
             reply: Err(error),
         });
     }
+}
+
+fn appends_entries(effects: &[ringlite_raft::Effect]) -> bool {
+    effects.iter().any(
+        |effect| matches!(effect, ringlite_raft::Effect::Append { entries, .. } if !entries.is_empty()),
+    )
 }
 
 /// What the records of each append of a turn may say of the commit index, the last append first.

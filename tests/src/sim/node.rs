@@ -458,8 +458,13 @@ impl Node {
         if self.trouble.is_some() {
             return;
         }
-        self.running().replica.step(input);
-        self.perform_effects(now);
+        if self.running().replica.begin_turn() {
+            self.perform_effects(now);
+        }
+        if self.trouble.is_none() {
+            self.running().replica.step(input);
+            self.perform_effects(now);
+        }
     }
 
     pub(crate) fn end_turn(&mut self, now: u64) {

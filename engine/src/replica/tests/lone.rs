@@ -137,6 +137,18 @@ impl Lone {
 
     /// One turn of several inputs.
     pub(super) fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        self.one_turn(inputs);
+        if self.replica.applies_later() {
+            self.one_turn([]);
+        }
+        self.replica.check_invariants();
+    }
+
+    /// The same, without the turn that it may leave something for.
+    pub(super) fn one_turn(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        if self.replica.begin_turn() {
+            self.perform_effects();
+        }
         for input in inputs {
             self.replica.step(input);
             self.perform_effects();
@@ -144,7 +156,6 @@ impl Lone {
         while self.replica.end_turn() {
             self.perform_effects();
         }
-        self.replica.check_invariants();
     }
 
     /// Nothing is written into a file that the manifest does not say.

@@ -110,6 +110,44 @@ fn a_run_that_the_next_leader_commits_is_applied_from_its_first_part() {
 }
 
 #[test]
+fn a_follower_applies_what_is_committed_after_it_has_begun_to_write_what_came_with_it() {
+    let mut lone = Lone::new(|_| ());
+    let create = |index| Entry {
+        term: Term(1),
+        index: LogIndex(index),
+        kind: EntryKind::Data,
+        payload: encode_act(&DatabaseAct::Create {
+            name: format!("database-{index}"),
+            page_size: PageSize::DEFAULT,
+        }),
+    };
+    let append = |prev: u64, commit, entries| {
+        let message = Message::Append {
+            term: Term(1),
+            prev_index: LogIndex(prev),
+            prev_term: Term(u64::from(prev > 0)),
+            commit: LogIndex(commit),
+            matched_by_all: LogIndex(0),
+            entries,
+        };
+        receive(2, message)
+    };
+    lone.one_turn([append(0, 0, vec![create(1)])]);
+    lone.one_turn([append(1, 1, vec![create(2)])]);
+    assert_eq!(lone.appends.len(), 2);
+    assert!(lone.replica.applies_later());
+    assert_eq!(lone.replica.status().applied, LogIndex(0));
+    // In the next turn before anything else.
+    lone.one_turn([]);
+    assert_eq!(lone.replica.status().applied, LogIndex(1));
+    assert!(lone.replica.find_database("database-1").is_some());
+    // Without anything to write at once.
+    lone.one_turn([append(2, 2, vec![])]);
+    assert!(!lone.replica.applies_later());
+    assert_eq!(lone.replica.status().applied, LogIndex(2));
+}
+
+#[test]
 fn records_that_their_turn_voids_say_nothing_of_what_replaced_them() {
     let mut lone = Lone::new(|_| ());
     let entry = |index, term, name: &str| Entry {

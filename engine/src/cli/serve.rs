@@ -88,9 +88,9 @@ pub(crate) struct ServeArgs {
     /// dot [default: what the directory or the cluster has, or 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u32>,
-    /// Spread the shards' leaders over the voters, where clients find them that ask for a database's
-    /// leader, as the shell and the Rust client do; without it one node leads all shards. Give all nodes the
-    /// same
+    /// Spread the shards' leaders over the voters; without it one node leads all shards. The shell and the
+    /// Rust client go to the leader of a database's shard; others are served through the node that leads
+    /// the first. Give all nodes the same
     #[arg(long)]
     spread: bool,
     /// The cores that its shards are pinned to, taken in turn [default: spread by id over the allowed

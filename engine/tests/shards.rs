@@ -204,6 +204,44 @@ fn each_shard_is_served_by_a_thread_of_its_own() {
     assert_eq!(found.len(), 2);
 }
 
+/// The cores that each thread of this process may use whose name begins with `name`.
+fn cores_of(name: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let cores = tasks.filter_map(|task| {
+        let task = task.ok()?.path();
+        let comm = std::fs::read_to_string(task.join("comm")).ok()?;
+        let status = std::fs::read_to_string(task.join("status")).ok()?;
+        let mut lines = status.lines();
+        let cores = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        comm.starts_with(name).then(|| cores.trim().to_owned())
+    });
+    cores.collect()
+}
+
+#[test]
+fn long_statements_keep_off_the_core_of_the_shard() {
+    let _alone = alone();
+    let all = std::thread::available_parallelism().unwrap().get();
+    if all < 2 {
+        return;
+    }
+    let data = directory();
+    let builder = Node::builder(data.path()).segment_bytes(4 << 20);
+    let node = builder.cores([0]).start().unwrap();
+    let rest = match all {
+        2 => "1".to_owned(),
+        all => format!("1-{}", all - 1),
+    };
+    // They settle when they begin.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cores_of("ringlite-sql-") != vec![rest.clone(); all - 1] {
+        let found = cores_of("ringlite-sql-");
+        assert!(Instant::now() < deadline, "{found:?} and not {rest}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    node.stop().unwrap();
+}
+
 #[test]
 fn a_node_ends_with_the_first_of_its_shards_that_cannot_go_on() {
     let _alone = alone();

@@ -85,7 +85,7 @@ struct Session {
 
 impl Session {
     fn at(listener: &TcpListener) -> Self {
-        let cores = WorkerCores::beside(&[0]);
+        let cores = WorkerCores::beside(None, &[0]);
         let readers = Arc::new(Readers::new(RunLimits::default(), Duration::ZERO, cores));
         readers.publish_leader(Some(NodeAddress {
             id: NodeId(1),

@@ -443,6 +443,7 @@ impl NodeBuilder {
             extensions: extensions.list,
             snapshot_time: self.snapshot_time,
             cores,
+            allowed_cores: rustix::thread::sched_getaffinity(None).ok(),
             spin,
             keep_awake,
             shards: Shards::default(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::{MemberRole, NodeId};
 use ringlite_vfs::{Extension, VfsOptions};
+use rustix::thread::CpuSet;
 
 use super::builder::Timeouts;
 use super::{NodeError, settings, stopped};
@@ -61,6 +62,9 @@ pub(super) struct ShardSetup {
     pub(super) snapshot_time: Duration,
     /// The cores of the executors, taken in turn.
     pub(super) cores: Vec<usize>,
+    /// Those that this process may use, as the thread was told that starts the node: an executor's own
+    /// thread has one.
+    pub(super) allowed_cores: Option<CpuSet>,
     pub(super) spin: Duration,
     /// Whether cores are asked to stay awake while there is work.
     pub(super) keep_awake: bool,
@@ -75,7 +79,7 @@ impl ShardSetup {
     }
 
     fn worker_cores(&self) -> WorkerCores {
-        WorkerCores::beside(&self.cores)
+        WorkerCores::beside(self.allowed_cores, &self.cores)
     }
 }
 

@@ -75,11 +75,12 @@ pub(crate) struct WorkerCores {
 }
 
 impl WorkerCores {
-    /// All cores that this process may use, without those of the shards, unless these are all.
-    pub(crate) fn beside(shards: &[usize]) -> Self {
+    /// The `allowed` cores, those that a thread of this process has which is not pinned, without those of
+    /// the shards, unless these are all. `None` if they cannot be told.
+    pub(crate) fn beside(allowed: Option<CpuSet>, shards: &[usize]) -> Self {
         // A core that does not exist is refused when a shard is placed.
         let shards = shards.iter().filter(|core| **core < CpuSet::MAX_CPU);
-        let mut allowed = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| {
+        let mut allowed = allowed.unwrap_or_else(|| {
             let mut only = CpuSet::new();
             shards.clone().for_each(|core| only.set(*core));
             only

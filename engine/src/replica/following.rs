@@ -9,19 +9,27 @@
 
 use ringlite_raft::{LogIndex, MemberRole, MembershipChange, NodeId};
 
-use super::Replica;
 use super::member::Member;
+use super::{Replica, Status};
 
-/// So many election timeouts lie between two attempts to move leadership to the same node.
+/// So many election timeouts lie between the first two attempts of a leader to move its leadership to the
+/// same node; then twice as many, and so on.
 const ATTEMPT_AGAIN_TIMEOUTS: u64 = 10;
+/// And no more than so many.
+const ATTEMPT_AGAIN_TIMEOUTS_MAX: u64 = 160;
+/// So many pass before a new leader moves its leadership at all: what its node knows of the first shard's
+/// leader may be older than the reason for which it was elected.
+const SETTLE_TIMEOUTS: u64 = 3;
 
 /// What the first shard's group has decided, as this node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guidance {
     /// The members, as committed; without this node if it was removed.
     pub members: Vec<Member>,
-    /// Who leads it.
+    /// Who leads it. While nobody is known to, the members may be those of long ago.
     pub leader: Option<NodeId>,
+    /// Whether this node is a member no more, and is to lead nothing.
+    pub is_removed: bool,
 }
 
 /// Tells whether the guidance is another one.
@@ -36,8 +44,21 @@ pub(crate) struct GuidanceStamp {
 #[derive(Debug, Default)]
 pub(super) struct Following {
     guidance: Option<Guidance>,
-    /// Leadership stays where it is until then.
-    stays_until: u64,
+    /// Leadership stays where it is until then, whoever is to have it.
+    settled_at: u64,
+    /// The last attempt to move it.
+    attempt: Option<Attempt>,
+}
+
+/// An attempt to move leadership, during which the leader takes no writes.
+#[derive(Debug)]
+struct Attempt {
+    /// `None` for anybody.
+    to: Option<NodeId>,
+    /// When the next one to the same node may be made.
+    again_at: u64,
+    /// How many ticks lie between the two.
+    pause: u64,
 }
 
 impl Replica {
@@ -58,18 +79,27 @@ impl Replica {
         let raft = self.raft.status();
         let mut members = self.members();
         let mut leader = raft.leader;
-        if self.is_removed() {
+        let is_removed = self.is_removed();
+        if is_removed {
             members.retain(|member| member.id != raft.id);
             leader = None;
         }
-        Guidance { members, leader }
+        Guidance {
+            members,
+            leader,
+            is_removed,
+        }
     }
 
     pub(super) fn guided(&mut self, guidance: Guidance) {
-        self.following = Following {
-            guidance: Some(guidance),
-            stays_until: self.now,
-        };
+        self.following.guidance = Some(guidance);
+    }
+
+    /// This node has just been elected.
+    pub(super) fn settle_as_leader(&mut self) {
+        let timeout = u64::from(self.config.raft.election_timeout_ticks_max);
+        self.following.settled_at = self.now + SETTLE_TIMEOUTS * timeout;
+        self.following.attempt = None;
     }
 
     /// With each tick: the next step towards what the first shard has.
@@ -77,7 +107,9 @@ impl Replica {
         let Some(guidance) = &self.following.guidance else {
             return;
         };
-        if !self.serving
+        let is_up_to_date = guidance.leader.is_some() || guidance.is_removed;
+        if !is_up_to_date
+            || !self.serving
             || self.is_flushing()
             || self.is_change_in_flight()
             || self.is_handing_over()
@@ -102,7 +134,7 @@ impl Replica {
             if leaves == Some(own) {
                 // The next leader does it.
                 if self.raft.configuration().voter_count() > 1 {
-                    self.hand_over(None, None);
+                    self.move_leadership(None);
                     return;
                 }
                 continue;
@@ -128,23 +160,41 @@ impl Replica {
 
     /// Hands leadership to the node that is to have it, if that can lead.
     fn follow_leader(&mut self) {
-        let wanted = self
-            .following
-            .guidance
-            .as_ref()
-            .and_then(|guidance| self.wanted_leader(guidance));
-        let own = self.raft.status().id;
-        let Some(wanted) = wanted.filter(|wanted| *wanted != own) else {
-            return;
-        };
-        let can_lead = self.raft.configuration().is_voter(wanted)
+        if let Some(wanted) = self.successor() {
+            self.move_leadership(Some(wanted));
+        }
+    }
+
+    /// The other node that is to lead, if it can.
+    pub(super) fn successor(&self) -> Option<NodeId> {
+        let guidance = self.following.guidance.as_ref()?;
+        let wanted = self.wanted_leader(guidance)?;
+        let can_lead = wanted != self.raft.status().id
+            && self.raft.configuration().is_voter(wanted)
             && !self.is_silent(wanted)
             && self.is_caught_up(wanted);
-        if can_lead && self.now >= self.following.stays_until {
-            let timeout = u64::from(self.config.raft.election_timeout_ticks_max);
-            self.following.stays_until = self.now + ATTEMPT_AGAIN_TIMEOUTS * timeout;
-            self.hand_over(None, Some(wanted));
+        can_lead.then_some(wanted)
+    }
+
+    /// Begins to hand leadership over, unless that was tried not long ago.
+    fn move_leadership(&mut self, to: Option<NodeId>) {
+        let timeout = u64::from(self.config.raft.election_timeout_ticks_max);
+        let before = self.following.attempt.take_if(|attempt| attempt.to == to);
+        let (may_at, pause) = match &before {
+            Some(attempt) => (attempt.again_at, attempt.pause * 2),
+            None => (0, ATTEMPT_AGAIN_TIMEOUTS * timeout),
+        };
+        if self.now < may_at.max(self.following.settled_at) {
+            self.following.attempt = before;
+            return;
         }
+        let pause = pause.min(ATTEMPT_AGAIN_TIMEOUTS_MAX * timeout);
+        self.following.attempt = Some(Attempt {
+            to,
+            again_at: self.now + pause,
+            pause,
+        });
+        self.hand_over(None, to);
     }
 
     fn wanted_leader(&self, guidance: &Guidance) -> Option<NodeId> {
@@ -159,6 +209,18 @@ impl Replica {
         let at = voters.iter().position(|voter| *voter == first)?;
         Some(voters[(at + self.config.shard.number as usize) % voters.len()])
     }
+}
+
+/// Whether all shards have committed the members, and their roles, that the first one has.
+pub(crate) fn all_follow(shards: &[Status]) -> bool {
+    let members = |shard: &Status| -> Vec<_> {
+        let members = shard.members.iter().map(|status| &status.member);
+        let members = members.map(|member| (member.id, member.role, member.incarnation));
+        members.collect()
+    };
+    let wanted = shards.first().map(members);
+    let mut shards = shards.iter();
+    shards.all(|shard| shard.members_committed && Some(members(shard)) == wanted)
 }
 
 /// What leads from `members` to `wanted`, in the order in which it is to be tried: first what adds, then
@@ -181,6 +243,12 @@ fn changes_towards(members: &[Member], wanted: &[Member]) -> Vec<MembershipChang
             demotions.push((member.role == Voter, MembershipChange::Remove { id }));
             continue;
         };
+        if ![0, goal.incarnation].contains(&member.incarnation) {
+            // Another data directory has its id now, which holds nothing of what this one has voted for
+            // and acknowledged: it comes in as anybody does, without a vote.
+            demotions.push((member.role == Voter, MembershipChange::Remove { id }));
+            continue;
+        }
         if goal.context() != member.context() {
             changes.push(MembershipChange::SetContext {
                 id,
@@ -225,12 +293,16 @@ mod tests {
     use super::*;
 
     fn member(id: u64, role: MemberRole, weight: u64) -> Member {
+        of_directory(id, role, weight, id)
+    }
+
+    fn of_directory(id: u64, role: MemberRole, weight: u64, incarnation: u64) -> Member {
         Member {
             id: NodeId(id),
             role,
             assigned: None,
             address: format!("host:{id}"),
-            incarnation: id,
+            incarnation,
             failure_domain: 0,
             weight,
         }
@@ -275,17 +347,18 @@ mod tests {
             Just(MemberRole::Standby),
             Just(MemberRole::Spare)
         ];
-        prop::collection::btree_map(1..6_u64, (role, 0..2_u64), 1..6).prop_map(|members| {
+        let one = (role, 0..2_u64, 0..3_u64);
+        prop::collection::btree_map(1..6_u64, one, 1..6).prop_map(|members| {
             let members = members.into_iter();
             members
-                .map(|(id, (role, weight))| member(id, role, weight))
+                .map(|(id, (role, weight, directory))| of_directory(id, role, weight, directory))
                 .collect()
         })
     }
 
     proptest! {
-        /// Whatever the members are, the first change of each round leads to those that are wanted, and
-        /// a spare never becomes a voter at once.
+        /// Whatever the members are, the first change of each round leads to those that are wanted, a
+        /// spare never becomes a voter at once, and no directory gets the place of another one.
         #[test]
         fn it_ends_where_it_shall(mut members in some_members(), wanted in some_members()) {
             for _ in 0..100 {
@@ -298,8 +371,10 @@ mod tests {
                 apply(&mut members, change);
                 for member in &members {
                     let was = before.iter().find(|was| was.id == member.id);
-                    let was = was.map_or(MemberRole::Spare, |was| was.role);
-                    prop_assert!((was, member.role) != (MemberRole::Spare, MemberRole::Voter));
+                    let was_role = was.map_or(MemberRole::Spare, |was| was.role);
+                    prop_assert!((was_role, member.role) != (MemberRole::Spare, MemberRole::Voter));
+                    let was_incarnation = was.map_or(0, |was| was.incarnation);
+                    prop_assert!([0, member.incarnation].contains(&was_incarnation));
                 }
             }
             prop_assert!(false, "it comes to no end");

@@ -103,7 +103,8 @@ pub enum Input {
         /// Its state now.
         commit_point: CommitPoint,
     },
-    /// Leadership goes to another voter, if this node leads and there is one.
+    /// Leadership goes to another voter, if this node leads and there is one: to the one that is to have it
+    /// anyway, if it can.
     HandOver,
     /// What the first shard of this node has come to know; for the other ones.
     Guided(Guidance),
@@ -416,6 +417,8 @@ pub struct Status {
     pub removed: bool,
     /// The members of the cluster by the newest configuration in the node's log.
     pub members: Vec<MemberStatus>,
+    /// Whether that configuration is known to be committed.
+    pub members_committed: bool,
     /// The databases, by name.
     pub databases: Vec<String>,
     /// Sessions with an open database.

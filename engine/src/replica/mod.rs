@@ -40,7 +40,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use ringlite_raft::{
-    ConfigError, Entry, EntryKind, HardState, LogIndex, Raft, ReadId, RestoredLog, Role,
+    ConfigError, Entry, EntryKind, HardState, LogIndex, Message, Raft, ReadId, RestoredLog, Role,
 };
 
 use backfill::Backfills;
@@ -54,7 +54,7 @@ pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
 use following::Following;
 pub use following::Guidance;
-pub(crate) use following::GuidanceStamp;
+pub(crate) use following::{GuidanceStamp, all_follow};
 use gate::{Gate, Held};
 use handover::Handover;
 pub use interface::{Effect, Input, Status};
@@ -206,6 +206,11 @@ impl Replica {
         use ringlite_raft::Input as Raft;
         match input {
             Input::Tick => self.tick(),
+            // It would lead until it has stopped, and then nobody would.
+            Input::Receive {
+                message: Message::TimeoutNow { .. },
+                ..
+            } if self.is_flushing() => {}
             Input::Receive { from, message } => self.raft.step(Raft::Receive { from, message }),
             Input::PeerLost { peer } => self.raft.step(Raft::PeerLost { peer }),
             Input::Persisted { io } => self.raft.step(Raft::Persisted { io }),
@@ -254,7 +259,7 @@ impl Replica {
                     state.entry_committed(index, commit_point, now);
                 }
             }
-            Input::HandOver => self.hand_over(None, None),
+            Input::HandOver => self.hand_over(None, self.successor()),
             Input::Guided(guidance) => self.guided(guidance),
             Input::Flush => self.flush(),
             Input::ManifestSaved => self.manifest_saved(),
@@ -354,6 +359,7 @@ impl Replica {
             lease: raft.lease,
             removed: self.is_removed(),
             members: self.member_statuses(),
+            members_committed: raft.configuration_index <= raft.commit,
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }

@@ -486,6 +486,9 @@ impl Replica {
             self.step_down();
             self.handover_leaves_leadership();
         }
+        if leads && !self.leading {
+            self.settle_as_leader();
+        }
         self.leading = leads;
     }
 

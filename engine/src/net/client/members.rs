@@ -9,7 +9,7 @@ use crate::commands::Command;
 use crate::error::Error;
 use crate::net::joining::Introduction;
 use crate::replica::request::{MemberRequest, Reply};
-use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
+use crate::replica::{MemberStatus, NodeAddress, Replica, Status, all_follow};
 use crate::shard::milliseconds;
 use crate::stages::StageTimes;
 use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry};
@@ -148,18 +148,15 @@ impl Connection {
         }
     }
 
-    /// Waits until all shards have the members, and their roles, of the first one: whoever has removed a
-    /// member may then take its node away.
+    /// Waits until all shards have committed the members, and their roles, of the first one: whoever has
+    /// removed a member may then take its node away.
     async fn all_shards_follow(&self) -> Result<(), Error> {
         let deadline = Instant::now() + FOLLOWED_TIMEOUT;
-        let roles = |status: &Status| -> Vec<_> {
-            let members = status.members.iter().map(|status| &status.member);
-            members.map(|member| (member.id, member.role)).collect()
-        };
+        let count = self.shard.place().count as usize;
         loop {
-            let statuses = self.of_all_shards(Command::Status).await;
-            let wanted = statuses.first().map(roles);
-            if statuses.iter().all(|status| Some(roles(status)) == wanted) {
+            let shards = self.of_all_shards(Command::Status).await;
+            // One that has stopped follows nobody.
+            if shards.len() == count && all_follow(&shards) {
                 return Ok(());
             }
             if Instant::now() >= deadline {

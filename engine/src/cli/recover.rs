@@ -66,9 +66,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), RecoverError> {
         return Err(RecoverError::NotConfirmed);
     }
     let mut node = 0;
-    for shard in forced {
-        let place = shard.place();
-        let done = shard.carry_out()?;
+    Forced::carry_out_all(forced, |place, done| {
         node = done.node.0;
         println!(
             "node {} is a cluster of its own now, with its log{} up to {}; what was changed is in {}",
@@ -80,7 +78,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), RecoverError> {
             done.last,
             done.kept.display()
         );
-    }
+    })?;
     println!(
         "start it with: ringlite serve --data {} --id {node} --listen HOST:PORT",
         args.directory.display(),

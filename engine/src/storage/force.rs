@@ -167,11 +167,28 @@ impl Forced {
         others.is_empty() && !self.votes_lost && self.recovered.refuse_damage(&self.root).is_ok()
     }
 
-    /// Does it. If it is interrupted it can be done again.
+    /// Does it for all shards, and then says in the node's identity that it is alone: as long as that names
+    /// others, all can be done again.
     ///
     /// # Errors
-    /// If a file cannot be copied or written.
-    pub(crate) fn carry_out(mut self) -> Result<Outcome, StorageError> {
+    /// If a file cannot be copied or written. `done` is told of each shard as soon as it is done.
+    pub(crate) fn carry_out_all(
+        shards: Vec<Self>,
+        mut done: impl FnMut(ShardPlace, Outcome),
+    ) -> Result<(), StorageError> {
+        let alone = shards.first().map(|shard| {
+            let mut identity = shard.identity.clone();
+            let node = identity.node;
+            identity.members.retain(|member| member.id == node);
+            (shard.root.clone(), identity)
+        });
+        for shard in shards {
+            done(shard.place(), shard.carry_out()?);
+        }
+        alone.map_or(Ok(()), |(root, identity)| identity.save(&root))
+    }
+
+    fn carry_out(mut self) -> Result<Outcome, StorageError> {
         let kept = self.keep_copies()?;
         let shard = directory::shard_of(&self.root, self.shard);
         let term = self.save_hard_state(&shard)?;
@@ -181,12 +198,9 @@ impl Forced {
             self.stamp.sequence += 1;
             manifest::replace(&shard, &self.stamp, &self.manifest)?;
         }
-        let node = self.identity.node;
-        self.identity.members.retain(|member| member.id == node);
-        self.identity.save(&self.root)?;
         Ok(Outcome {
             kept,
-            node: NodeId(node),
+            node: NodeId(self.identity.node),
             last: self.last(),
         })
     }

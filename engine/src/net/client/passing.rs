@@ -12,7 +12,7 @@ use glommio::net::TcpStream;
 use super::Connection;
 use crate::net::admission;
 use crate::replica::{NodeAddress, Replica};
-use crate::wire::{OPEN_HERE, PROTOCOL_VERSION, Request};
+use crate::wire::{OPEN_HERE, PROTOCOL_LEGACY, PROTOCOL_VERSION, Request};
 
 /// How long the other node may take to accept the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,7 +48,11 @@ impl Connection {
             flags: flags | OPEN_HERE,
             vfs: vfs.clone(),
         };
-        let mut bytes = PROTOCOL_VERSION.to_le_bytes().to_vec();
+        let version = match self.legacy {
+            true => PROTOCOL_LEGACY,
+            false => PROTOCOL_VERSION,
+        };
+        let mut bytes = version.to_le_bytes().to_vec();
         open.encode(&mut bytes).map_err(std::io::Error::other)?;
         bytes.extend_from_slice(&self.incoming[self.handled..]);
         let address = crate::net::resolve(&leader.address)?;

@@ -59,6 +59,7 @@ mod signal;
 pub mod sql;
 mod stages;
 mod storage;
+mod tasks;
 mod whole_file;
 pub mod wire;
 

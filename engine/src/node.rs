@@ -101,6 +101,7 @@ pub struct Node {
     shards: Shards,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
+    others: life::OtherShards,
 }
 
 impl Node {
@@ -303,13 +304,8 @@ impl Node {
     }
 
     fn join(&mut self) -> std::result::Result<(), NodeError> {
-        match self.thread.take().map(ExecutorJoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(error)) => Err(NodeError::Halted {
-                reason: format!("its thread ended: {error}"),
-            }),
-        }
+        let first = self.thread.take().map_or(Ok(()), life::end_of);
+        self.others.wait().and(first)
     }
 }
 

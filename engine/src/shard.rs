@@ -39,6 +39,7 @@ use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
+use crate::tasks::Tasks;
 use crate::wire::DatabaseEntry;
 use clock::Clock;
 use repair::Repairs;
@@ -98,6 +99,8 @@ pub(crate) struct Shard {
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
     peers: Peers,
+    /// What keeps the links to them.
+    links: Tasks,
     /// All shards of the node.
     shards: Shards,
     /// What the first one has told the others.
@@ -172,6 +175,7 @@ impl Shard {
             log: disk.log,
             manifest: RefCell::new(Some(disk.manifest)),
             peers,
+            links: Tasks::default(),
             shards,
             guided: Cell::new(None),
             unsent: RefCell::default(),
@@ -195,7 +199,7 @@ impl Shard {
     /// Opens the databases that the manifest names and dials the members, before anything else happens.
     pub(crate) fn open_databases(self: &Rc<Self>) {
         for link in self.peers.links() {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
         self.perform_effects();
     }
@@ -279,7 +283,7 @@ impl Shard {
         );
         let members: Vec<_> = members.iter().map(storage::Member::from).collect();
         for link in self.peers.set(&members) {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
     }
 
@@ -298,7 +302,7 @@ impl Shard {
     pub(crate) fn accept_peer(self: &Rc<Self>, asks: &Hello) -> Rc<Incoming> {
         let (incoming, new) = self.peers.accept(asks);
         if let Some(link) = new {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
         incoming
     }
@@ -477,8 +481,8 @@ impl Shard {
         });
     }
 
-    /// Ends the worker threads with what they run. Nothing can be asked any more.
-    pub(crate) fn stop(&self) {
+    /// Ends the worker threads with what they run, and the links. Nothing can be asked any more.
+    pub(crate) async fn stop(&self) {
         self.halted
             .borrow_mut()
             .get_or_insert_with(|| "it was asked to".into());
@@ -487,6 +491,7 @@ impl Shard {
         self.awake.end();
         drop(self.workers.take());
         self.refuse_all();
+        self.links.end().await;
     }
 
     /// Where the replica stands.

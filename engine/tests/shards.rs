@@ -1,6 +1,8 @@
 //! A node with several shards, embedded in a process.
 
 use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -240,6 +242,28 @@ fn long_statements_keep_off_the_core_of_the_shard() {
         std::thread::sleep(Duration::from_millis(1));
     }
     node.stop().unwrap();
+}
+
+#[test]
+fn connections_end_with_the_node() {
+    let _alone = alone();
+    let data = directory();
+    let address = free_addresses(1).unwrap().remove(0);
+    let builder = Node::builder(data.path()).segment_bytes(4 << 20);
+    let node = builder.shards(2).listen(&address).start().unwrap();
+    let mut client = TcpStream::connect(&address).unwrap();
+    client.write_all(&1_u64.to_le_bytes()).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    // It has been accepted, and is waited for.
+    std::thread::sleep(Duration::from_millis(50));
+    node.stop().unwrap();
+    let ended = client.read(&mut [0]);
+    let is_end = matches!(&ended, Ok(0))
+        || matches!(&ended, Err(error) if error.kind() == ErrorKind::ConnectionReset);
+    assert!(is_end, "{ended:?}");
+    assert!(TcpStream::connect(&address).is_err());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use glommio::net::{TcpListener, TcpStream};
 use crate::commands::Command;
 use crate::shard::Shard;
 use crate::shards::Shards;
+use crate::tasks::Tasks;
 use crate::wire::FailureCode;
 use admission::{Admission, GREETING_TIME_MAX, Place};
 use formation::SharedIdentity;
@@ -44,6 +45,8 @@ pub(crate) struct Gateway {
     pub(crate) shard: RefCell<Option<Rc<Shard>>>,
     /// All shards of the node.
     pub(crate) shards: Shards,
+    /// The connections that this executor serves, and their acceptance.
+    pub(crate) connections: Tasks,
 }
 
 /// A connection on its way to the executor of the shard that serves it.
@@ -61,8 +64,13 @@ pub(crate) enum Arrival {
     Client(client::Moved),
 }
 
-/// Serves a connection that has come from another executor.
-pub(crate) async fn arrive(arrival: Arrival, gateway: Rc<Gateway>) {
+/// Takes a connection that has come from another executor.
+pub(crate) fn take_over(arrival: Arrival, gateway: &Rc<Gateway>) {
+    let served = arrive(arrival, Rc::clone(gateway));
+    gateway.connections.spawn(served);
+}
+
+async fn arrive(arrival: Arrival, gateway: Rc<Gateway>) {
     let ended = match arrival {
         Arrival::Peer {
             socket,
@@ -102,13 +110,12 @@ pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>)
         match listener.accept().await {
             Ok(stream) => {
                 let place = admission.accepted();
-                let gateway = Rc::clone(&gateway);
-                glommio::spawn_local(async move {
-                    if let Err(error) = greet(stream, gateway, place).await {
+                let greeted = greet(stream, Rc::clone(&gateway), place);
+                gateway.connections.spawn(async move {
+                    if let Err(error) = greeted.await {
                         tracing::debug!("a connection ended: {error}");
                     }
-                })
-                .detach();
+                });
             }
             Err(error) => {
                 // Out of descriptors, most likely: some connection has to end first.

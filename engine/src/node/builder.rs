@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ringlite_raft::NodeId;
 use ringlite_vfs::Extension;
 
-use super::life::{self, ShardSetup};
+use super::life::{self, OtherShards, ShardSetup};
 use super::{EMBEDDED_SESSION_BIT, Node, NodeError, settings, stopped};
 use crate::extensions::Extensions;
 use crate::net::joining::Introduction;
@@ -450,14 +450,29 @@ impl NodeBuilder {
         };
         let all = setup.shards.clone();
         let (own_setup, own) = (setup.clone(), commands.clone());
+        let others = OtherShards::default();
+        let life = {
+            let others = others.clone();
+            move || {
+                life::run(
+                    directory,
+                    own_setup,
+                    listener,
+                    (own, incoming),
+                    others,
+                    started,
+                )
+            }
+        };
         let thread = life::executor(&setup, 0)
-            .spawn(move || life::run(directory, own_setup, listener, (own, incoming), started))
+            .spawn(life)
             .map_err(|error| life::no_executor(&setup, 0, &error))?;
         let node = Node {
             commands,
             shards: all,
             sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
             thread: Some(thread),
+            others,
         };
         if alone {
             // A failed start drops its end; the reason is then in the thread's result.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
@@ -29,6 +29,7 @@ use crate::shards::{SHARDS_MAX, ShardHandle, ShardPlace, Shards};
 use crate::sql::workers::WorkerCores;
 use crate::sql::{RunLimits, Sql};
 use crate::storage::{self, DataDirectory, Identity, ManifestFile};
+use crate::tasks::Tasks;
 
 /// Below glommio's default, which is above the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 4 << 20;
@@ -83,46 +84,83 @@ impl ShardSetup {
     }
 }
 
-/// The life of a node: that of its first shard, which forms the cluster and starts the others.
+/// The life of a node: that of its first shard, which forms the cluster and starts the others. It does not
+/// wait for their ends: as soon as this one serves nobody any more, its executor is to listen to nobody.
 pub(super) async fn run(
-    mut directory: DataDirectory,
-    mut setup: ShardSetup,
+    directory: DataDirectory,
+    setup: ShardSetup,
     listener: Option<TcpListener>,
     (own, commands): (Commands, Incoming),
+    others: OtherShards,
     started: flume::Sender<()>,
 ) -> std::result::Result<(), NodeError> {
+    stop_all_at_end(&setup.shards);
     let gateway = gateway_of(&directory, &setup);
     if let Some(listener) = listener {
-        glommio::spawn_local(crate::net::serve(listener, Rc::clone(&gateway))).detach();
+        let accepting = net::serve(listener, Rc::clone(&gateway));
+        gateway.connections.spawn(accepting);
     }
-    let forming = form(&mut directory, &setup, &gateway);
-    match futures_lite::future::or(forming, refuse_until_stopped(&commands, &gateway)).await {
+    let ended = form_and_run(
+        directory,
+        setup,
+        &gateway,
+        (own, &commands),
+        others,
+        started,
+    )
+    .await;
+    gateway.connections.end().await;
+    ended
+}
+
+async fn form_and_run(
+    mut directory: DataDirectory,
+    mut setup: ShardSetup,
+    gateway: &Rc<Gateway>,
+    (own, commands): (Commands, &Incoming),
+    others: OtherShards,
+    started: flume::Sender<()>,
+) -> std::result::Result<(), NodeError> {
+    let forming = form(&mut directory, &setup, gateway);
+    match futures_lite::future::or(forming, refuse_until_stopped(commands, gateway)).await {
         Err(NodeError::Halted { .. }) => return Ok(()),
         formed => formed?,
     }
     // Those that no shard is on are for what runs beside them.
     setup.cores.truncate(directory.place().count as usize);
-    let others = OtherShards::start(&directory, &setup, own, &started)?;
-    // The directory stays locked as long as a shard writes to it.
-    let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
-    // Nobody finds a shard that takes no commands any more without being told so.
-    drop(commands);
-    setup.shards.stop();
-    others.wait().await.and(ended)
+    others.start(&directory, &setup, own, &started)?;
+    run_shard(directory, &setup, gateway, commands, started).await
 }
 
-/// The shards of a node behind the first, each on its own executor.
-struct OtherShards {
-    threads: Vec<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
+/// Tells all shards to stop when this thread, which is that of one, ends. Also if a task of it has panicked:
+/// the executor then drops no other task, so that no guard in one of them would do.
+fn stop_all_at_end(shards: &Shards) {
+    struct StopsAll(Shards);
+    impl Drop for StopsAll {
+        fn drop(&mut self) {
+            self.0.stop();
+        }
+    }
+    thread_local! {
+        static AT_END: RefCell<Option<StopsAll>> = const { RefCell::new(None) };
+    }
+    AT_END.set(Some(StopsAll(shards.clone())));
 }
+
+type ShardThread = ExecutorJoinHandle<std::result::Result<(), NodeError>>;
+
+/// The threads of the shards of a node behind the first. Clones are of the same node.
+#[derive(Clone, Default)]
+pub(super) struct OtherShards(Arc<Mutex<Vec<ShardThread>>>);
 
 impl OtherShards {
     fn start(
+        &self,
         directory: &DataDirectory,
         setup: &ShardSetup,
         first: Commands,
         started: &flume::Sender<()>,
-    ) -> std::result::Result<Self, NodeError> {
+    ) -> std::result::Result<(), NodeError> {
         let mut all = vec![first];
         let mut incoming = Vec::new();
         for _ in 1..directory.place().count {
@@ -135,38 +173,42 @@ impl OtherShards {
             readers: Arc::new(setup.readers()),
         });
         setup.shards.are(handles.collect());
-        let mut threads = Vec::new();
         for (directory, commands) in directory.shards().skip(1).zip(incoming) {
             let number = directory.place().number;
             let (own_setup, started) = (setup.clone(), started.clone());
             let thread = executor(setup, number).spawn(move || async move {
                 let setup = own_setup;
+                stop_all_at_end(&setup.shards);
                 let gateway = gateway_of(&directory, &setup);
                 let ended = run_shard(directory, &setup, &gateway, &commands, started).await;
-                setup.shards.stop();
+                gateway.connections.end().await;
                 ended
             });
-            threads.push(thread.map_err(|error| {
-                setup.shards.stop();
-                no_executor(setup, number, &error)
-            })?);
+            let thread = thread.map_err(|error| no_executor(setup, number, &error))?;
+            self.lock().push(thread);
         }
-        Ok(Self { threads })
+        Ok(())
     }
 
-    /// Waits until all have stopped.
-    async fn wait(self) -> std::result::Result<(), NodeError> {
-        let mut ended = Ok(());
-        for thread in self.threads {
-            let joined = glommio::executor().spawn_blocking(move || thread.join());
-            ended = ended.and(joined.await.unwrap_or_else(|error| {
-                Err(NodeError::Halted {
-                    reason: format!("a shard's thread ended: {error}"),
-                })
-            }));
-        }
-        ended
+    /// Waits until all have stopped, once the first one has, which starts them.
+    pub(super) fn wait(&self) -> std::result::Result<(), NodeError> {
+        let threads = std::mem::take(&mut *self.lock());
+        let ends = threads.into_iter().map(end_of);
+        ends.fold(Ok(()), std::result::Result::and)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ShardThread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the thread of a shard has ended, waited for.
+pub(super) fn end_of(thread: ShardThread) -> std::result::Result<(), NodeError> {
+    thread.join().unwrap_or_else(|error| {
+        Err(NodeError::Halted {
+            reason: format!("a shard's thread ended: {error}"),
+        })
+    })
 }
 
 /// The executor of a shard.
@@ -202,6 +244,7 @@ fn gateway_of(directory: &DataDirectory, setup: &ShardSetup) -> Rc<Gateway> {
         identity: Rc::new(RefCell::new(directory.identity().clone())),
         shard: RefCell::new(None),
         shards: setup.shards.clone(),
+        connections: Tasks::default(),
     })
 }
 
@@ -250,9 +293,7 @@ async fn refuse_until_stopped(
                 drop(reply.send(Err(Error::NotLeader { leader: None })));
             }
             // It is told that there is no shard yet.
-            Some(Command::Arrive(arrival)) => {
-                glommio::spawn_local(net::arrive(*arrival, Rc::clone(gateway))).detach();
-            }
+            Some(Command::Arrive(arrival)) => net::take_over(*arrival, gateway),
             Some(
                 Command::CloseSession(_)
                 | Command::Interrupt(_)
@@ -305,15 +346,14 @@ async fn run_shard(
                     let backup = back_up(Rc::clone(&shard), database, pieces);
                     glommio::spawn_local(backup).detach();
                 }
-                Command::Arrive(arrival) => {
-                    glommio::spawn_local(net::arrive(*arrival, Rc::clone(gateway))).detach();
-                }
+                Command::Arrive(arrival) => net::take_over(*arrival, gateway),
                 Command::Follow => shard.follow(),
                 Command::Stop => break,
             }
         }
-        setup.shards.stop();
+        // The first one before the others, which follow it: they would else come back.
         shard.hand_over_leadership().await;
+        setup.shards.stop();
         shard.flush(FLUSH_TIMEOUT).await;
         Ok(())
     };
@@ -323,7 +363,7 @@ async fn run_shard(
         })
     };
     let ended = futures_lite::future::or(halted, served).await;
-    shard.stop();
+    shard.stop().await;
     ended
 }
 
@@ -486,4 +526,40 @@ async fn introduce_changes(shard: Rc<Shard>, introduction: Introduction) {
 fn seed(identity: &storage::Identity, place: ShardPlace, sequence: u64) -> u64 {
     let start = sequence.wrapping_mul(u64::from(SHARDS_MAX)) + u64::from(place.number);
     identity.incarnation ^ start.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_of_a_shard_that_panics_stops_the_others() {
+        let (commands, commanded) = commands::channel();
+        let shards = Shards::default();
+        let cores = WorkerCores::beside(None, &[0]);
+        let readers = Readers::new(RunLimits::default(), Duration::ZERO, cores);
+        shards.are(vec![ShardHandle {
+            commands,
+            readers: Arc::new(readers),
+        }]);
+        // One that waits as a shard does, and one in which a task fails.
+        let executor = |name| {
+            LocalExecutorBuilder::new(Placement::Unbound)
+                .name(name)
+                .io_memory(IO_MEMORY_BYTES)
+        };
+        let waits = executor("waits").spawn(move || async move {
+            let command = commanded.recv().await;
+            assert!(matches!(command, Some(Command::Stop)));
+            Ok(())
+        });
+        let panics = executor("panics").spawn(move || async move {
+            stop_all_at_end(&shards);
+            glommio::spawn_local(async { panic!("on purpose") }).detach();
+            std::future::pending::<std::result::Result<(), NodeError>>().await
+        });
+        let ended = end_of(panics.unwrap()).unwrap_err();
+        assert!(ended.to_string().contains("thread ended"), "{ended}");
+        end_of(waits.unwrap()).unwrap();
+    }
 }

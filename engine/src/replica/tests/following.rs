@@ -116,7 +116,7 @@ fn a_shard_follows_when_it_has_committed_what_the_first_one_has() {
     lone.turn([Input::Guided(told), Input::Tick]);
     let changes = lone.replica.status();
     assert!(changes.members.len() == 2 && !changes.members_committed);
-    assert!(!all_follow(&[before.clone(), changes.clone()]));
+    assert!(!all_follow(&[before, changes.clone()]));
     let first = Status {
         members_committed: true,
         ..changes.clone()

@@ -598,3 +598,38 @@ fn a_connection_goes_where_its_requests_belong() {
             .ok_or_else(|| format!("{sessions:?}"))
     });
 }
+
+/// A database that is dropped ends the sessions on it, and so their connections' ties to its shard.
+#[test]
+fn a_connection_whose_database_is_gone_opens_one_of_another_shard() {
+    let directory = directory();
+    let nodes = Nodes::start(PROGRAM, directory.path(), &["--shards", "2"]);
+    wait_for_leaders(&nodes, |_| true);
+    let address = &nodes.addresses()[0];
+    let open = |name: &str| Request::Open {
+        name: name.to_owned(),
+        flags: 0,
+        vfs: String::new(),
+    };
+    for is_away in [false, true] {
+        let mut client = RawConnection::with_database(address, "a.db");
+        if is_away {
+            client.ask(&Request::Status);
+        }
+        nodes.leader().drop_database("a.db").unwrap();
+        // It is told once, whatever is asked first.
+        let first = match is_away {
+            false => query("SELECT 1"),
+            true => open("main"),
+        };
+        let gone = client.ask(&first).failure().1;
+        assert!(gone.contains("a.db"), "{gone}");
+        let opened = client.ask(&open("main"));
+        assert_eq!(
+            opened,
+            Answer::Response(Response::Database { id: 0 }),
+            "{is_away}"
+        );
+        assert_eq!(row_count(client.ask(&query("SELECT 1"))), 1);
+    }
+}

@@ -151,6 +151,9 @@ impl Connection {
 
     /// Serves a request; tells if nothing else is to be served here.
     async fn serve_request(&mut self, request: Request) -> std::io::Result<Option<Ended>> {
+        if matches!(request, Request::Open { .. }) {
+            self.note_ended();
+        }
         if let Some(shard) = self.elsewhere(&request) {
             return Ok(Some(Ended::Elsewhere { shard, request }));
         }

@@ -377,6 +377,11 @@ impl Replica {
         (raft.lease_ticks > 0).then_some(raft.election_timeout_ticks_min)
     }
 
+    /// Whether a session has a database open, or has still to be told why it has none any more.
+    pub(crate) fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session) || self.last_words.contains_key(&session)
+    }
+
     /// What this node is in its term.
     pub(crate) fn role(&self) -> Role {
         self.raft.status().role

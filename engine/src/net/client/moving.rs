@@ -181,8 +181,17 @@ impl Connection {
             Err(Error::NoDatabaseOpened | Error::NotLeader { .. } | Error::Removed) => {
                 self.is_open = false;
             }
-            _ => {}
+            // With others it may have, and by itself.
+            _ => self.note_ended(),
         }
+    }
+
+    /// Takes note of whether the session has ended by itself, so that an OPEN may go to any shard.
+    pub(super) fn note_ended(&mut self) {
+        self.is_open = self.is_open
+            && self
+                .shard
+                .with_replica(|replica| replica.has_session(self.session));
     }
 
     /// What each shard of the node says, in order, of those that have not stopped.

@@ -55,7 +55,10 @@ impl Connection {
         let mut bytes = version.to_le_bytes().to_vec();
         open.encode(&mut bytes).map_err(std::io::Error::other)?;
         bytes.extend_from_slice(&self.incoming[self.handled..]);
-        let address = crate::net::resolve(&leader.address)?;
+        let host = leader.address.clone();
+        // It may ask a name server, which the core is not to wait for.
+        let resolved = glommio::executor().spawn_blocking(move || crate::net::resolve(&host));
+        let address = resolved.await?;
         let mut there = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await?;
         there.set_nodelay(true)?;
         admission::notice_death(&there)?;

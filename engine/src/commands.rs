@@ -1,17 +1,18 @@
-//! The way from other threads to a node's executor.
+//! The way from other threads to the executor of one of the node's shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backup::BackupHead;
 use crate::error::Result;
+use crate::net::Arrival;
 use crate::readers::ReadDatabase;
 use crate::replica::Status;
 use crate::replica::request::{Reply, Request, SessionId, SessionOptions};
 use crate::stages::StageTimes;
 use crate::wire::DatabaseEntry;
 
-/// What other threads ask of the node's executor.
+/// What other threads ask of a shard's executor.
 pub(crate) enum Command {
     Ask {
         session: SessionId,
@@ -33,6 +34,10 @@ pub(crate) enum Command {
         database: String,
         pieces: flume::Sender<Result<BackupPiece>>,
     },
+    /// A connection that is this shard's to serve.
+    Arrive(Box<Arrival>),
+    /// The first shard has told the others something.
+    Follow,
     Stop,
 }
 
@@ -42,11 +47,11 @@ pub(crate) enum BackupPiece {
     Pages(Vec<u8>),
 }
 
-/// The node has stopped: nobody takes commands any more.
+/// The shard has stopped: nobody takes commands any more.
 #[derive(Debug)]
 pub(crate) struct Closed;
 
-/// Hands commands over; clones are of the same node.
+/// Hands commands over; clones are of the same shard.
 #[derive(Clone)]
 pub(crate) struct Commands {
     sender: flume::Sender<Command>,
@@ -86,7 +91,7 @@ impl Commands {
         Ok(())
     }
 
-    /// Whether the node has stopped.
+    /// Whether the shard has stopped.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }

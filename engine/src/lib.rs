@@ -53,11 +53,13 @@ mod readers;
 pub mod replica;
 mod rows;
 mod shard;
+mod shards;
 mod signal;
 #[doc(hidden)] // For the simulated cluster of the tests.
 pub mod sql;
 mod stages;
 mod storage;
+mod tasks;
 mod whole_file;
 pub mod wire;
 
@@ -71,6 +73,7 @@ pub use node::{Node, NodeBuilder, NodeError};
 pub use parameters::{Parameters, ToValue};
 pub use readers::ReadLevel;
 pub use rows::{Column, ColumnIndex, ColumnKind, Row, RowBatch, Rows, Value};
+pub use shards::{ShardPlace, shard_of};
 pub use stages::{Stage, StageTimes};
 pub use storage::StorageError;
 #[doc(hidden)] // For the simulated disks of the tests.

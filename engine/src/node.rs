@@ -16,9 +16,9 @@ use crate::commands::{Command, Commands};
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::forward;
-use crate::readers::Readers;
 use crate::replica::request::{Admin, Request, SessionId, SessionOptions};
 use crate::replica::{NodeAddress, Status};
+use crate::shards::{ShardHandle, Shards};
 use crate::stages::StageTimes;
 use crate::storage::StorageError;
 use crate::wire::DatabaseEntry;
@@ -96,10 +96,12 @@ fn stopped() -> NodeError {
 
 /// A running node. Dropping it stops it.
 pub struct Node {
+    /// Those of its first shard, which forms the cluster and lives as long as the node.
     commands: Commands,
-    readers: Arc<Readers>,
+    shards: Shards,
     sessions: Arc<AtomicU64>,
     thread: Option<ExecutorJoinHandle<std::result::Result<(), NodeError>>>,
+    others: life::OtherShards,
 }
 
 impl Node {
@@ -118,12 +120,13 @@ impl Node {
     /// [`Error::NotLeader`] if this node has no such database, and no leader is found within 10 s.
     pub fn database(&self, name: &str) -> Result<Database> {
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        let shard = self.shard_of(name)?;
         let database = Database::new(
-            self.commands.clone(),
+            shard.commands.clone(),
             Arc::clone(&self.sessions),
             session,
             name,
-            Arc::clone(&self.readers),
+            Arc::clone(&shard.readers),
         );
         database.open()?;
         Ok(database)
@@ -140,7 +143,7 @@ impl Node {
         let page_size = PageSize::new(page_size_bytes)
             .map_err(|error| Error::misuse(rusqlite::ffi::SQLITE_MISUSE, error.to_string()))?;
         let name = name.to_owned();
-        self.administer(&Admin::Create { name, page_size })
+        self.administer(self.shard_of(&name)?, &Admin::Create { name, page_size })
     }
 
     /// Drops a database: what is open on it is ended, its file is removed on every node, and its
@@ -151,13 +154,31 @@ impl Node {
     /// [`Error::OutcomeUnknown`] it may be there or not.
     pub fn drop_database(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.administer(&Admin::Drop { name })
+        self.administer(self.shard_of(&name)?, &Admin::Drop { name })
     }
 
-    fn administer(&self, admin: &Admin) -> Result<()> {
+    /// The shard that a database of this name is in. A node whose cluster has not formed waits for that as
+    /// for a leader.
+    fn shard_of(&self, name: &str) -> Result<&ShardHandle> {
+        let deadline = Instant::now() + forward::LEADER_TIMEOUT;
+        loop {
+            if let Some(shard) = self.shards.of(name) {
+                return Ok(shard);
+            }
+            if self.commands.is_closed() {
+                return Err(Error::Stopped);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::NotLeader { leader: None });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn administer(&self, shard: &ShardHandle, admin: &Admin) -> Result<()> {
         let (reply, answer) = flume::bounded(1);
         let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
-        let asked = self.commands.send(Command::Ask {
+        let asked = shard.commands.send(Command::Ask {
             session,
             options: SessionOptions::default(),
             request: Request::Admin(admin.clone()),
@@ -165,7 +186,7 @@ impl Node {
         });
         asked.map_err(|_| Error::Stopped)?;
         match answer.recv().map_err(|_| Error::Stopped)? {
-            Err(Error::NotLeader { .. }) => forward::administer(&self.readers, admin),
+            Err(Error::NotLeader { .. }) => forward::administer(&shard.readers, admin),
             reply => reply.map(|_| ()),
         }
     }
@@ -175,29 +196,47 @@ impl Node {
     /// # Errors
     /// [`Error::Stopped`].
     pub fn databases(&self) -> Result<Vec<DatabaseEntry>> {
-        let (reply, databases) = flume::bounded(1);
-        let asked = self.commands.send(Command::Databases(reply));
-        asked.map_err(|_| Error::Stopped)?;
-        databases.recv().map_err(|_| Error::Stopped)
+        let mut databases = self.ask_all(Command::Databases)?.concat();
+        databases.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(databases)
     }
 
-    /// Where the node stands; `None` before it has started and after it has stopped.
+    /// Where the node stands, as its first shard has it; `None` before it has started and after it has
+    /// stopped.
     pub fn status(&self) -> Option<Status> {
         let (reply, status) = flume::bounded(1);
         self.commands.send(Command::Status(reply)).ok()?;
         status.recv().ok()
     }
 
-    /// How long each stage of the commits that this node led has taken, since it was started. On a
-    /// node that does not lead only those of its own log have been gone through.
+    /// Where each of its shards stands, in order.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], also before it has started.
+    pub fn shard_statuses(&self) -> Result<Vec<Status>> {
+        self.ask_all(Command::Status)
+    }
+
+    /// How long each stage of the commits that this node led has taken, since it was started: those of its
+    /// shards one behind the other. On a node that does not lead only those of its own log have been gone
+    /// through.
     ///
     /// # Errors
     /// [`Error::Stopped`].
     pub fn stages(&self) -> Result<Vec<StageTimes>> {
-        let (reply, stages) = flume::bounded(1);
-        let asked = self.commands.send(Command::Stages(reply));
-        asked.map_err(|_| Error::Stopped)?;
-        stages.recv().map_err(|_| Error::Stopped)
+        Ok(self.ask_all(Command::Stages)?.concat())
+    }
+
+    /// Asks each shard, in order.
+    fn ask_all<T>(&self, ask: impl Fn(flume::Sender<T>) -> Command) -> Result<Vec<T>> {
+        let all = self.shards.all().ok_or(Error::Stopped)?;
+        let ask_one = |shard: &ShardHandle| {
+            let (reply, answer) = flume::bounded(1);
+            let asked = shard.commands.send(ask(reply));
+            asked.map_err(|_| Error::Stopped)?;
+            answer.recv().map_err(|_| Error::Stopped)
+        };
+        all.iter().map(ask_one).collect()
     }
 
     /// Waits until a leader serves.
@@ -215,6 +254,24 @@ impl Node {
                 return Ok(leader);
             }
             if Instant::now() >= deadline || self.commands.is_closed() {
+                return Err(NodeError::NoLeader {
+                    waited: start.elapsed(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until each shard has a leader that serves.
+    fn wait_for_all_leaders(&self, timeout: Duration) -> std::result::Result<(), NodeError> {
+        let start = Instant::now();
+        loop {
+            let statuses = self.shard_statuses();
+            let is_led = |status: &Status| status.leader.is_some();
+            if statuses.is_ok_and(|statuses| statuses.iter().all(is_led)) {
+                return Ok(());
+            }
+            if start.elapsed() >= timeout || self.commands.is_closed() {
                 return Err(NodeError::NoLeader {
                     waited: start.elapsed(),
                 });
@@ -247,13 +304,8 @@ impl Node {
     }
 
     fn join(&mut self) -> std::result::Result<(), NodeError> {
-        match self.thread.take().map(ExecutorJoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(error)) => Err(NodeError::Halted {
-                reason: format!("its thread ended: {error}"),
-            }),
-        }
+        let first = self.thread.take().map_or(Ok(()), life::end_of);
+        self.others.wait().and(first)
     }
 }
 

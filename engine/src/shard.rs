@@ -33,11 +33,13 @@ use crate::replica::member::Member;
 use crate::replica::request::{
     Outcome, Reply, Request, RequestId, SessionId, SessionOptions, Work,
 };
-use crate::replica::{Effect, Input, Replica, Status};
+use crate::replica::{Effect, GuidanceStamp, Input, Replica, Status};
+use crate::shards::{ShardPlace, Shards};
 use crate::signal::Signal;
 use crate::sql::workers::{Back, WorkerCores, Workers};
 use crate::sql::{Paused, Sql, Started};
 use crate::storage::{self, Log, LogStart, LogWriter, ManifestFile, WriteDone};
+use crate::tasks::Tasks;
 use crate::wire::DatabaseEntry;
 use clock::Clock;
 use repair::Repairs;
@@ -97,6 +99,12 @@ pub(crate) struct Shard {
     /// Where the log begins by the manifest that was saved last.
     log_start: Cell<LogStart>,
     peers: Peers,
+    /// What keeps the links to them.
+    links: Tasks,
+    /// All shards of the node.
+    shards: Shards,
+    /// What the first one has told the others.
+    guided: Cell<Option<GuidanceStamp>>,
     /// Messages that may not leave before the disk has what they tell of, oldest first.
     unsent: RefCell<VecDeque<(IoId, NodeId, Message)>>,
     persisted: Cell<IoId>,
@@ -142,7 +150,7 @@ impl Shard {
         sql: Sql,
         disk: Disk,
         peers: Peers,
-        readers: Arc<Readers>,
+        shards: Shards,
         cores: Cores,
         snapshots: Snapshots,
     ) -> std::io::Result<Rc<Self>> {
@@ -158,7 +166,7 @@ impl Shard {
             workers: RefCell::new(Some(Workers::start(&cores.workers, &ended)?)),
             came_back: RefCell::default(),
             back,
-            readers,
+            readers: Arc::clone(shards.readers_of(peers.place())),
             published: Cell::new(None),
             inbox: Rc::default(),
             times: CommitTimes::new(disk.writer.stages()),
@@ -167,6 +175,9 @@ impl Shard {
             log: disk.log,
             manifest: RefCell::new(Some(disk.manifest)),
             peers,
+            links: Tasks::default(),
+            shards,
+            guided: Cell::new(None),
             unsent: RefCell::default(),
             persisted: Cell::new(IoId(0)),
             waiters: RefCell::default(),
@@ -188,7 +199,7 @@ impl Shard {
     /// Opens the databases that the manifest names and dials the members, before anything else happens.
     pub(crate) fn open_databases(self: &Rc<Self>) {
         for link in self.peers.links() {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
         self.perform_effects();
     }
@@ -233,6 +244,11 @@ impl Shard {
         });
     }
 
+    /// Which of the node's shards it is.
+    pub(crate) fn place(&self) -> ShardPlace {
+        self.peers.place()
+    }
+
     /// The other nodes.
     pub(crate) fn peers(&self) -> &Peers {
         &self.peers
@@ -261,12 +277,13 @@ impl Shard {
             .iter()
             .map(|member| format!("{} ({})", member.node_address(), member.role));
         tracing::info!(
-            "the members are {}",
+            "{}the members are {}",
+            self.place().prefix(),
             described.collect::<Vec<_>>().join(", ")
         );
         let members: Vec<_> = members.iter().map(storage::Member::from).collect();
         for link in self.peers.set(&members) {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
     }
 
@@ -285,7 +302,7 @@ impl Shard {
     pub(crate) fn accept_peer(self: &Rc<Self>, asks: &Hello) -> Rc<Incoming> {
         let (incoming, new) = self.peers.accept(asks);
         if let Some(link) = new {
-            glommio::spawn_local(link.run(Rc::clone(self))).detach();
+            self.links.spawn(link.run(Rc::clone(self)));
         }
         incoming
     }
@@ -296,8 +313,9 @@ impl Shard {
         loop {
             if !is_removed && self.replica.borrow().is_removed() {
                 is_removed = true;
+                let prefix = self.place().prefix();
                 tracing::warn!(
-                    "this node was removed from the cluster: it serves nobody any more and can be \
+                    "{prefix}this node was removed from the cluster: it serves nobody any more and can be \
                      stopped; to bring it back, start it with an empty data directory and --join"
                 );
             }
@@ -380,6 +398,15 @@ impl Shard {
         self.inbox.push(input);
     }
 
+    /// Takes note of what the first shard has told the others.
+    pub(crate) fn follow(&self) {
+        if !self.place().is_first()
+            && let Some(guidance) = self.shards.guidance()
+        {
+            self.push(Input::Guided(guidance));
+        }
+    }
+
     /// A session of its own for a connection.
     pub(crate) fn new_session(&self) -> SessionId {
         self.sessions_opened.set(self.sessions_opened.get() + 1);
@@ -454,8 +481,8 @@ impl Shard {
         });
     }
 
-    /// Ends the worker threads with what they run. Nothing can be asked any more.
-    pub(crate) fn stop(&self) {
+    /// Ends the worker threads with what they run, and the links. Nothing can be asked any more.
+    pub(crate) async fn stop(&self) {
         self.halted
             .borrow_mut()
             .get_or_insert_with(|| "it was asked to".into());
@@ -464,6 +491,7 @@ impl Shard {
         self.awake.end();
         drop(self.workers.take());
         self.refuse_all();
+        self.links.end().await;
     }
 
     /// Where the replica stands.
@@ -750,7 +778,7 @@ impl Shard {
     }
 
     fn halt(&self, reason: String) {
-        tracing::error!("{reason}");
+        tracing::error!("{}{reason}", self.place().prefix());
         let mut halted = self.halted.borrow_mut();
         if halted.is_none() {
             *halted = Some(reason);

@@ -150,11 +150,13 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|id| Request::Transfer { id }),
         Just(Request::Describe),
         any::<u64>().prop_map(|weight| Request::Weight { weight }),
-        (any::<[u64; 4]>(), text()).prop_map(|(numbers, address)| Request::Join {
+        text().prop_map(|database| Request::LeaderOf { database }),
+        (any::<[u64; 5]>(), text()).prop_map(|(numbers, address)| Request::Join {
             id: numbers[0],
             incarnation: numbers[1],
             failure_domain: numbers[2],
             weight: numbers[3],
+            shards: numbers[4],
             address,
         }),
         (any::<[u64; 3]>(), text(), text()).prop_map(|(numbers, database, sql)| Request::Read {
@@ -295,13 +297,18 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         vec(any::<u8>(), 0..100).prop_map(|bytes| Response::BackupChunk { bytes }),
         vec(database_entry(), 0..5).prop_map(Response::Databases),
-        (any::<u128>(), any::<u64>(), vec(member_entry(), 0..5)).prop_map(
-            |(cluster, id, members)| Response::Joined {
+        (
+            any::<u128>(),
+            any::<u64>(),
+            any::<u64>(),
+            vec(member_entry(), 0..5)
+        )
+            .prop_map(|(cluster, id, shards, members)| Response::Joined {
+                shards,
                 cluster,
                 id,
                 members,
-            }
-        ),
+            }),
     ]
 }
 

@@ -56,6 +56,11 @@ impl Nodes {
         nodes
     }
 
+    /// Nodes that are started from now on get these arguments.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+    }
+
     /// Adds a node that does not run yet. The others reach it where `reached_at` says, which is told
     /// where it listens.
     ///

@@ -183,6 +183,8 @@ pub struct Hello {
     pub versions: [u16; 2],
     /// What the connection is for.
     pub purpose: u16,
+    /// The shard that it is of, and how many the speaker has.
+    pub shard: [u16; 2],
     /// Flipped in the checksum.
     pub crc_flip: u32,
 }
@@ -210,6 +212,7 @@ impl Hello {
             target,
             versions: [1, 1],
             purpose: LINK,
+            shard: [0, identity["shards"].as_u64().unwrap_or(1) as u16],
             crc_flip: 0,
         }
     }
@@ -226,6 +229,8 @@ impl Hello {
         put(32, &self.sender.to_le_bytes());
         put(40, &self.incarnation.to_le_bytes());
         put(48, &self.target.to_le_bytes());
+        put(68, &self.shard[0].to_le_bytes());
+        put(70, &self.shard[1].to_le_bytes());
         let crc = crc32fast::hash(&bytes[..HELLO_BYTES - 4]) ^ self.crc_flip;
         bytes[HELLO_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
         bytes

@@ -60,6 +60,20 @@ fn peers_that_are_none_are_not_let_in() {
             },
         ),
         (
+            "a shard that there is not",
+            Hello {
+                shard: [1, 1],
+                ..good
+            },
+        ),
+        (
+            "another number of shards",
+            Hello {
+                shard: [0, 2],
+                ..good
+            },
+        ),
+        (
             "a future version",
             Hello {
                 versions: [9, 9],

@@ -15,6 +15,9 @@ pub(crate) struct InspectArgs {
     /// The data directory of a node
     #[arg(value_name = "DIR")]
     directory: PathBuf,
+    /// Show this shard alone [default: all that the directory has]
+    #[arg(long, value_name = "K")]
+    shard: Option<u32>,
     /// List every record of the log
     #[arg(long)]
     records: bool,
@@ -39,7 +42,15 @@ pub(crate) enum InspectError {
 /// # Errors
 /// If there is no such directory, and those of the output. The caller prints it.
 pub(crate) fn run(args: &InspectArgs) -> Result<(), InspectError> {
-    let found = inspect(&args.directory, args.records)?;
+    let first = inspect(&args.directory, args.shard.unwrap_or(0), args.records)?;
+    let shards = match args.shard {
+        Some(_) => 1,
+        None => first.identity.good().map_or(1, |identity| identity.shards),
+    };
+    let mut found = vec![first];
+    for shard in 1..shards {
+        found.push(inspect(&args.directory, shard, args.records)?);
+    }
     let format = if args.json {
         Format::Json
     } else {
@@ -47,8 +58,12 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), InspectError> {
     };
     let out = &mut io::stdout().lock();
     let printed = match format {
-        Format::Json => json(&found).and_then(|value| print_json(out, &value)),
-        Format::Table | Format::Csv => print_tables(out, &found),
+        Format::Json if found.len() > 1 => json(&found).and_then(|value| print_json(out, &value)),
+        Format::Json => json(&found[0]).and_then(|value| print_json(out, &value)),
+        Format::Table | Format::Csv => {
+            let mut found = found.iter();
+            found.try_for_each(|found| print_tables(out, found))
+        }
     };
     match printed {
         // That nobody reads the answer any more is no error.
@@ -62,6 +77,9 @@ fn json(value: &impl serde::Serialize) -> io::Result<serde_json::Value> {
 }
 
 fn print_tables(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
+    if let Some(shard) = found.shard {
+        writeln!(out, "==== shard {shard} ====")?;
+    }
     writeln!(
         out,
         "{}{}",

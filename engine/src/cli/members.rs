@@ -160,7 +160,14 @@ pub(crate) fn print_status(out: &mut impl Write, status: &Value, format: Format)
         .as_object_mut()
         .and_then(|own| own.remove("members"))
         .unwrap_or_default();
+    let shards = own
+        .as_object_mut()
+        .and_then(|own| own.remove("shards"))
+        .unwrap_or_default();
     print_object_table(out, &own)?;
+    if let Some(shards) = shards.as_array() {
+        print_shards(out, shards)?;
+    }
     let header = [
         "id", "address", "role", "assigned", "state", "matched", "lag", "applied", "domain",
         "weight",
@@ -170,12 +177,46 @@ pub(crate) fn print_status(out: &mut impl Write, status: &Value, format: Format)
     out.flush()
 }
 
-fn row(member: &Value) -> Vec<String> {
-    let text = |name: &str| match &member[name] {
+/// What the node is in each of its shards.
+fn print_shards(out: &mut impl Write, shards: &[Value]) -> io::Result<()> {
+    let header = [
+        "shard",
+        "role",
+        "leader",
+        "term",
+        "commit",
+        "applied",
+        "last",
+        "databases",
+        "sessions",
+    ];
+    let rows = shards.iter().map(|shard| {
+        let databases = shard["databases"].as_array().map_or(0, Vec::len);
+        vec![
+            text(&shard["shard"]),
+            text(&shard["role"]),
+            text(&shard["leader"]["id"]),
+            text(&shard["term"]),
+            text(&shard["commit_index"]),
+            text(&shard["applied_index"]),
+            text(&shard["last_index"]),
+            databases.to_string(),
+            text(&shard["sessions"]),
+        ]
+    });
+    print_table(out, &header, rows)
+}
+
+fn text(value: &Value) -> String {
+    match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
+    }
+}
+
+fn row(member: &Value) -> Vec<String> {
+    let text = |name: &str| text(&member[name]);
     vec![
         text("id"),
         text("address"),

@@ -46,29 +46,42 @@ pub(crate) enum RecoverError {
 /// # Errors
 /// If it is not possible, not needed, or not confirmed. The caller prints it.
 pub(crate) fn run(args: &RecoverArgs) -> Result<(), RecoverError> {
-    let forced = Forced::plan(&args.directory)?;
-    if forced.is_needless() {
+    let mut forced = Forced::plan(&args.directory)?;
+    // An earlier attempt may have been interrupted between two shards.
+    forced.retain(|shard| !shard.is_needless());
+    if forced.is_empty() {
         return Err(RecoverError::Needless {
             path: args.directory.clone(),
         });
     }
-    for line in explain(&forced) {
-        eprintln!("{line}");
+    for shard in &forced {
+        if shard.place().count > 1 {
+            eprintln!("In {}:", shard.place());
+        }
+        for line in explain(shard) {
+            eprintln!("{line}");
+        }
     }
     if !args.yes && !confirms()? {
         return Err(RecoverError::NotConfirmed);
     }
-    let done = forced.carry_out()?;
+    let mut node = 0;
+    Forced::carry_out_all(forced, |place, done| {
+        node = done.node.0;
+        println!(
+            "node {} is a cluster of its own now, with its log{} up to {}; what was changed is in {}",
+            done.node,
+            match place.count {
+                1 => String::new(),
+                _ => format!(" of {place}"),
+            },
+            done.last,
+            done.kept.display()
+        );
+    })?;
     println!(
-        "node {} is a cluster of its own now, with its log up to {}; what was changed is in {}",
-        done.node,
-        done.last,
-        done.kept.display()
-    );
-    println!(
-        "start it with: ringlite serve --data {} --id {} --listen HOST:PORT",
+        "start it with: ringlite serve --data {} --id {node} --listen HOST:PORT",
         args.directory.display(),
-        done.node.0
     );
     Ok(())
 }

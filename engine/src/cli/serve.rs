@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::extensions;
 use crate::node::{Node, NodeError};
+use crate::shards::SHARDS_MAX;
 
 /// Settings of a node.
 #[derive(Debug, Args)]
@@ -82,15 +83,31 @@ pub(crate) struct ServeArgs {
     /// all nodes the same: those that differ do not talk to each other
     #[arg(long)]
     lease: bool,
-    /// The core it is pinned to [default: spread by id over the allowed cores]
-    #[arg(long, value_name = "N")]
-    core: Option<usize>,
+    /// How many shards it has, each with a core, a Raft group, a log and databases of its own: the same on
+    /// all nodes, fixed when the cluster forms. A database's shard follows from its name up to the first
+    /// dot [default: what the directory or the cluster has, or 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SHARDS_MAX)))]
+    shards: Option<u32>,
+    /// Spread the shards' leaders over the voters; without it one node leads all shards. The shell and the
+    /// Rust client go to the leader of a database's shard; others are served through the node that leads
+    /// the first. Give all nodes the same
+    #[arg(long)]
+    spread: bool,
+    /// The cores that its shards are pinned to, taken in turn [default: spread by id over the allowed
+    /// cores]
+    #[arg(
+        long,
+        value_name = "CORES",
+        value_delimiter = ',',
+        visible_alias = "core"
+    )]
+    cores: Vec<usize>,
     /// Let idle cores of the machine sleep while there is work, too. They are otherwise kept awake, by
     /// /dev/cpu_dma_latency where that may be written, from a request on until 10 to 60 ms after the last
     /// one: commits then take about half as long in a virtual machine, for power and the host's time
     #[arg(long)]
     save_power: bool,
-    /// For how long its thread looks for what happens next before it sleeps, in us [default: 0 where cores
+    /// For how long its threads look for what happens next before they sleep, in us [default: 0 where cores
     /// are kept awake, 50 elsewhere]
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=10_000))]
     spin: Option<u64>,
@@ -205,6 +222,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
             Duration::from_millis(args.election),
         )
         .lease(args.lease)
+        .spread(args.spread)
+        .cores(args.cores)
         .save_power(args.save_power)
         .segment_bytes(args.segment_mib << 20)
         .transaction_bytes(args.transaction_bytes)
@@ -231,8 +250,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), NodeError> {
     if let Some(weight) = args.weight {
         builder = builder.weight(weight);
     }
-    if let Some(core) = args.core {
-        builder = builder.core(core);
+    if let Some(shards) = args.shards {
+        builder = builder.shards(shards);
     }
     if let Some(directory) = args.vacuum_into {
         builder = builder.vacuum_into(directory);

@@ -24,8 +24,11 @@ impl Client {
     /// # Errors
     /// A failure if there is one of this name; otherwise as [`Client::execute`].
     pub fn create_database(&mut self, name: &str, page_size: u32) -> Result<(), ClientError> {
-        let name = name.to_owned();
-        self.request_empty(&Request::CreateDatabase { name, page_size })
+        let create = Request::CreateDatabase {
+            name: name.to_owned(),
+            page_size,
+        };
+        self.change_database(name, &create)
     }
 
     /// Drops a database on all nodes. Whoever has it open is told so by the next answer.
@@ -33,8 +36,17 @@ impl Client {
     /// # Errors
     /// A failure if there is none of this name; otherwise as [`Client::execute`].
     pub fn drop_database(&mut self, name: &str) -> Result<(), ClientError> {
-        let name = name.to_owned();
-        self.request_empty(&Request::DropDatabase { name })
+        let drop = Request::DropDatabase {
+            name: name.to_owned(),
+        };
+        self.change_database(name, &drop)
+    }
+
+    fn change_database(&mut self, name: &str, request: &Request) -> Result<(), ClientError> {
+        match self.request_about(name, request)? {
+            Response::Empty => Ok(()),
+            other => Err(self.unexpected("EMPTY", &other)),
+        }
     }
 
     /// The databases of the node, as far as it has applied the log.
@@ -66,8 +78,11 @@ impl Client {
         path: &Path,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<BackupHead, ClientError> {
-        let database = database.to_owned();
-        let head = match self.request(&Request::Backup { database, local })? {
+        let backup = Request::Backup {
+            database: database.to_owned(),
+            local,
+        };
+        let head = match self.request_about(database, &backup)? {
             Response::Backup {
                 applied,
                 page_size,
@@ -132,11 +147,12 @@ impl Client {
         replace: bool,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
-        self.request_empty(&Request::BeginRestore {
+        let begin = Request::BeginRestore {
             database: database.to_owned(),
             file_bytes: file.bytes(),
             replace,
-        })?;
+        };
+        self.change_database(database, &begin)?;
         let mut done = 0;
         while let Some(bytes) = file.read_chunk(done, CHUNK_BYTES)? {
             done += bytes.len() as u64;

@@ -25,9 +25,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Looks at each of `addresses`, in order and again, until the deadline.
+/// Looks at each of `addresses`, in order and again, until the deadline. `asks` is LEADER, or LEADER_OF.
 pub(super) fn find(
     addresses: &[String],
+    asks: &Request,
     options: &ClientOptions,
     deadline: Instant,
 ) -> Result<Connection, ClientError> {
@@ -40,7 +41,7 @@ pub(super) fn find(
             if tried.iter().any(|tried| tried.address == *address) {
                 continue;
             }
-            match follow(address, options, deadline, &mut tried) {
+            match follow(address, asks, options, deadline, &mut tried) {
                 Some(connection) => {
                     connection.set_timeout(options.request_timeout)?;
                     return Ok(connection);
@@ -71,11 +72,12 @@ pub(super) fn find(
 /// Asks the node at `address`, and then the one it names.
 fn follow(
     address: &str,
+    asks: &Request,
     options: &ClientOptions,
     deadline: Instant,
     tried: &mut Vec<TriedAddress>,
 ) -> Option<Connection> {
-    let named = match ask(address, options, deadline) {
+    let named = match ask(address, asks, options, deadline) {
         Ok(Answer::Leads(connection)) => return Some(connection),
         Ok(Answer::Names(named)) => named,
         Ok(Answer::Unknown) => {
@@ -91,7 +93,7 @@ fn follow(
     if tried.iter().any(|tried| tried.address == named) {
         return None;
     }
-    match ask(&named, options, deadline) {
+    match ask(&named, asks, options, deadline) {
         Ok(Answer::Leads(connection)) => return Some(connection),
         Ok(Answer::Names(other)) => note(tried, &named, &format!("names {other}")),
         Ok(Answer::Unknown) => note(tried, &named, "knows no leader"),
@@ -106,13 +108,18 @@ enum Answer {
     Unknown,
 }
 
-fn ask(address: &str, options: &ClientOptions, deadline: Instant) -> Result<Answer, ClientError> {
+fn ask(
+    address: &str,
+    asks: &Request,
+    options: &ClientOptions,
+    deadline: Instant,
+) -> Result<Answer, ClientError> {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = options.connect_timeout.min(left);
     let mut connection = Connection::dial(address, timeout)?;
     connection.send(|out| {
         out.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
-        Request::Leader.encode(out)
+        asks.encode(out)
     })?;
     let leader = match success(connection.receive()?)? {
         Response::Server { address, .. } => address,

@@ -8,6 +8,7 @@ use crate::wire::{MemberEntry, Request, Response, Role};
 pub(crate) struct Joined {
     pub(crate) cluster: u128,
     pub(crate) id: u64,
+    pub(crate) shards: u64,
     pub(crate) members: Vec<MemberEntry>,
 }
 
@@ -84,10 +85,12 @@ impl Client {
             Response::Joined {
                 cluster,
                 id,
+                shards,
                 members,
             } => Ok(Joined {
                 cluster,
                 id,
+                shards,
                 members,
             }),
             other => Err(self.unexpected("JOINED", &other)),

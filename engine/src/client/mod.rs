@@ -25,8 +25,8 @@ use crate::{
     readers::ReadLevel,
     rows::{RowBatch, Value},
     wire::{
-        self, ClusterFormat, OPEN_EXISTING, OPEN_PLAIN_BEGIN, Request, Response, ServerEntry,
-        VFS_NAME, WireError,
+        self, ClusterFormat, OPEN_EXISTING, OPEN_HERE, OPEN_PLAIN_BEGIN, Request, Response,
+        ServerEntry, VFS_NAME, WireError,
     },
 };
 use connection::Connection;
@@ -156,7 +156,7 @@ impl Client {
         self.connection = None;
         let connection = if self.leader_only {
             let deadline = Instant::now() + self.options.find_leader_timeout;
-            leader::find(&self.addresses, &self.options, deadline)?
+            leader::find(&self.addresses, &Request::Leader, &self.options, deadline)?
         } else {
             let timeout = self.options.connect_timeout;
             let address = self.addresses.first().map_or("", String::as_str);
@@ -165,9 +165,7 @@ impl Client {
             connection.set_timeout(self.options.request_timeout)?;
             connection
         };
-        self.remember(connection.address().to_owned());
-        self.connection = Some(connection);
-        self.connection_count += 1;
+        self.use_connection(connection);
         match self.database.take() {
             Some(name) => {
                 let opened = self.open(&name);
@@ -201,16 +199,18 @@ impl Client {
     /// IMMEDIATE. Unless `create`, there has to be such a database.
     pub(crate) fn open_plainly(&mut self, database: &str, create: bool) -> Result<(), ClientError> {
         let existing = if create { 0 } else { OPEN_EXISTING };
-        self.open_with(database, OPEN_PLAIN_BEGIN | existing)
+        self.open_with(database, OPEN_PLAIN_BEGIN | OPEN_HERE | existing)
     }
 
     fn open_with(&mut self, database: &str, flags: u64) -> Result<(), ClientError> {
+        // A client that looks for leaders goes to that of the database's shard itself.
+        let here = if self.leader_only { OPEN_HERE } else { 0 };
         let request = Request::Open {
             name: database.to_owned(),
-            flags,
+            flags: flags | here,
             vfs: VFS_NAME.into(),
         };
-        match self.request(&request)? {
+        match self.request_about(database, &request)? {
             Response::Database { .. } => {
                 self.database = Some(database.to_owned());
                 Ok(())
@@ -276,13 +276,14 @@ impl Client {
         }
         let [level, index_min, staleness_max_ms] = level.to_wire();
         let (database, sql) = (database.to_owned(), sql.to_owned());
-        let response = self.request(&Request::Read {
+        let read = Request::Read {
             level,
             index_min,
             staleness_max_ms,
-            database,
+            database: database.clone(),
             sql,
-        })?;
+        };
+        let response = self.request_about(&database, &read)?;
         self.collect(response)
     }
 
@@ -514,6 +515,55 @@ impl Client {
 
     fn request(&mut self, request: &Request) -> Result<Response, ClientError> {
         self.exchange(|out| request.encode(out))
+    }
+
+    /// Asks something about a database, of the node that leads its shard: of nodes with several shards that
+    /// may be another one than leads the first.
+    ///
+    /// A refused request has done nothing, so that it may be repeated. A client that has a database open stays
+    /// where that is.
+    fn request_about(
+        &mut self,
+        database: &str,
+        request: &Request,
+    ) -> Result<Response, ClientError> {
+        let deadline = Instant::now() + self.options.find_leader_timeout;
+        loop {
+            match self.request(request) {
+                Err(error)
+                    if error.is_not_leader() && self.leader_only && self.database.is_none() =>
+                {
+                    if Instant::now() >= deadline || !self.go_to_leader_of(database, deadline) {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Connects to the node that leads the shard of a database; false if it cannot be found.
+    fn go_to_leader_of(&mut self, database: &str, deadline: Instant) -> bool {
+        let asks = Request::LeaderOf {
+            database: database.to_owned(),
+        };
+        // A server of another make does not know the question.
+        if !matches!(self.request(&asks), Ok(Response::Server { .. })) {
+            return false;
+        }
+        match leader::find(&self.addresses, &asks, &self.options, deadline) {
+            Ok(connection) => {
+                self.use_connection(connection);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn use_connection(&mut self, connection: Connection) {
+        self.remember(connection.address().to_owned());
+        self.connection = Some(connection);
+        self.connection_count += 1;
     }
 
     fn request_empty(&mut self, request: &Request) -> Result<(), ClientError> {

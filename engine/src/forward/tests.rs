@@ -11,7 +11,7 @@ use super::*;
 use crate::sql::RunLimits;
 use crate::sql::workers::WorkerCores;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, OPEN_EXISTING, OPEN_PLAIN_BEGIN,
+    BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, OPEN_EXISTING, OPEN_HERE, OPEN_PLAIN_BEGIN,
     PROTOCOL_VERSION, Response,
 };
 
@@ -64,7 +64,7 @@ impl Leader {
             wire::Request::Open { name, flags, .. } => {
                 assert_eq!(
                     (name.as_str(), flags),
-                    (DATABASE, OPEN_PLAIN_BEGIN | existing)
+                    (DATABASE, OPEN_PLAIN_BEGIN | OPEN_HERE | existing)
                 );
             }
             other => panic!("{other:?} in place of OPEN"),
@@ -85,7 +85,7 @@ struct Session {
 
 impl Session {
     fn at(listener: &TcpListener) -> Self {
-        let cores = WorkerCores::beside(0);
+        let cores = WorkerCores::beside(None, &[0]);
         let readers = Arc::new(Readers::new(RunLimits::default(), Duration::ZERO, cores));
         readers.publish_leader(Some(NodeAddress {
             id: NodeId(1),

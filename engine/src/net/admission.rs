@@ -2,17 +2,15 @@
 //! files and its links to other nodes. (Each open database takes two: a node with hundreds of them wants
 //! a higher limit.)
 
-use std::cell::Cell;
 use std::io::{ErrorKind, Result};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use glommio::net::TcpStream;
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
-
-use crate::signal::Signal;
 
 /// Clients leave at least so many descriptors to the node, or a quarter of all.
 const OWN_DESCRIPTORS_MIN: usize = 96;
@@ -43,15 +41,16 @@ pub(super) async fn in_time<T>(time: Duration, does: impl Future<Output = Result
     futures_lite::future::or(does, late).await
 }
 
-/// How many connections there are, and how many there may be.
+/// How many connections there are, on all shards of the node, and how many there may be.
 pub(crate) struct Admission {
     descriptors: usize,
     clients_max: usize,
     connections_max: usize,
-    clients: Cell<usize>,
-    connections: Cell<usize>,
-    /// Raised when a connection ends.
-    ended: Signal,
+    clients: AtomicUsize,
+    connections: AtomicUsize,
+    /// Filled when a connection ends.
+    ended: flume::Sender<()>,
+    has_ended: flume::Receiver<()>,
 }
 
 impl Admission {
@@ -63,53 +62,58 @@ impl Admission {
 
     fn of(descriptors: usize) -> Self {
         let own = OWN_DESCRIPTORS_MIN.max(descriptors / 4);
+        // Who waits looks again after it; so one word is enough for any number of ends.
+        let (ended, has_ended) = flume::bounded(1);
         Self {
             descriptors,
             clients_max: descriptors.saturating_sub(own).max(1),
             // The rest is for the other nodes, and for those who have not said what they are.
             connections_max: descriptors.saturating_sub(own / 2).max(2),
-            clients: Cell::new(0),
-            connections: Cell::new(0),
-            ended: Signal::default(),
+            clients: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            ended,
+            has_ended,
         }
     }
 
     /// Waits until one more connection may be accepted. Only one task may wait.
     pub(super) async fn room(&self) {
-        while self.connections.get() >= self.connections_max {
-            self.ended.wait().await;
+        while self.connections.load(Ordering::SeqCst) >= self.connections_max {
+            // This end of the channel and the other one live as long as each other.
+            let _ = self.has_ended.recv_async().await;
         }
     }
 
     /// A connection was accepted.
-    pub(super) fn accepted(self: &Rc<Self>) -> Place {
-        self.connections.set(self.connections.get() + 1);
+    pub(super) fn accepted(self: &Arc<Self>) -> Place {
+        self.connections.fetch_add(1, Ordering::SeqCst);
         Place {
-            admission: Rc::clone(self),
-            is_client: Cell::new(false),
+            admission: Arc::clone(self),
+            is_client: AtomicBool::new(false),
         }
     }
 }
 
-/// The place of one connection, until it is dropped.
-pub(super) struct Place {
-    admission: Rc<Admission>,
-    is_client: Cell<bool>,
+/// The place of one connection, until it is dropped. It goes with the connection to another shard.
+pub(crate) struct Place {
+    admission: Arc<Admission>,
+    is_client: AtomicBool,
 }
 
 impl Place {
     /// The connection is a client's. Says what to tell one that is too many.
     pub(super) fn becomes_client(&self) -> std::result::Result<(), String> {
         let admission = &self.admission;
-        if admission.clients.get() >= admission.clients_max {
+        // Only the executor that accepts connections comes here.
+        if admission.clients.load(Ordering::SeqCst) >= admission.clients_max {
             return Err(format!(
                 "this node has {} clients, as many as its {} file descriptors allow: close some, or \
                  start it with a higher limit (ulimit -n)",
                 admission.clients_max, admission.descriptors
             ));
         }
-        admission.clients.set(admission.clients.get() + 1);
-        self.is_client.set(true);
+        admission.clients.fetch_add(1, Ordering::SeqCst);
+        self.is_client.store(true, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -117,11 +121,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let admission = &self.admission;
-        admission.connections.set(admission.connections.get() - 1);
-        if self.is_client.get() {
-            admission.clients.set(admission.clients.get() - 1);
+        admission.connections.fetch_sub(1, Ordering::SeqCst);
+        if self.is_client.load(Ordering::SeqCst) {
+            admission.clients.fetch_sub(1, Ordering::SeqCst);
         }
-        admission.ended.raise();
+        // Full is as good.
+        let _ = admission.ended.try_send(());
     }
 }
 
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn clients_leave_descriptors_to_the_node_and_places_come_back() {
-        let admission = Rc::new(Admission::of(200));
+        let admission = Arc::new(Admission::of(200));
         let clients: Vec<_> = (0..104).map(|_| admission.accepted()).collect();
         assert!(clients.iter().all(|place| place.becomes_client().is_ok()));
         let mut others: Vec<_> = (0..48).map(|_| admission.accepted()).collect();
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_process_with_few_descriptors_serves_somebody() {
-        let admission = Rc::new(Admission::of(20));
+        let admission = Arc::new(Admission::of(20));
         assert!(admission.accepted().becomes_client().is_ok());
     }
 }

@@ -2,6 +2,8 @@
 
 mod databases;
 mod members;
+mod moving;
+mod passing;
 
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -13,7 +15,7 @@ use glommio::net::TcpStream;
 use ringlite_raft::LogIndex;
 
 use super::Gateway;
-use super::admission::in_time;
+use super::admission::{Place, in_time};
 use crate::error::Error;
 use crate::readers::ReadLevel;
 use crate::replica::request::{
@@ -24,6 +26,8 @@ use crate::wire::{
     BODY_BYTES_MAX, FRAME_HEADER_BYTES, FailureCode, FrameHeader, OPEN_EXISTING, OPEN_PLAIN_BEGIN,
     PROTOCOL_LEGACY, PROTOCOL_VERSION, Request, Response, WireError,
 };
+use moving::{Ended, Home};
+pub(super) use moving::{Moved, go_on};
 
 /// What the buffers of a connection keep after a large message.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
@@ -36,6 +40,7 @@ const EARLY_BYTES_MAX: usize = 64 << 10;
 const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
 /// How long a client that is refused may take to read that.
 const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
+const NOT_STARTED: &str = "not leader: the cluster is at its first start and waits for its members";
 
 /// One client.
 struct Connection {
@@ -48,6 +53,11 @@ struct Connection {
     legacy: bool,
     shard: Rc<Shard>,
     session: SessionId,
+    /// Whether a database was opened in the session.
+    is_open: bool,
+    /// Where the database is open, if that is another shard.
+    home: Option<Home>,
+    gateway: Rc<Gateway>,
     /// How its statements are to be understood.
     options: SessionOptions,
 }
@@ -57,6 +67,7 @@ pub(super) async fn serve(
     mut stream: TcpStream,
     version: u64,
     gateway: Rc<Gateway>,
+    place: Place,
 ) -> std::io::Result<()> {
     if version != PROTOCOL_VERSION && version != PROTOCOL_LEGACY {
         let refusal =
@@ -65,27 +76,27 @@ pub(super) async fn serve(
     }
     let shard = gateway.shard.borrow().clone();
     let Some(shard) = shard else {
-        let refusal = "not leader: the cluster is at its first start and waits for its members";
-        return refuse(&mut stream, FailureCode::NotLeader, refusal).await;
+        return refuse(&mut stream, FailureCode::NotLeader, NOT_STARTED).await;
     };
     let session = shard.new_session();
-    let mut connection = Connection {
+    let connection = Connection {
         stream,
         chunk: vec![0; READ_BYTES].into(),
         incoming: Vec::new(),
         handled: 0,
         outgoing: Vec::new(),
         legacy: version == PROTOCOL_LEGACY,
-        shard: Rc::clone(&shard),
+        shard,
         session,
+        is_open: false,
+        home: None,
+        gateway,
         // A transaction of the driver that begins with a plain BEGIN takes its turn at once.
         options: SessionOptions {
             begin_immediate: true,
         },
     };
-    let ended = connection.run().await;
-    shard.push(crate::replica::Input::SessionClosed { session });
-    ended
+    connection.live(None, place).await
 }
 
 /// Tells a client why it is not served.
@@ -108,10 +119,17 @@ pub(super) async fn refuse(
 }
 
 impl Connection {
-    async fn run(&mut self) -> std::io::Result<()> {
+    /// Serves requests, `first` before those that arrive, until the client has left, or asks for
+    /// something that is another shard's.
+    async fn run(&mut self, first: Option<Request>) -> std::io::Result<Ended> {
+        if let Some(first) = first
+            && let Some(ended) = self.serve_request(first).await?
+        {
+            return Ok(ended);
+        }
         loop {
             let request = match self.next_request().await? {
-                None => return Ok(()),
+                None => return Ok(Ended::Left),
                 Some(Ok(request)) => request,
                 Some(Err(error)) => {
                     self.write(&Response::Failure {
@@ -120,13 +138,37 @@ impl Connection {
                     })
                     .await?;
                     if error.closes_connection() {
-                        return Ok(());
+                        return Ok(Ended::Left);
                     }
                     continue;
                 }
             };
-            self.handle(request).await?;
+            if let Some(ended) = self.serve_request(request).await? {
+                return Ok(ended);
+            }
         }
+    }
+
+    /// Serves a request; tells if nothing else is to be served here.
+    async fn serve_request(&mut self, request: Request) -> std::io::Result<Option<Ended>> {
+        if matches!(request, Request::Open { .. }) {
+            self.note_ended();
+        }
+        if let Some(shard) = self.elsewhere(&request) {
+            return Ok(Some(Ended::Elsewhere { shard, request }));
+        }
+        if let Some(leader) = self.passes_to(&request) {
+            match self.pass_open(&leader, &request).await {
+                Ok(there) => {
+                    self.pass_bytes(there).await?;
+                    return Ok(Some(Ended::Left));
+                }
+                // The client hears who does not lead.
+                Err(error) => tracing::debug!("{leader} cannot be reached for a client: {error}"),
+            }
+        }
+        self.handle(request).await?;
+        Ok(None)
     }
 
     /// Waits for a whole request; `None` when the client has left.
@@ -261,7 +303,7 @@ impl Connection {
                 let Some(other) = self.handle_members(other).await? else {
                     return Ok(());
                 };
-                let response = self.about_node(&other);
+                let response = self.about_node(&other).await;
                 return self.write(&response).await;
             }
         };
@@ -269,13 +311,13 @@ impl Connection {
     }
 
     /// Answers what concerns the node and not a database.
-    fn about_node(&self, request: &Request) -> Response {
+    async fn about_node(&self, request: &Request) -> Response {
         match request {
             Request::Client { .. } => Response::Welcome {
                 heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS,
             },
             Request::Status => Response::Status {
-                json: members::status_json(&self.shard.status(), &self.shard.stages()),
+                json: self.status_json().await,
             },
             _ => Response::failure(
                 FailureCode::Parse,
@@ -286,6 +328,12 @@ impl Connection {
 
     /// Asks the replica. If the answer takes its time, the client may interrupt it, or leave.
     async fn ask(&mut self, request: Ask) -> std::io::Result<Answer> {
+        let answer = self.ask_replica(request).await?;
+        self.note_opened(&answer.reply);
+        Ok(answer)
+    }
+
+    async fn ask_replica(&mut self, request: Ask) -> std::io::Result<Answer> {
         let pending = self.shard.ask(self.session, self.options, request);
         if let Some(reply) = pending.reply_unless_slow().await {
             let is_interrupted = false;

@@ -35,7 +35,9 @@ pub(crate) enum FormationError {
     )]
     Amnesia { peer: NodeAddress, node: NodeId },
     /// A member is configured differently.
-    #[error("{peer} refuses this node: {why}; check --id, --cluster and --extension on both")]
+    #[error(
+        "{peer} refuses this node: {why}; check --id, --cluster, --shards and --extension on both"
+    )]
     Refused {
         peer: NodeAddress,
         why: &'static str,
@@ -110,6 +112,7 @@ fn incarnation_from(
         Verdict::OtherCluster => refused("it belongs to another cluster"),
         Verdict::NoCommonVersion => refused("there is no common version of the protocol"),
         Verdict::OtherExtensions => refused("it was started with another list of --extension"),
+        Verdict::OtherShards => refused(super::handshake::OTHER_SHARDS),
         Verdict::OtherLeases => refused("its --lease or --election is another one"),
         Verdict::None => Ok(None),
         Verdict::Welcome | Verdict::NotFormed => Ok(Some(answer.incarnation)),
@@ -128,6 +131,8 @@ pub(crate) fn answer_while_forming(identity: &Identity, asks: &Hello) -> Hello {
         Verdict::NotMe
     } else if !identity.members.iter().any(is_member) {
         Verdict::NotMember
+    } else if u32::from(asks.shards) != identity.shards {
+        Verdict::OtherShards
     } else if identity.cluster.is_some() && asks.purpose == Purpose::Formation {
         // It has formed the cluster already, with the members that it knows.
         match identity.incarnation_of(asks.sender) {

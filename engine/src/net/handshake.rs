@@ -27,7 +27,9 @@ const AT_INCARNATION: usize = AT_SENDER + 8;
 const AT_TARGET: usize = AT_INCARNATION + 8;
 const AT_TARGET_INCARNATION: usize = AT_TARGET + 8;
 const AT_FEATURES: usize = AT_TARGET_INCARNATION + 8;
-const AT_EXTENSIONS: usize = AT_FEATURES + 8;
+const AT_SHARD: usize = AT_FEATURES + 4;
+const AT_SHARDS: usize = AT_SHARD + 2;
+const AT_EXTENSIONS: usize = AT_SHARDS + 2;
 const AT_ADDRESS_BYTES: usize = AT_EXTENSIONS + 8;
 const AT_ADDRESS: usize = AT_ADDRESS_BYTES + 2;
 const AT_LEASE_PROMISE: usize = AT_CRC - 4;
@@ -73,7 +75,13 @@ pub(crate) enum Verdict {
     /// One of the two nodes answers reads under leases and the other does not, or their election
     /// timeouts differ.
     OtherLeases = 9,
+    /// The two nodes have different numbers of shards.
+    OtherShards = 10,
 }
+
+/// What is said of nodes that differ in `--shards`.
+pub(crate) const OTHER_SHARDS: &str = "the two nodes have different numbers of shards (start a new node \
+     with the --shards of its cluster, in an empty data directory)";
 
 impl std::fmt::Display for Verdict {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,6 +94,7 @@ impl std::fmt::Display for Verdict {
                 "only one of the two nodes was started with --lease, or their --election differs (give \
                  all nodes the same)",
             ),
+            Self::OtherShards => out.write_str(OTHER_SHARDS),
             verdict => write!(out, "{verdict:?}"),
         }
     }
@@ -108,7 +117,11 @@ pub(crate) struct Hello {
     /// The receiver's incarnation as the sender knows it; 0 if unknown.
     pub(crate) target_incarnation: u64,
     /// Optional abilities; none exist yet.
-    pub(crate) features: u64,
+    pub(crate) features: u32,
+    /// The shard of the sender that talks, and that of the receiver that it wants.
+    pub(crate) shard: u16,
+    /// How many shards the sender has; 0 if it has still to learn it.
+    pub(crate) shards: u16,
     /// The digest of the extensions of SQLite that the sender loads; 0 if there are none.
     pub(crate) extensions: u64,
     /// For how long the sender refuses to elect another leader after it has heard of one, in ms; 0
@@ -148,6 +161,8 @@ impl Hello {
             &self.target_incarnation.to_le_bytes(),
         );
         put(AT_FEATURES, &self.features.to_le_bytes());
+        put(AT_SHARD, &self.shard.to_le_bytes());
+        put(AT_SHARDS, &self.shards.to_le_bytes());
         put(AT_EXTENSIONS, &self.extensions.to_le_bytes());
         put(AT_LEASE_PROMISE, &self.lease_promise_ms.to_le_bytes());
         let address = self.address.as_bytes();
@@ -190,6 +205,7 @@ impl Hello {
             7 => Verdict::NoCommonVersion,
             8 => Verdict::OtherExtensions,
             9 => Verdict::OtherLeases,
+            10 => Verdict::OtherShards,
             _ => return Err(HelloError::Unknown("verdict")),
         };
         let address_bytes = usize::from(u16_at(AT_ADDRESS_BYTES)).min(ADDRESS_BYTES_MAX);
@@ -205,7 +221,9 @@ impl Hello {
             incarnation: u64_at(AT_INCARNATION),
             target: NodeId(u64_at(AT_TARGET)),
             target_incarnation: u64_at(AT_TARGET_INCARNATION),
-            features: u64_at(AT_FEATURES),
+            features: u32::from_le_bytes(field(bytes, AT_FEATURES)),
+            shard: u16_at(AT_SHARD),
+            shards: u16_at(AT_SHARDS),
             extensions: u64_at(AT_EXTENSIONS),
             lease_promise_ms: u32::from_le_bytes(field(bytes, AT_LEASE_PROMISE)),
             address,
@@ -236,6 +254,8 @@ mod tests {
             target: NodeId(3),
             target_incarnation: 78,
             features: 0,
+            shard: 3,
+            shards: 4,
             extensions: 79,
             lease_promise_ms: 80,
             address: "[::1]:9001".into(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::client::{Client, ClientError, ClientOptions};
 use crate::replica::member::Member as KnownMember;
+use crate::shards::SHARDS_MAX;
 use crate::storage::{Identity, Member};
 use crate::wire::Request;
 
@@ -44,6 +45,7 @@ impl Introduction {
             incarnation: identity.incarnation,
             failure_domain: self.failure_domain.unwrap_or(u64::MAX),
             weight: self.weight.unwrap_or(u64::MAX),
+            shards: identity.shards.into(),
             address: self.address.clone(),
         }
     }
@@ -93,6 +95,9 @@ pub(crate) async fn introduce(
     let mut identity = identity.clone();
     identity.node = joined.id;
     identity.cluster = Some(joined.cluster);
+    identity.shards = u32::try_from(joined.shards)
+        .unwrap_or(0)
+        .clamp(1, SHARDS_MAX);
     let members = joined.members.into_iter().map(|member| Member {
         id: member.id,
         address: member.address,

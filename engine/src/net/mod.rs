@@ -11,16 +11,19 @@ pub(crate) mod snapshot;
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::net::{TcpListener, TcpStream};
 
+use crate::commands::Command;
 use crate::shard::Shard;
+use crate::shards::Shards;
+use crate::tasks::Tasks;
 use crate::wire::FailureCode;
-pub(crate) use admission::Admission;
-use admission::{GREETING_TIME_MAX, Place};
+use admission::{Admission, GREETING_TIME_MAX, Place};
 use formation::SharedIdentity;
 use handshake::{HELLO_BYTES, Hello, PEER_MAGIC, Purpose, Verdict};
 
@@ -34,32 +37,85 @@ pub(crate) fn resolve(address: &str) -> std::io::Result<SocketAddr> {
     })
 }
 
-/// What connections are served with: at a first start there is no shard until the cluster has
-/// formed.
+/// What the connections of an executor are served with: at a first start there is no shard until the
+/// cluster has formed.
 pub(crate) struct Gateway {
-    pub(crate) admission: Rc<Admission>,
     pub(crate) identity: SharedIdentity,
+    /// The shard of this executor.
     pub(crate) shard: RefCell<Option<Rc<Shard>>>,
+    /// All shards of the node.
+    pub(crate) shards: Shards,
+    /// The connections that this executor serves, and their acceptance.
+    pub(crate) connections: Tasks,
+}
+
+/// A connection on its way to the executor of the shard that serves it.
+pub(crate) enum Arrival {
+    /// Another node's, which has said hello.
+    Peer {
+        /// The socket.
+        socket: OwnedFd,
+        /// What it says.
+        asks: Box<Hello>,
+        /// Its place.
+        place: Place,
+    },
+    /// A client's, with a request for this shard.
+    Client(client::Moved),
+}
+
+/// Takes a connection that has come from another executor.
+pub(crate) fn take_over(arrival: Arrival, gateway: &Rc<Gateway>) {
+    let served = arrive(arrival, Rc::clone(gateway));
+    gateway.connections.spawn(served);
+}
+
+async fn arrive(arrival: Arrival, gateway: Rc<Gateway>) {
+    let ended = match arrival {
+        Arrival::Peer {
+            socket,
+            asks,
+            place,
+        } => greet_peer(attach(socket), gateway, asks, place).await,
+        Arrival::Client(moved) => client::go_on(moved, gateway).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// Takes a socket away from this executor. What has arrived on it and was not read stays there: glommio
+/// waits for a socket before it reads, and reads only into the buffer of whoever asks.
+fn detach(stream: &TcpStream) -> std::io::Result<OwnedFd> {
+    // SAFETY: the descriptor is of an open socket for as long as `stream` lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(socket, 0)?)
+}
+
+/// Makes a socket one of this executor.
+fn attach(socket: OwnedFd) -> TcpStream {
+    // SAFETY: the descriptor is that of a connected TCP socket, and nobody else owns it.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Accepts connections for ever.
 pub(crate) async fn serve(listener: std::net::TcpListener, gateway: Rc<Gateway>) {
+    let admission = Arc::new(Admission::of_process());
     // glommio's own `bind` sets SO_REUSEPORT, with which a second node on the same port would
     // start without a word and take half of the connections.
     // SAFETY: the descriptor is that of a bound and listening TCP socket, and nobody else owns it.
     let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
     loop {
-        gateway.admission.room().await;
+        admission.room().await;
         match listener.accept().await {
             Ok(stream) => {
-                let place = gateway.admission.accepted();
-                let gateway = Rc::clone(&gateway);
-                glommio::spawn_local(async move {
-                    if let Err(error) = greet(stream, gateway, place).await {
+                let place = admission.accepted();
+                let greeted = greet(stream, Rc::clone(&gateway), place);
+                gateway.connections.spawn(async move {
+                    if let Err(error) = greeted.await {
                         tracing::debug!("a connection ended: {error}");
                     }
-                })
-                .detach();
+                });
             }
             Err(error) => {
                 // Out of descriptors, most likely: some connection has to end first.
@@ -76,10 +132,10 @@ async fn greet(mut stream: TcpStream, gateway: Rc<Gateway>, place: Place) -> std
     admission::notice_death(&stream)?;
     let greeting = admission::in_time(GREETING_TIME_MAX, read_greeting(&mut stream));
     match greeting.await? {
-        Greeting::Peer(asks) => greet_peer(stream, gateway, *asks).await,
+        Greeting::Peer(asks) => greet_peer(stream, gateway, asks, place).await,
         Greeting::Client { version } => match place.becomes_client() {
             Err(refusal) => client::refuse(&mut stream, FailureCode::Busy, refusal).await,
-            Ok(()) => client::serve(stream, version, gateway).await,
+            Ok(()) => client::serve(stream, version, gateway, place).await,
         },
     }
 }
@@ -108,13 +164,28 @@ async fn read_greeting(stream: &mut TcpStream) -> std::io::Result<Greeting> {
 async fn greet_peer(
     mut stream: TcpStream,
     gateway: Rc<Gateway>,
-    asks: Hello,
+    asks: Box<Hello>,
+    place: Place,
 ) -> std::io::Result<()> {
     let shard = gateway.shard.borrow().clone();
     let Some(shard) = shard else {
         let answer = formation::answer_while_forming(&gateway.identity.borrow(), &asks);
         return stream.write_all(&answer.encode()).await;
     };
+    if u32::from(asks.shard) != shard.place().number
+        && let Some(all) = gateway.shards.all()
+        && let Some(wanted) = all.get(usize::from(asks.shard))
+    {
+        let arrival = Arrival::Peer {
+            socket: detach(&stream)?,
+            asks,
+            place,
+        };
+        // A shard that has stopped closes the connection.
+        let _ = wanted.commands.send(Command::Arrive(Box::new(arrival)));
+        return Ok(());
+    }
+    // A number that no shard has is judged as the rest is.
     let answer = shard.peers().answer(&asks);
     // Before the answer, which lets the peer send: what it then says can be answered.
     let accepted = (answer.verdict == Verdict::Welcome && asks.purpose == Purpose::Link)

@@ -17,8 +17,6 @@ use crate::replica::{Input, NodeAddress};
 use crate::shard::Shard;
 use crate::signal::Signal;
 
-/// The shard that all messages are of, until a node has several.
-const SHARD: u32 = 0;
 /// Between two attempts to reach a peer.
 const REDIAL_AFTER: Duration = Duration::from_millis(50);
 /// For connecting and for the answer to a hello.
@@ -30,6 +28,8 @@ const READ_BYTES: usize = 64 << 10;
 /// The sending end of the link to one peer.
 pub(crate) struct PeerLink {
     peer: NodeAddress,
+    /// The shard that its messages are of.
+    shard: u32,
     outgoing: RefCell<Vec<u8>>,
     written: Signal,
     connected: Cell<bool>,
@@ -37,9 +37,10 @@ pub(crate) struct PeerLink {
 }
 
 impl PeerLink {
-    pub(crate) fn new(peer: NodeAddress) -> Rc<Self> {
+    pub(crate) fn new(peer: NodeAddress, shard: u32) -> Rc<Self> {
         Rc::new(Self {
             peer,
+            shard,
             outgoing: RefCell::default(),
             written: Signal::default(),
             connected: Cell::new(false),
@@ -63,7 +64,7 @@ impl PeerLink {
     pub(crate) fn send(&self, message: &Message) {
         let mut outgoing = self.outgoing.borrow_mut();
         if self.connected.get() && outgoing.len() < OUTGOING_BYTES_MAX {
-            ringlite_raft::encode(SHARD, message, &mut outgoing);
+            ringlite_raft::encode(self.shard, message, &mut outgoing);
         }
     }
 

@@ -14,6 +14,7 @@ use ringlite_raft::{Message, NodeId};
 use super::handshake::{Hello, Purpose, VERSION_MAX, VERSION_MIN, Verdict};
 use super::peer::PeerLink;
 use crate::replica::NodeAddress;
+use crate::shards::ShardPlace;
 use crate::signal::Signal;
 use crate::storage::{Identity, Member};
 
@@ -43,6 +44,8 @@ impl Incoming {
 /// All other nodes.
 pub(crate) struct Peers {
     identity: Identity,
+    /// The shard that they are all of, here and there.
+    shard: u32,
     /// Where this node is reached.
     address: String,
     peers: RefCell<BTreeMap<NodeId, Peer>>,
@@ -51,17 +54,26 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// The peers that the identity names. Their links have to be run.
-    pub(crate) fn new(identity: Identity, address: String) -> Self {
+    /// The peers of a shard that the identity names. Their links have to be run.
+    pub(crate) fn new(identity: Identity, address: String, shard: u32) -> Self {
         let members = identity.members.clone();
         let peers = Self {
             peers: RefCell::default(),
             incoming: RefCell::default(),
             identity,
+            shard,
             address,
         };
         peers.set(&members);
         peers
+    }
+
+    /// The shard that they are all of.
+    pub(crate) fn place(&self) -> ShardPlace {
+        ShardPlace {
+            number: self.shard,
+            count: self.identity.shards,
+        }
     }
 
     /// Who this node is.
@@ -111,7 +123,7 @@ impl Peers {
             peer.link.close();
         }
         let address = node.address.clone();
-        let link = PeerLink::new(NodeAddress { id, address });
+        let link = PeerLink::new(NodeAddress { id, address }, self.shard);
         let peer = Peer {
             incarnation: node.incarnation,
             is_member,
@@ -156,6 +168,7 @@ impl Peers {
         Hello {
             address: self.address.clone(),
             target_incarnation: incarnation,
+            shard: self.shard as u16,
             ..hello(&self.identity, target, purpose, verdict)
         }
     }
@@ -179,6 +192,8 @@ impl Peers {
             Verdict::OtherCluster
         } else if ![0, asks.incarnation].contains(&known) {
             Verdict::OtherIncarnation
+        } else if (u32::from(asks.shard), u32::from(asks.shards)) != (self.shard, identity.shards) {
+            Verdict::OtherShards
         } else if asks.cluster != 0 && asks.extensions != identity.extensions {
             Verdict::OtherExtensions
         } else if asks.cluster != 0 && asks.lease_promise_ms != identity.lease_promise_ms {
@@ -247,6 +262,8 @@ pub(super) fn hello(
         target,
         target_incarnation: identity.incarnation_of(target),
         features: 0,
+        shard: 0,
+        shards: identity.shards as u16,
         extensions: identity.extensions,
         lease_promise_ms: identity.lease_promise_ms,
         address: String::new(),
@@ -276,11 +293,11 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(identity(1, &three()), "host:1".into())
+        Peers::new(identity(1, &three()), "host:1".into(), 0)
     }
 
     fn asks(id: u64) -> Hello {
-        Peers::new(identity(id, &three()), format!("host:{id}")).hello(
+        Peers::new(identity(id, &three()), format!("host:{id}"), 0).hello(
             NodeId(1),
             Purpose::Link,
             Verdict::None,
@@ -307,6 +324,14 @@ mod tests {
         let mut with_leases = asks(2);
         with_leases.lease_promise_ms = 250;
         assert_eq!(verdict(&peers, &with_leases), Verdict::OtherLeases);
+        let mut with_shards = asks(2);
+        with_shards.shards = 2;
+        assert_eq!(verdict(&peers, &with_shards), Verdict::OtherShards);
+        let of_another_shard = Hello {
+            shard: 1,
+            ..asks(2)
+        };
+        assert_eq!(verdict(&peers, &of_another_shard), Verdict::OtherShards);
         let stranger = Hello {
             cluster: 8,
             ..asks(2)

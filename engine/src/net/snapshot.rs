@@ -22,5 +22,5 @@ pub mod stream {
     pub use crate::storage::Position;
 }
 
-/// The shard that all snapshots are of, until a node has several.
+/// Where frames have a word for a shard. The hello of their connection names it for all of them.
 const SHARD: u32 = 0;

@@ -6,28 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use ringlite_raft::NodeId;
 use ringlite_vfs::Extension;
 
-use super::life::{self, ShardSetup};
+use super::life::{self, OtherShards, ShardSetup};
 use super::{EMBEDDED_SESSION_BIT, Node, NodeError, settings, stopped};
 use crate::extensions::Extensions;
 use crate::net::joining::Introduction;
-use crate::readers::Readers;
 use crate::replica::member::ADDRESS_BYTES_MAX;
 use crate::replica::{self, NodeAddress, Status};
 use crate::shard;
-use crate::sql::workers::WorkerCores;
+use crate::shards::{SHARDS_MAX, Shards};
 use crate::sql::{self, RunLimits};
 use crate::storage::{self, DataDirectory, Identity, Owner};
 use crate::{awake, commands};
 
-/// Below glommio's default, which is above the usual limit of locked memory.
-const IO_MEMORY_BYTES: usize = 4 << 20;
-/// Threads for what blocks: a backfill, a digest, and the executor's own calls.
-const BLOCKING_THREADS: usize = 3;
-/// How long the thread looks around before it sleeps where cores are not kept awake.
+/// How long a shard's thread looks around before it sleeps where cores are not kept awake.
 const SPIN_ASLEEP: Duration = Duration::from_micros(50);
 /// A segment holds at least one record of the largest size.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
@@ -50,7 +44,9 @@ pub struct NodeBuilder {
     voter_gone_after: Duration,
     timeouts: Timeouts,
     lease: bool,
-    core: Option<usize>,
+    cores: Vec<usize>,
+    shards: Option<u32>,
+    spread: bool,
     save_power: bool,
     spin: Option<Duration>,
     segment_bytes: u64,
@@ -90,7 +86,9 @@ impl NodeBuilder {
                 election: Duration::from_millis(250),
             },
             lease: false,
-            core: None,
+            cores: Vec::new(),
+            shards: None,
+            spread: false,
             save_power: false,
             spin: None,
             segment_bytes: storage::SEGMENT_BYTES_DEFAULT,
@@ -234,10 +232,39 @@ impl NodeBuilder {
         self
     }
 
-    /// The core that the node is pinned to; by default spread by id over the allowed ones.
+    /// The core that the node is pinned to, if it has one shard: [`NodeBuilder::cores`] of one.
     #[must_use]
-    pub fn core(mut self, core: usize) -> Self {
-        self.core = Some(core);
+    pub fn core(self, core: usize) -> Self {
+        self.cores([core])
+    }
+
+    /// The cores that its shards are pinned to, taken in turn; by default the allowed ones, from one on
+    /// that the node's id chooses. Long statements and reads on other threads keep to the others, where
+    /// there are any.
+    #[must_use]
+    pub fn cores(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.cores = cores.into_iter().collect();
+        self
+    }
+
+    /// How many shards the node has, at most 64: each on a core of its own as far as these go, with a Raft
+    /// group, a log and databases of its own. The same on all nodes of a cluster, and for ever. Unless told
+    /// it is 1 for a new cluster, and what the cluster or the directory has for any other.
+    ///
+    /// Which shard a database is in follows from its name up to the first dot: `shop.orders` and
+    /// `shop.users` are in one, and only databases of one shard can be attached to each other.
+    #[must_use]
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Spreads the leaders of the shards over the voters: that of shard `k` is the `k`-th voter behind the
+    /// one that leads the first shard, in the order of ids. Otherwise one node leads all of them, as clients
+    /// of dqlite want it, who know one leader. The same on all nodes.
+    #[must_use]
+    pub fn spread(mut self, spread: bool) -> Self {
+        self.spread = spread;
         self
     }
 
@@ -347,6 +374,12 @@ impl NodeBuilder {
                 ),
             });
         }
+        if self
+            .shards
+            .is_some_and(|shards| !(1..=SHARDS_MAX).contains(&shards))
+        {
+            return Err(settings(format!("a node has 1 to {SHARDS_MAX} shards")));
+        }
         self.check_members()?;
         let vacuum_directory = self.vacuum_directory()?;
         let extensions =
@@ -358,6 +391,7 @@ impl NodeBuilder {
             node: self.node_id(),
             cluster: &self.members,
             alone_at: (!joins).then_some(own_address.as_str()),
+            shards: self.shards,
         };
         let mut directory = DataDirectory::open(&self.data, &owner, self.segment_bytes)?;
         directory.set_extensions(extensions.digest);
@@ -374,20 +408,19 @@ impl NodeBuilder {
         }
         // A cluster of one serves at once, unless others have joined since it began.
         let alone = !identity.joins && identity.members.len() == 1;
-        let core = match self.core {
-            Some(core) => core,
-            None => default_core(identity),
+        let cores = match self.cores.is_empty() {
+            false => self.cores,
+            true => default_cores(identity),
         };
+        // So many executors there will be.
+        let shards = identity.shards as usize;
         let keep_awake = !self.save_power && awake::device().is_some();
         let spin = self.spin.unwrap_or(match keep_awake {
             true => Duration::ZERO,
             false => SPIN_ASLEEP,
         });
         let (commands, incoming) = commands::channel();
-        let (started, has_started) = flume::bounded(1);
-        let worker_cores = WorkerCores::beside(core);
-        let cores = worker_cores.clone();
-        let readers = Arc::new(Readers::new(self.limits, self.snapshot_time, cores));
+        let (started, has_started) = flume::unbounded();
         let setup = ShardSetup {
             introduction: Introduction {
                 address: own_address,
@@ -400,6 +433,7 @@ impl NodeBuilder {
             voter_gone_after: self.voter_gone_after,
             timeouts: self.timeouts,
             lease: self.lease,
+            spread: self.spread,
             transaction_bytes: self.transaction_bytes,
             wal_bytes: self.wal_bytes,
             log_window_bytes: self.log_window_bytes,
@@ -408,34 +442,46 @@ impl NodeBuilder {
             vacuum_directory,
             extensions: extensions.list,
             snapshot_time: self.snapshot_time,
-            worker_cores,
+            cores,
+            allowed_cores: rustix::thread::sched_getaffinity(None).ok(),
+            spin,
             keep_awake,
-            readers: Arc::clone(&readers),
+            shards: Shards::default(),
         };
-        let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
-            .name("ringlite")
-            .io_memory(IO_MEMORY_BYTES)
-            .spin_before_park(spin)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
-            .spawn(move || life::run(directory, setup, listener, incoming, started))
-            .map_err(|error| NodeError::Executor {
-                core,
-                reason: error.to_string(),
-            })?;
+        let all = setup.shards.clone();
+        let (own_setup, own) = (setup.clone(), commands.clone());
+        let others = OtherShards::default();
+        let life = {
+            let others = others.clone();
+            move || {
+                life::run(
+                    directory,
+                    own_setup,
+                    listener,
+                    (own, incoming),
+                    others,
+                    started,
+                )
+            }
+        };
+        let thread = life::executor(&setup, 0)
+            .spawn(life)
+            .map_err(|error| life::no_executor(&setup, 0, &error))?;
         let node = Node {
             commands,
-            readers,
+            shards: all,
             sessions: Arc::new(AtomicU64::new(EMBEDDED_SESSION_BIT)),
             thread: Some(thread),
+            others,
         };
         if alone {
             // A failed start drops its end; the reason is then in the thread's result.
-            if has_started.recv().is_err() {
+            if (0..shards).any(|_| has_started.recv().is_err()) {
                 return Err(node.wait().err().unwrap_or_else(stopped));
             }
             let is_alone = |status: &Status| status.members.len() == 1;
             if node.status().as_ref().is_some_and(is_alone)
-                && let Err(error) = node.wait_for_leader(Duration::from_secs(10))
+                && let Err(error) = node.wait_for_all_leaders(Duration::from_secs(10))
             {
                 // It has stopped, and tells why.
                 if node.commands.is_closed() {
@@ -583,12 +629,12 @@ fn bind(address: &str) -> std::result::Result<TcpListener, NodeError> {
     }
 }
 
-/// The core for a node that was not told: several nodes on one machine get different ones.
-fn default_core(identity: &Identity) -> usize {
+/// The cores for a node that was not told: several nodes on one machine begin with different ones.
+fn default_cores(identity: &Identity) -> Vec<usize> {
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
-        return 0;
+        return vec![0];
     };
-    let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+    let mut cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
         .filter(|core| allowed.is_set(*core))
         .collect();
     // A node that has still to join has no id.
@@ -597,5 +643,6 @@ fn default_core(identity: &Identity) -> usize {
         node => node - 1,
     };
     let turn = (number % cores.len().max(1) as u64) as usize;
-    cores.get(turn).copied().unwrap_or(0)
+    cores.rotate_left(turn);
+    cores
 }

@@ -6,6 +6,7 @@ use ringlite_raft::NodeId;
 
 use super::payload;
 use super::roles::RoleTargets;
+use crate::shards::ShardPlace;
 
 /// A node and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub(crate) const LOG_WINDOW_BYTES_DEFAULT: u64 = 256 << 20;
 pub struct Config {
     /// The consensus core's settings.
     pub raft: ringlite_raft::Config,
+    /// Which of the node's shards it is.
+    pub shard: ShardPlace,
+    /// Whether the shards' leaders are spread over the voters.
+    pub spread: bool,
     /// Addresses of nodes that the configuration in the log does not tell, or not yet.
     pub members: Vec<NodeAddress>,
     /// How many voters and standbys this node keeps while it leads. The same on all nodes.
@@ -82,6 +87,8 @@ impl Config {
             .max(RoleTargets::default().voters);
         Self {
             raft,
+            shard: ShardPlace::LONE,
+            spread: false,
             members,
             roles: RoleTargets {
                 voters,

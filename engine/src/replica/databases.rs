@@ -197,10 +197,26 @@ impl Replica {
         name: &str,
         page_size: PageSize,
     ) -> Result<(), Error> {
-        check_name(name)?;
+        self.check_name(name)?;
         self.check_is_free(name)?;
         let name = name.to_owned();
         self.propose_and_answer(id, DatabaseAct::Create { name, page_size }, true);
+        Ok(())
+    }
+
+    /// Whether there may be a database of this name here.
+    pub(super) fn check_name(&self, name: &str) -> Result<(), Error> {
+        ringlite_vfs::validate_database_name(name)
+            .map_err(|error| Error::misuse(ffi::SQLITE_MISUSE, error.to_string()))?;
+        let place = self.config.shard;
+        if !place.owns(name) {
+            return Err(Error::misuse(
+                ffi::SQLITE_MISUSE,
+                format!(
+                    "the database {name:?} is not in {place}, which was asked for it: this is a bug"
+                ),
+            ));
+        }
         Ok(())
     }
 
@@ -233,7 +249,7 @@ impl Replica {
         file_bytes: u64,
         replace: bool,
     ) -> Result<(), Error> {
-        check_name(&name)?;
+        self.check_name(&name)?;
         if !replace {
             self.check_is_free(&name)?;
         }
@@ -551,9 +567,4 @@ fn refused_file(reason: &str) -> Error {
         ffi::SQLITE_NOTADB,
         format!("the file cannot be restored: {reason}"),
     )
-}
-
-pub(super) fn check_name(name: &str) -> Result<(), Error> {
-    ringlite_vfs::validate_database_name(name)
-        .map_err(|error| Error::misuse(ffi::SQLITE_MISUSE, error.to_string()))
 }

@@ -7,6 +7,7 @@ use ringlite_vfs::{Capture, CommitPoint, PageSize};
 use super::catalogue::DatabaseId;
 use super::config::NodeAddress;
 use super::file::DatabaseFile;
+use super::following::Guidance;
 use super::member::Member;
 use super::members::MemberStatus;
 use super::payload::{DatabaseChange, RestoreId};
@@ -102,8 +103,11 @@ pub enum Input {
         /// Its state now.
         commit_point: CommitPoint,
     },
-    /// Leadership goes to another voter, if this node leads and there is one.
+    /// Leadership goes to another voter, if this node leads and there is one: to the one that is to have it
+    /// anyway, if it can.
     HandOver,
+    /// What the first shard of this node has come to know; for the other ones.
+    Guided(Guidance),
     /// The node is about to stop: nothing new is taken, and everything that is committed goes
     /// into the database files.
     Flush,
@@ -413,6 +417,8 @@ pub struct Status {
     pub removed: bool,
     /// The members of the cluster by the newest configuration in the node's log.
     pub members: Vec<MemberStatus>,
+    /// Whether that configuration is known to be committed.
+    pub members_committed: bool,
     /// The databases, by name.
     pub databases: Vec<String>,
     /// Sessions with an open database.

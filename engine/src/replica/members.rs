@@ -207,7 +207,7 @@ impl Replica {
     }
 
     /// Whether a change is in the log and not committed. There is one at a time.
-    fn is_change_in_flight(&self) -> bool {
+    pub(super) fn is_change_in_flight(&self) -> bool {
         let raft = self.raft.status();
         raft.configuration_index > raft.commit && !mutation!(TwoChangesAtATime)
     }
@@ -375,7 +375,7 @@ impl Replica {
         id
     }
 
-    fn is_caught_up(&self, id: NodeId) -> bool {
+    pub(super) fn is_caught_up(&self, id: NodeId) -> bool {
         let raft = self.raft.status();
         let behind_max = self.config.raft.lag_entries_max;
         let mut peers = self.raft.peers();
@@ -384,7 +384,7 @@ impl Replica {
     }
 
     /// Whether a member has said nothing for as long as it takes to elect another leader.
-    fn is_silent(&self, id: NodeId) -> bool {
+    pub(super) fn is_silent(&self, id: NodeId) -> bool {
         let mut peers = self.raft.peers();
         let peer = peers.find(|peer| peer.id == id);
         peer.is_some_and(|peer| peer.silent_ticks >= self.config.raft.election_timeout_ticks_min)

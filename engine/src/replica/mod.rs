@@ -16,6 +16,7 @@ mod commit;
 mod config;
 mod databases;
 mod file;
+mod following;
 mod gate;
 mod handover;
 mod interface;
@@ -39,7 +40,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use ringlite_raft::{
-    ConfigError, Entry, EntryKind, HardState, LogIndex, Raft, ReadId, RestoredLog, Role,
+    ConfigError, Entry, EntryKind, HardState, LogIndex, Message, Raft, ReadId, RestoredLog, Role,
 };
 
 use backfill::Backfills;
@@ -51,6 +52,9 @@ pub(crate) use config::{LOG_WINDOW_BYTES_DEFAULT, WAL_BYTES_DEFAULT};
 use databases::Restores;
 pub use databases::{DatabaseStatus, RESTORE_CHUNK_BYTES_MAX};
 pub use file::DatabaseFile;
+use following::Following;
+pub use following::Guidance;
+pub(crate) use following::{GuidanceStamp, all_follow};
 use gate::{Gate, Held};
 use handover::Handover;
 pub use interface::{Effect, Input, Status};
@@ -130,6 +134,7 @@ pub struct Replica {
     log_window: LogWindow,
     member_work: MemberWork,
     handover: Option<Handover>,
+    following: Following,
     effects: VecDeque<Effect>,
 }
 
@@ -176,6 +181,7 @@ impl Replica {
             restores: Restores::default(),
             member_work: MemberWork::default(),
             handover: None,
+            following: Following::default(),
             snapshots: Snapshots::default(),
             effects: VecDeque::new(),
         };
@@ -200,6 +206,11 @@ impl Replica {
         use ringlite_raft::Input as Raft;
         match input {
             Input::Tick => self.tick(),
+            // It would lead until it has stopped, and then nobody would.
+            Input::Receive {
+                message: Message::TimeoutNow { .. },
+                ..
+            } if self.is_flushing() => {}
             Input::Receive { from, message } => self.raft.step(Raft::Receive { from, message }),
             Input::PeerLost { peer } => self.raft.step(Raft::PeerLost { peer }),
             Input::Persisted { io } => self.raft.step(Raft::Persisted { io }),
@@ -248,7 +259,8 @@ impl Replica {
                     state.entry_committed(index, commit_point, now);
                 }
             }
-            Input::HandOver => self.hand_over(None, None),
+            Input::HandOver => self.hand_over(None, self.successor()),
+            Input::Guided(guidance) => self.guided(guidance),
             Input::Flush => self.flush(),
             Input::ManifestSaved => self.manifest_saved(),
             Input::Backfilled { database, end } => self.backfilled(database, end),
@@ -347,6 +359,7 @@ impl Replica {
             lease: raft.lease,
             removed: self.is_removed(),
             members: self.member_statuses(),
+            members_committed: raft.configuration_index <= raft.commit,
             databases: self.catalogue.names().map(str::to_owned).collect(),
             sessions: self.sessions.len(),
         }
@@ -362,6 +375,11 @@ impl Replica {
     pub(crate) fn lease_promise_ticks(&self) -> Option<u32> {
         let raft = &self.config.raft;
         (raft.lease_ticks > 0).then_some(raft.election_timeout_ticks_min)
+    }
+
+    /// Whether a session has a database open, or has still to be told why it has none any more.
+    pub(crate) fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session) || self.last_words.contains_key(&session)
     }
 
     /// What this node is in its term.
@@ -436,7 +454,10 @@ impl Replica {
         self.drive_backfill();
         self.drive_handover();
         self.drive_members();
-        self.keep_roles();
+        match self.config.shard.is_first() {
+            true => self.keep_roles(),
+            false => self.follow_first_shard(),
+        }
     }
 
     /// A leader has applied everything that its log tells of: a database whose file was gone at the

@@ -7,7 +7,7 @@ use ringlite_vfs::PageSize;
 
 use super::backfill::Backfills;
 use super::catalogue::{DatabaseId, SnapshotContent};
-use super::databases::{check_name, no_database};
+use super::databases::no_database;
 use super::gate::Held;
 use super::payload::DatabaseAct;
 use super::positions::Positions;
@@ -78,7 +78,7 @@ impl Replica {
                 work: Work::Connect { database, options },
                 may_write: false,
             });
-        } else if let Err(error) = check_name(&name) {
+        } else if let Err(error) = self.check_name(&name) {
             self.refuse(id, error);
         } else if self.catalogue.is_creating(&name) {
             self.opening.entry(name).or_default().push((id, options));
@@ -485,6 +485,9 @@ impl Replica {
         if self.leading && !leads {
             self.step_down();
             self.handover_leaves_leadership();
+        }
+        if leads && !self.leading {
+            self.settle_as_leader();
         }
         self.leading = leads;
     }

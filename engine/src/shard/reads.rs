@@ -20,7 +20,8 @@ impl Shard {
         if before.is_none_or(|before| (before.1, before.2) != (now.1, now.2)) {
             let leader = replica.leader();
             tracing::info!(
-                "{}",
+                "{}{}",
+                self.place().prefix(),
                 leader.as_ref().map_or_else(
                     || "no leader is known".to_owned(),
                     |leader| format!("{leader} leads")
@@ -34,6 +35,20 @@ impl Shard {
                 serving,
             };
             self.readers.publish(published);
+        }
+        drop(replica);
+        self.guide();
+    }
+
+    /// Tells the other shards of the node what they are to follow, if that has changed.
+    fn guide(&self) {
+        let place = self.place();
+        if place.count == 1 || !place.is_first() {
+            return;
+        }
+        let stamp = self.replica.borrow().guidance_stamp();
+        if stamp.is_some() && self.guided.replace(stamp) != stamp {
+            self.shards.guide(self.replica.borrow().guidance());
         }
     }
 

@@ -14,6 +14,8 @@ use rusqlite::{Connection, ffi};
 
 use ringlite_vfs::PageSize;
 
+use crate::shards::ShardPlace;
+
 use super::pragmas::{self, Verdict};
 use super::statement::Special;
 
@@ -109,8 +111,8 @@ pub(super) struct Permissions {
     pub(super) page_bytes: u32,
     /// Where `VACUUM INTO` may write; nowhere if it is `None`.
     pub(super) vacuum_directory: Option<Arc<Path>>,
-    /// Whether other databases of the node may be attached.
-    pub(super) may_attach: bool,
+    /// The shard whose other databases may be attached; `None`: none may.
+    pub(super) attaches_in: Option<ShardPlace>,
 }
 
 /// Makes the connection ask for permission.
@@ -227,18 +229,26 @@ impl Permissions {
 
     /// Whether a database of this name may be attached if it exists, or why it may not.
     fn check_attachable(&self, name: &str) -> Result<(), String> {
-        if !self.may_attach {
+        let Some(place) = self.attaches_in else {
             return Err(
                 "ATTACH is refused here: a read at the level `leader` or `local` is of one database"
                     .into(),
             );
-        }
+        };
         ringlite_vfs::validate_database_name(name).map_err(|_| {
             format!(
                 "ATTACH {name:?} is refused here: give the name of a database of this cluster; \
                  neither a path or URI nor a database in memory is replicated"
             )
-        })
+        })?;
+        if !place.owns(name) {
+            return Err(format!(
+                "ATTACH {name:?} is refused here: it is in another shard than this database, and a \
+                 transaction cannot span two; databases whose names agree up to the first dot are in one \
+                 shard"
+            ));
+        }
+        Ok(())
     }
 
     /// The file that `VACUUM INTO` may write, or why it may not.
@@ -293,7 +303,7 @@ mod tests {
         let permissions = Permissions {
             page_bytes: 4096,
             vacuum_directory: Some(Path::new("/var/backup").into()),
-            may_attach: true,
+            attaches_in: Some(ShardPlace::LONE),
         };
         for (name, expected) in [
             ("a.db", Some("/var/backup/a.db")),

@@ -39,6 +39,7 @@ use crate::replica::request::{
     Digest, Outcome, Ran, Reply, RequestId, SessionId, Standing, StopReason, Work,
 };
 use crate::replica::{DatabaseId, Input};
+use crate::shards::ShardPlace;
 use joint::SessionDatabase;
 use restore::RestoreFile;
 use run::{Finished, Progress, Stacks};
@@ -99,6 +100,7 @@ pub struct Sql {
     limits: RunLimits,
     writable: bool,
     vacuum_directory: Option<Arc<Path>>,
+    place: ShardPlace,
 }
 
 impl Sql {
@@ -129,12 +131,18 @@ impl Sql {
             limits: RunLimits::default(),
             writable: false,
             vacuum_directory: None,
+            place: ShardPlace::LONE,
         })
     }
 
     /// Lets `VACUUM INTO` write files into `directory`, an absolute path.
     pub fn allow_vacuum_into(&mut self, directory: PathBuf) {
         self.vacuum_directory = Some(directory.into());
+    }
+
+    /// The databases are those of this shard: none of another one can be attached to them.
+    pub fn set_place(&mut self, place: ShardPlace) {
+        self.place = place;
     }
 
     /// Changes how long runs may take.
@@ -198,6 +206,7 @@ impl Sql {
                     options,
                     self.limits.look_steps,
                     self.vacuum_directory.clone(),
+                    self.place,
                 ),
                 None => Err(Error::misuse(
                     rusqlite::ffi::SQLITE_NOTFOUND,

@@ -23,6 +23,7 @@ use crate::replica::request::{
 };
 use crate::replica::{DatabaseId, Positions};
 use crate::rows::{Column, RowBatch, Value};
+use crate::shards::ShardPlace;
 
 /// Compiled statements kept for texts that come again.
 const TEXT_CACHE_STATEMENTS: usize = 32;
@@ -109,8 +110,10 @@ impl Session {
         options: SessionOptions,
         look_steps: i32,
         vacuum_directory: Option<Arc<Path>>,
+        place: ShardPlace,
     ) -> Result<Self, Error> {
-        Self::connect_as(id, database, options, look_steps, vacuum_directory, false)
+        let place = Some(place);
+        Self::connect_as(id, database, options, look_steps, vacuum_directory, place)
     }
 
     /// A session in which nothing can be written, and nothing is seen that is not committed.
@@ -122,7 +125,7 @@ impl Session {
             SessionOptions::default(),
             look_steps,
             None,
-            true,
+            None,
         )
     }
 
@@ -132,8 +135,9 @@ impl Session {
         options: SessionOptions,
         look_steps: i32,
         vacuum_directory: Option<Arc<Path>>,
-        only_reads: bool,
+        writes_in: Option<ShardPlace>,
     ) -> Result<Self, Error> {
+        let only_reads = writes_in.is_none();
         let failed = |error: &dyn std::fmt::Display| Error::Sqlite {
             code: ffi::SQLITE_CANTOPEN,
             message: format!("cannot open database {:?}: {error}", database.name()),
@@ -155,7 +159,7 @@ impl Session {
         let permissions = Permissions {
             page_bytes: database.page_size().bytes(),
             vacuum_directory,
-            may_attach: !only_reads,
+            attaches_in: writes_in,
         };
         configure(&mut connection, permissions).map_err(|error| failed(&error))?;
         let watch = Watch::new();

@@ -75,16 +75,20 @@ pub(crate) struct WorkerCores {
 }
 
 impl WorkerCores {
-    /// All cores that this process may use, without the shard's own if there is another one.
-    pub(crate) fn beside(core: usize) -> Self {
-        let mut allowed = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| {
+    /// The `allowed` cores, those that a thread of this process has which is not pinned, without those of
+    /// the shards, unless these are all. `None` if they cannot be told.
+    pub(crate) fn beside(allowed: Option<CpuSet>, shards: &[usize]) -> Self {
+        // A core that does not exist is refused when a shard is placed.
+        let shards = shards.iter().filter(|core| **core < CpuSet::MAX_CPU);
+        let mut allowed = allowed.unwrap_or_else(|| {
             let mut only = CpuSet::new();
-            only.set(core.min(CpuSet::MAX_CPU - 1));
+            shards.clone().for_each(|core| only.set(*core));
             only
         });
-        // A core that does not exist is refused when the shard is placed.
-        if allowed.count() > 1 && core < CpuSet::MAX_CPU {
-            allowed.unset(core);
+        let mut beside = allowed;
+        shards.for_each(|core| beside.unset(*core));
+        if beside.count() > 0 {
+            allowed = beside;
         }
         let count = usize::try_from(allowed.count()).unwrap_or(1).max(1);
         Self { allowed, count }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringlite_raft::{LogIndex, NodeId, RecordIdentity, Term};
@@ -12,8 +13,9 @@ use super::hard_state::{self, COPY_BYTES, HardStateRecord};
 use super::identity::{Identity, Member};
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StorageError, staging};
+use super::{StorageError, staging};
 use crate::replica::NodeAddress;
+use crate::shards::ShardPlace;
 
 /// Whose directory it is meant to be.
 pub(crate) struct Owner<'a> {
@@ -24,15 +26,21 @@ pub(crate) struct Owner<'a> {
     /// The address of a node that starts a cluster of its own if the directory is new; `None` for
     /// one that joins another.
     pub(crate) alone_at: Option<&'a str>,
+    /// How many shards the node is to have; `None` for as many as the directory has, which is 1 for one
+    /// that starts a cluster and as many as the cluster has for one that joins.
+    pub(crate) shards: Option<u32>,
 }
 
-/// A locked data directory, its identity known.
+/// A locked data directory, its identity known, as one of the node's shards uses it.
+#[derive(Clone)]
 pub(crate) struct DataDirectory {
     root: PathBuf,
     identity: Identity,
+    /// Whose log and databases these are.
+    shard: u32,
     segment_bytes: u64,
     /// Locked while it is open.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl DataDirectory {
@@ -52,23 +60,56 @@ impl DataDirectory {
             .map_err(|source| StorageError::io("find", root, source))?;
         let lock = lock(root)?;
         probe_direct_io(root)?;
-        let shard = root.join(format!("shard-{SHARD}"));
-        make(&shard.join("log"))?;
-        make(&shard.join("databases"))?;
-        make(&root.join("tmp"))?;
         let identity = match Identity::load(root)? {
-            Some(identity) => {
+            Some(mut identity) => {
                 check_identity(root, &identity, owner)?;
+                if identity.shards == 0 {
+                    identity.shards = owner.shards.unwrap_or(0);
+                }
                 identity
             }
             None => new_identity(root, owner)?,
         };
-        Ok(Self {
+        let directory = Self {
             root: root.to_owned(),
             identity,
+            shard: 0,
             segment_bytes,
-            _lock: lock,
+            _lock: Arc::new(lock),
+        };
+        directory.make_shards()?;
+        Ok(directory)
+    }
+
+    /// Makes the directories of the shards. A node that has still to join does not know how many.
+    fn make_shards(&self) -> Result<(), StorageError> {
+        for directory in self.shards() {
+            for path in [
+                directory.log(),
+                directory.databases(),
+                directory.temporary(),
+            ] {
+                std::fs::create_dir_all(&path)
+                    .map_err(|source| StorageError::io("make", &path, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory as each of the shards uses it.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = Self> {
+        (0..self.identity.shards).map(|shard| Self {
+            shard,
+            ..self.clone()
         })
+    }
+
+    /// Which shard this is for.
+    pub(crate) fn place(&self) -> ShardPlace {
+        ShardPlace {
+            number: self.shard,
+            count: self.identity.shards,
+        }
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -96,6 +137,17 @@ impl DataDirectory {
     /// The cluster has formed: from now on the node may vote. The hard state comes first, as a
     /// formed directory without one would be damaged; so would one without a manifest.
     pub(crate) fn form(&mut self, formed: Identity) -> Result<(), StorageError> {
+        self.identity.shards = formed.shards;
+        self.make_shards()?;
+        for shard in self.shards() {
+            shard.form_shard(&formed)?;
+        }
+        formed.save(&self.root)?;
+        self.identity = formed;
+        Ok(())
+    }
+
+    fn form_shard(&self, formed: &Identity) -> Result<(), StorageError> {
         let record = HardStateRecord {
             sequence: 1,
             term: Term(0),
@@ -124,10 +176,7 @@ impl DataDirectory {
             cluster: record.cluster,
             incarnation: record.incarnation,
         };
-        manifest::create(&self.shard(), &stamp)?;
-        formed.save(&self.root)?;
-        self.identity = formed;
-        Ok(())
+        manifest::create(&self.shard(), &stamp)
     }
 
     /// The manifest, both copies of which are good on return.
@@ -192,7 +241,7 @@ impl DataDirectory {
     pub(crate) fn record_identity(&self) -> RecordIdentity {
         RecordIdentity {
             cluster: self.identity.cluster.unwrap_or(0),
-            shard: SHARD,
+            shard: self.shard,
             incarnation: self.identity.incarnation,
         }
     }
@@ -202,7 +251,7 @@ impl DataDirectory {
     }
 
     pub(super) fn shard(&self) -> PathBuf {
-        shard_of(&self.root)
+        shard_of(&self.root, self.shard)
     }
 
     pub(crate) fn hard_state_path(&self) -> PathBuf {
@@ -218,7 +267,10 @@ impl DataDirectory {
     }
 
     pub(crate) fn temporary(&self) -> PathBuf {
-        self.root.join("tmp")
+        match self.shard {
+            0 => self.root.join("tmp"),
+            _ => self.shard().join("tmp"),
+        }
     }
 }
 
@@ -279,8 +331,8 @@ fn probe_direct_io(root: &Path) -> Result<(), StorageError> {
     }
 }
 
-pub(super) fn shard_of(root: &Path) -> PathBuf {
-    root.join(format!("shard-{SHARD}"))
+pub(super) fn shard_of(root: &Path, shard: u32) -> PathBuf {
+    root.join(format!("shard-{shard}"))
 }
 
 fn check_identity(root: &Path, identity: &Identity, owner: &Owner<'_>) -> Result<(), StorageError> {
@@ -297,6 +349,15 @@ fn check_identity(root: &Path, identity: &Identity, owner: &Owner<'_>) -> Result
             format!("node {}", identity.node),
             format!("node {}", node.0),
         ));
+    }
+    if let Some(wanted) = owner.shards
+        && ![0, wanted].contains(&identity.shards)
+    {
+        return Err(StorageError::OtherShards {
+            path: root.to_owned(),
+            found: identity.shards,
+            wanted,
+        });
     }
     if owner.cluster.is_empty() {
         return Ok(());
@@ -342,6 +403,7 @@ fn new_identity(root: &Path, owner: &Owner<'_>) -> Result<Identity, StorageError
     };
     let mut identity = Identity::new(node, incarnation, members);
     identity.joins = joins;
+    identity.shards = owner.shards.unwrap_or(u32::from(!joins));
     identity.save(root)?;
     Ok(identity)
 }

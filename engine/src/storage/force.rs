@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ringlite_raft::{
@@ -19,13 +20,15 @@ use super::hard_state::{self, HardStateRecord};
 use super::identity::Identity;
 use super::manifest::{self, Manifest, Stamp};
 use super::recovered::Recovered;
-use super::{SHARD, StorageError, directory, segment, staging};
+use super::{StorageError, directory, segment, staging};
+use crate::shards::ShardPlace;
 
-/// A directory that is going to be a cluster of its own. Nothing is changed before
+/// A shard of a directory that is going to be a cluster of its own. Nothing is changed before
 /// [`Forced::carry_out`]; no node can use the directory meanwhile.
 pub(crate) struct Forced {
     root: PathBuf,
     identity: Identity,
+    shard: u32,
     recovered: Recovered,
     /// The members by the log.
     configuration: Configuration,
@@ -34,7 +37,7 @@ pub(crate) struct Forced {
     /// Both copies of the hard state were bad.
     votes_lost: bool,
     /// Locked while it is open.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// What has been done.
@@ -48,13 +51,13 @@ pub(crate) struct Outcome {
 }
 
 impl Forced {
-    /// Looks at the directory.
+    /// Looks at the shards of the directory.
     ///
     /// # Errors
     /// A node uses it; or its identity, or both copies of its manifest, are damaged, or its log is none,
     /// so that nothing can be concluded from it.
-    pub(crate) fn plan(root: &Path) -> Result<Self, StorageError> {
-        let lock = directory::lock_existing(root)?;
+    pub(crate) fn plan(root: &Path) -> Result<Vec<Self>, StorageError> {
+        let lock = Arc::new(directory::lock_existing(root)?);
         let identity = Identity::load(root)?.ok_or_else(|| StorageError::Identity {
             path: root.join("identity"),
             what: "there is none".to_owned(),
@@ -65,7 +68,19 @@ impl Forced {
                 what: "its cluster has never formed, so that it holds nothing".to_owned(),
             });
         };
-        let shard = directory::shard_of(root);
+        (0..identity.shards)
+            .map(|number| Self::plan_shard(root, &identity, cluster, number, Arc::clone(&lock)))
+            .collect()
+    }
+
+    fn plan_shard(
+        root: &Path,
+        identity: &Identity,
+        cluster: u128,
+        number: u32,
+        lock: Arc<File>,
+    ) -> Result<Self, StorageError> {
+        let shard = directory::shard_of(root, number);
         let newest = hard_state::copies(&shard).into_iter().flatten();
         let newest = newest.max_by_key(|copy| copy.sequence);
         let hard_state = newest.unwrap_or(HardStateRecord {
@@ -77,13 +92,14 @@ impl Forced {
         let (stamp, manifest) = staging::settle(&shard, stamp, manifest)?;
         let owner = RecordIdentity {
             cluster,
-            shard: SHARD,
+            shard: number,
             incarnation: identity.incarnation,
         };
         let recovered = Recovered::read(&shard.join("log"), &owner, hard_state, manifest.clone())?;
         Ok(Self {
             root: root.to_owned(),
-            identity,
+            identity: identity.clone(),
+            shard: number,
             configuration: recovered.configuration()?,
             recovered,
             stamp,
@@ -91,6 +107,14 @@ impl Forced {
             votes_lost: newest.is_none(),
             _lock: lock,
         })
+    }
+
+    /// Which shard of the node it is about.
+    pub(crate) fn place(&self) -> ShardPlace {
+        ShardPlace {
+            number: self.shard,
+            count: self.identity.shards,
+        }
     }
 
     /// The node, and the other members that it will not know any more.
@@ -143,13 +167,30 @@ impl Forced {
         others.is_empty() && !self.votes_lost && self.recovered.refuse_damage(&self.root).is_ok()
     }
 
-    /// Does it. If it is interrupted it can be done again.
+    /// Does it for all shards, and then says in the node's identity that it is alone: as long as that names
+    /// others, all can be done again.
     ///
     /// # Errors
-    /// If a file cannot be copied or written.
-    pub(crate) fn carry_out(mut self) -> Result<Outcome, StorageError> {
+    /// If a file cannot be copied or written. `done` is told of each shard as soon as it is done.
+    pub(crate) fn carry_out_all(
+        shards: Vec<Self>,
+        mut done: impl FnMut(ShardPlace, Outcome),
+    ) -> Result<(), StorageError> {
+        let alone = shards.first().map(|shard| {
+            let mut identity = shard.identity.clone();
+            let node = identity.node;
+            identity.members.retain(|member| member.id == node);
+            (shard.root.clone(), identity)
+        });
+        for shard in shards {
+            done(shard.place(), shard.carry_out()?);
+        }
+        alone.map_or(Ok(()), |(root, identity)| identity.save(&root))
+    }
+
+    fn carry_out(mut self) -> Result<Outcome, StorageError> {
         let kept = self.keep_copies()?;
-        let shard = directory::shard_of(&self.root);
+        let shard = directory::shard_of(&self.root, self.shard);
         let term = self.save_hard_state(&shard)?;
         let segment = self.write_segment(&shard, term)?;
         if self.recovered.lacks_base() {
@@ -157,12 +198,9 @@ impl Forced {
             self.stamp.sequence += 1;
             manifest::replace(&shard, &self.stamp, &self.manifest)?;
         }
-        let node = self.identity.node;
-        self.identity.members.retain(|member| member.id == node);
-        self.identity.save(&self.root)?;
         Ok(Outcome {
             kept,
-            node: NodeId(node),
+            node: NodeId(self.identity.node),
             last: self.last(),
         })
     }
@@ -203,7 +241,7 @@ impl Forced {
         let mut place = RecordPlace {
             identity: RecordIdentity {
                 cluster: self.identity.cluster.unwrap_or(0),
-                shard: SHARD,
+                shard: self.shard,
                 incarnation: self.identity.incarnation,
             },
             segment: number.max(self.recovered.newest_segment()) + 1,
@@ -274,7 +312,7 @@ impl Forced {
             .map(name)
             .find(|path| !path.exists())
             .unwrap_or_else(|| name(0));
-        let shard = directory::shard_of(&self.root);
+        let shard = directory::shard_of(&self.root, self.shard);
         let log = shard.join("log");
         let mut files = vec![
             self.root.join("identity"),

@@ -58,6 +58,10 @@ pub(crate) struct Identity {
     /// without leases. What one life has promised binds the next.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) lease_promise_ms: u32,
+    /// How many shards the node has, fixed when its cluster forms; 0 for a node that has still to join,
+    /// and was not told.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) shards: u32,
     /// The digest of the extensions that this life of the node loads; it is not kept.
     #[serde(skip)]
     pub(crate) extensions: u64,
@@ -69,6 +73,18 @@ pub(crate) struct Identity {
 )]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde calls"
+)]
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+fn one() -> u32 {
+    1
 }
 
 mod hexadecimal {
@@ -101,6 +117,7 @@ impl Identity {
             members,
             joins: false,
             lease_promise_ms: 0,
+            shards: 1,
             extensions: 0,
         }
     }
@@ -177,6 +194,7 @@ mod tests {
         );
         identity.cluster = Some(7);
         identity.lease_promise_ms = 250;
+        identity.shards = 3;
         identity.save(directory.path()).unwrap();
         assert_eq!(Identity::load(directory.path()).unwrap(), Some(identity));
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::hard_state::{self, HardStateRecord};
 use super::identity::Identity;
 use super::manifest::{self, Manifest};
-use super::{SHARD, StorageError, directory, segment};
+use super::{StorageError, directory, segment};
 
 /// What lies in a data directory.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,9 @@ pub(crate) struct Inspection {
     pub(crate) in_use: bool,
     /// Whose it is.
     pub(crate) identity: Found<Identity>,
+    /// Which of its shards what follows is of, where it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<u32>,
     /// The two copies of the hard state.
     pub(crate) hard_state: [Found<HardState>; 2],
     /// The two copies of the manifest.
@@ -164,13 +167,13 @@ pub(crate) struct Database {
     pub(crate) file_bytes: Option<u64>,
 }
 
-/// Looks at a directory. `records` lists every record of the log.
+/// Looks at a shard of a directory. `records` lists every record of the log.
 ///
 /// # Errors
 /// There is no such directory.
-pub(crate) fn inspect(root: &Path, records: bool) -> Result<Inspection, StorageError> {
+pub(crate) fn inspect(root: &Path, number: u32, records: bool) -> Result<Inspection, StorageError> {
     std::fs::read_dir(root).map_err(|source| StorageError::io("read", root, source))?;
-    let shard = directory::shard_of(root);
+    let shard = directory::shard_of(root, number);
     let identity = match Identity::load(root) {
         Ok(Some(identity)) => Found::Good(identity),
         Ok(None) => Found::Bad("there is none".to_owned()),
@@ -197,7 +200,7 @@ pub(crate) fn inspect(root: &Path, records: bool) -> Result<Inspection, StorageE
         Some((cluster, incarnation)) => {
             let owner = RecordIdentity {
                 cluster,
-                shard: SHARD,
+                shard: number,
                 incarnation,
             };
             look_at_segments(&log, &owner, manifest, records)
@@ -208,6 +211,10 @@ pub(crate) fn inspect(root: &Path, records: bool) -> Result<Inspection, StorageE
     Ok(Inspection {
         directory: root.display().to_string(),
         in_use: directory::is_in_use(root),
+        shard: match &identity {
+            Found::Good(identity) if identity.shards == 1 => None,
+            _ => Some(number),
+        },
         identity,
         hard_state: hard_states.map(|copy| match copy {
             Some(copy) => Found::Good(hard_state_of(&copy)),

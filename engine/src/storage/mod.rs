@@ -3,13 +3,16 @@
 //! ```text
 //! DATA/identity                whose directory this is
 //! DATA/lock                    held while a node uses the directory
-//! DATA/tmp/                    temporary files of SQLite that outgrow memory, already unlinked
-//! DATA/shard-0/hard-state      term and vote, in two copies
-//! DATA/shard-0/manifest.a, .b  where the log begins and what the databases' files hold
-//! DATA/shard-0/log/*.seg       the segments of the log
-//! DATA/shard-0/databases/NAME  the databases
-//! DATA/shard-0/snapshot/        the databases of another node, on their way in
+//! DATA/tmp/                    temporary files of SQLite that outgrow memory, already unlinked, and files
+//!                              of restores that are not whole; DATA/shard-K/tmp/ for K > 0
+//! DATA/shard-K/hard-state      term and vote, in two copies
+//! DATA/shard-K/manifest.a, .b  where the log begins and what the databases' files hold
+//! DATA/shard-K/log/*.seg       the segments of the log
+//! DATA/shard-K/databases/NAME  the databases
+//! DATA/shard-K/snapshot/        the databases of another node, on their way in
 //! ```
+//!
+//! Each shard K has its own; a node without `--shards` has only shard 0.
 
 mod directory;
 mod durable;
@@ -95,6 +98,21 @@ pub enum StorageError {
         found: String,
         /// Who wants it.
         wanted: String,
+    },
+    /// The directory has another number of shards.
+    #[error(
+        "{} was made for {found} shard(s), but --shards {wanted} is asked for: the number is fixed when \
+         a cluster forms; leave --shards out, or start a new cluster and copy the databases there with \
+         backup and restore",
+        path.display()
+    )]
+    OtherShards {
+        /// The directory.
+        path: PathBuf,
+        /// How many it has.
+        found: u32,
+        /// How many are asked for.
+        wanted: u32,
     },
     /// Both copies of the hard state are bad.
     #[error(
@@ -205,6 +223,3 @@ impl StorageError {
         Self::io(operation, path, source.into())
     }
 }
-
-/// The shard's number, until a node has several.
-pub(crate) const SHARD: u32 = 0;

@@ -38,6 +38,7 @@ const ALONE: Owner<'static> = Owner {
     node: Some(NodeId(1)),
     cluster: &[],
     alone_at: Some(""),
+    shards: None,
 };
 
 impl Life {

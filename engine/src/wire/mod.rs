@@ -23,7 +23,7 @@ mod value;
 pub use cluster::{ClusterFormat, MemberEntry, Role, ServerEntry};
 pub use error::{FailureCode, WireError};
 pub use frame::{BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader};
-pub(crate) use request::{OPEN_EXISTING, OPEN_PLAIN_BEGIN};
+pub(crate) use request::{OPEN_EXISTING, OPEN_HERE, OPEN_PLAIN_BEGIN};
 pub use request::{
     Request, VFS_NAME, encode_execute, encode_execute_sql, encode_query, encode_query_sql,
 };

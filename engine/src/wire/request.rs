@@ -19,6 +19,10 @@ pub(crate) const OPEN_PLAIN_BEGIN: u64 = 1 << 32;
 /// 12 (`SQLITE_NOTFOUND`).
 pub(crate) const OPEN_EXISTING: u64 = 1 << 33;
 
+/// A flag of OPEN that is Ringlite's: the node is to answer itself, and not to pass the connection on to the
+/// one that leads the database's shard.
+pub(crate) const OPEN_HERE: u64 = 1 << 34;
+
 /// In the place of the role in ASSIGN: none.
 const ROLE_NOT_ASSIGNED: u64 = 3;
 
@@ -53,6 +57,7 @@ pub(super) mod kind {
     pub(crate) const DROP_DATABASE: u8 = 0x95;
     pub(crate) const DATABASES: u8 = 0x96;
     pub(crate) const JOIN: u8 = 0x97;
+    pub(crate) const LEADER_OF: u8 = 0x98;
     pub(crate) const READ: u8 = 0x82;
 }
 
@@ -71,7 +76,7 @@ pub enum Request {
     Open {
         /// Its name.
         name: String,
-        /// `OPEN_PLAIN_BEGIN` and `OPEN_EXISTING`; all others are ignored.
+        /// `OPEN_PLAIN_BEGIN`, `OPEN_EXISTING` and `OPEN_HERE`; all others are ignored.
         flags: u64,
         /// Ignored.
         vfs: String,
@@ -240,8 +245,15 @@ pub enum Request {
         failure_domain: u64,
         /// Its weight; `u64::MAX` for the one that the cluster knows, or 0.
         weight: u64,
+        /// How many shards it has; 0 for as many as the cluster.
+        shards: u64,
         /// Its address.
         address: String,
+    },
+    /// 0x98, ours: who leads the shard of a database; answered as [`Request::Leader`] is.
+    LeaderOf {
+        /// The name of the database.
+        database: String,
     },
     /// 0x82, ours: run one statement that reads, at a level below `linearizable`, on any node.
     Read {
@@ -349,6 +361,7 @@ impl Request {
             Self::DropDatabase { .. } => kind::DROP_DATABASE,
             Self::Databases => kind::DATABASES,
             Self::Join { .. } => kind::JOIN,
+            Self::LeaderOf { .. } => kind::LEADER_OF,
             Self::Read { .. } => kind::READ,
         }
     }
@@ -439,14 +452,17 @@ impl Request {
                 incarnation,
                 failure_domain,
                 weight,
+                shards,
                 address,
             } => {
                 put_u64(out, *id);
                 put_u64(out, *incarnation);
                 put_u64(out, *failure_domain);
                 put_u64(out, *weight);
+                put_u64(out, *shards);
                 put_text(out, address);
             }
+            Self::LeaderOf { database } => put_text(out, database),
             Self::Read {
                 level,
                 index_min,
@@ -476,7 +492,7 @@ fn check_schema(kind: u8, schema: u8) -> Result<(), WireError> {
         | kind::DIGEST
         | kind::STATUS
         | kind::READ
-        | kind::BACKUP..=kind::JOIN => (0, false),
+        | kind::BACKUP..=kind::LEADER_OF => (0, false),
         _ => return Err(WireError::UnknownRequest { kind }),
     };
     if schema > schema_max {
@@ -609,7 +625,11 @@ fn decode_admin(kind: u8, body: &mut BodyReader<'_>) -> Result<Request, WireErro
             incarnation: body.u64("the incarnation of the node")?,
             failure_domain: body.u64("the failure domain of the node")?,
             weight: body.u64("the weight of the node")?,
+            shards: body.u64("the number of its shards")?,
             address: body.text(ADDRESS)?.to_owned(),
+        },
+        kind::LEADER_OF => Request::LeaderOf {
+            database: body.text("the name of the database")?.to_owned(),
         },
         _ => return decode_database(kind, body),
     })

@@ -171,6 +171,8 @@ pub enum Response {
         cluster: u128,
         /// The id of the node.
         id: u64,
+        /// How many shards each node has.
+        shards: u64,
         /// All members, itself included.
         members: Vec<MemberEntry>,
     },
@@ -328,11 +330,13 @@ impl Response {
             Self::Joined {
                 cluster,
                 id,
+                shards,
                 members,
             } => {
                 put_u64(out, *cluster as u64);
                 put_u64(out, (*cluster >> 64) as u64);
                 put_u64(out, *id);
+                put_u64(out, *shards);
                 put_u64(out, members.len() as u64);
                 for member in members {
                     put_u64(out, member.id);
@@ -426,6 +430,7 @@ impl Response {
                 cluster: u128::from(reader.u64("the id of the cluster")?)
                     | u128::from(reader.u64("the id of the cluster")?) << 64,
                 id: reader.u64("the id of the node")?,
+                shards: reader.u64("the number of shards")?,
                 members: members(reader)?,
             },
             _ => return Err(WireError::UnknownResponse { kind }),

@@ -7,9 +7,10 @@ use ringlite_vfs::PageSize;
 
 use super::{Ask, Connection, response_to};
 use crate::backup::Backup;
+use crate::commands::Command;
 use crate::error::Error;
 use crate::replica::request::Admin;
-use crate::wire::{FailureCode, Request, Response, dump_around};
+use crate::wire::{DatabaseEntry, FailureCode, Request, Response, dump_around};
 
 impl Connection {
     /// Answers a request about databases, and hands any other back.
@@ -27,7 +28,7 @@ impl Connection {
                 return Ok(None);
             }
             Request::Databases => {
-                let response = Response::Databases(self.shard.databases());
+                let response = Response::Databases(self.databases().await);
                 self.write(&response).await?;
                 return Ok(None);
             }
@@ -58,6 +59,16 @@ impl Connection {
         }
         self.answer(Ask::Admin(admin)).await?;
         Ok(None)
+    }
+
+    /// The databases of all shards, by name.
+    async fn databases(&self) -> Vec<DatabaseEntry> {
+        if self.shard.place().count == 1 {
+            return self.shard.databases();
+        }
+        let mut all = self.of_all_shards(Command::Databases).await.concat();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Sends a copy in messages of one slice each. The client takes them as fast as it can, and

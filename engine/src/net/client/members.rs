@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use ringlite_raft::{MemberRole, NodeId, Role as RaftRole};
 
 use super::{Ask, Connection, response_to};
+use crate::commands::Command;
+use crate::error::Error;
 use crate::net::joining::Introduction;
 use crate::replica::request::{MemberRequest, Reply};
-use crate::replica::{MemberStatus, NodeAddress, Replica, Status};
+use crate::replica::{MemberStatus, NodeAddress, Replica, Status, all_follow};
 use crate::shard::milliseconds;
 use crate::stages::StageTimes;
 use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry};
@@ -15,6 +17,10 @@ use crate::wire::{FailureCode, MemberEntry, Request, Response, Role, ServerEntry
 /// How long a node that is elected and does not serve yet lets a client wait that asks who leads: it
 /// takes a commit.
 const ELECTED_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the other shards may take to follow a change of the members, which its asker waits for.
+const FOLLOWED_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const FOLLOWED_POLL: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// Answers a request about the cluster, and hands any other back.
@@ -23,7 +29,8 @@ impl Connection {
         request: Request,
     ) -> std::io::Result<Option<Request>> {
         let wanted = match request {
-            Request::Leader => {
+            // A database's connection has come to its shard by now.
+            Request::Leader | Request::LeaderOf { .. } => {
                 let response = self.leader().await;
                 self.write(&response).await?;
                 return Ok(None);
@@ -67,8 +74,20 @@ impl Connection {
                 incarnation,
                 failure_domain,
                 weight,
+                shards,
                 address,
             } => {
+                let place = self.shard.place();
+                if ![0, u64::from(place.count)].contains(&shards) {
+                    let refusal = format!(
+                        "the cluster has {} shard(s), and the node was started with --shards {shards}: \
+                         leave the option out, with an empty data directory",
+                        place.count
+                    );
+                    let refusal = Response::failure(FailureCode::Error, refusal);
+                    self.write(&refusal).await?;
+                    return Ok(None);
+                }
                 let told = |number: u64| (number != u64::MAX).then_some(number);
                 MemberRequest::Join {
                     id: node(id),
@@ -90,7 +109,14 @@ impl Connection {
             Request::Transfer { id } => MemberRequest::Transfer { to: node(id) },
             other => return Ok(Some(other)),
         };
-        let answer = self.ask(Ask::Members(wanted)).await?;
+        let is_followed = matches!(
+            wanted,
+            MemberRequest::Assign { .. } | MemberRequest::Remove { .. }
+        );
+        let mut answer = self.ask(Ask::Members(wanted)).await?;
+        if is_followed && answer.reply.is_ok() && self.shard.place().count > 1 {
+            answer.reply = self.all_shards_follow().await.map(|()| Reply::Done);
+        }
         let response = match answer.reply {
             Ok(Reply::Joined { id }) => self.joined(id),
             reply => response_to(reply),
@@ -122,6 +148,44 @@ impl Connection {
         }
     }
 
+    /// Waits until all shards have committed the members, and their roles, of the first one: whoever has
+    /// removed a member may then take its node away.
+    async fn all_shards_follow(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + FOLLOWED_TIMEOUT;
+        let count = self.shard.place().count as usize;
+        loop {
+            let shards = self.of_all_shards(Command::Status).await;
+            // One that has stopped follows nobody.
+            if shards.len() == count && all_follow(&shards) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Busy {
+                    what: "the first shard has done it, and others have not followed yet: see the status of \
+                           the shards, and leave the node running until they have",
+                });
+            }
+            glommio::timer::sleep(FOLLOWED_POLL).await;
+        }
+    }
+
+    /// The status of the node as one JSON object: that of its first shard, and beside it the others'.
+    pub(super) async fn status_json(&self) -> String {
+        let mut first = status_json(&self.shard.status(), &self.shard.stages());
+        if self.shard.place().count > 1 {
+            let statuses = self.of_all_shards(Command::Status).await;
+            let stages = self.of_all_shards(Command::Stages).await;
+            let shards = statuses.iter().zip(&stages).enumerate();
+            let shards = shards.map(|(number, (status, stages))| {
+                let mut status = status_json(status, stages);
+                status["shard"] = number.into();
+                status
+            });
+            first["shards"] = shards.collect();
+        }
+        first.to_string()
+    }
+
     fn joined(&self, id: NodeId) -> Response {
         let members = self.shard.with_replica(Replica::members);
         let members = members.into_iter().map(|member| MemberEntry {
@@ -132,6 +196,7 @@ impl Connection {
         Response::Joined {
             cluster: self.shard.peers().identity().cluster.unwrap_or(0),
             id: id.0,
+            shards: self.shard.place().count.into(),
             members: members.collect(),
         }
     }
@@ -162,8 +227,8 @@ impl From<Role> for MemberRole {
     }
 }
 
-/// The status as one JSON object.
-pub(super) fn status_json(status: &Status, stages: &[StageTimes]) -> String {
+/// The status of a shard as a JSON object.
+fn status_json(status: &Status, stages: &[StageTimes]) -> serde_json::Value {
     let address = |at: &NodeAddress| serde_json::json!({"id": at.id.0, "address": at.address});
     let leader = status.leader.as_ref().map(|leader| leader.id);
     let member = |at: &MemberStatus| {
@@ -203,5 +268,4 @@ pub(super) fn status_json(status: &Status, stages: &[StageTimes]) -> String {
         "sessions": status.sessions,
         "stages": stages,
     })
-    .to_string()
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod databases;
+mod following;
 mod lone;
 mod long_runs;
 mod members;

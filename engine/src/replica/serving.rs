@@ -149,6 +149,8 @@ impl Replica {
         } = ran;
         let (now, id) = (self.now, request.session);
         let Some(session) = self.sessions.get_mut(&id) else {
+            // To go on without them would leave this node with what no other one has.
+            assert!(captures.is_empty(), "{id:?} has written after its end");
             return;
         };
         let long_run = session.long_run.take();
@@ -404,11 +406,12 @@ impl Replica {
         let Some(closed) = self.sessions.remove(&id) else {
             return;
         };
+        let unbegun = self.withdraw_runs(|session| session == id);
         self.effects.push_back(Effect::CloseSession { session: id });
         let parked = self.queues.withdraw(id).into_iter();
         let parked = parked.map(|parked| parked.request);
         let waiting = closed.waiting.into_iter().map(|(request, _)| request);
-        for request in waiting.chain(parked) {
+        for request in waiting.chain(parked).chain(unbegun) {
             match &closed.last_word {
                 Some(error) => self.answer_ended(request, error.clone()),
                 None => self.refuse(request, Error::NoDatabaseOpened),
@@ -419,6 +422,22 @@ impl Replica {
         }
         self.queues.release(id, &closed.databases);
         self.resume_writers(&closed.databases);
+    }
+
+    /// Takes back the runs of sessions that are over: this step has let them go on, and they have not
+    /// begun. They must not: what they committed would find no session and no batch, and stay in this
+    /// node's databases alone. Returns the requests, of which none is the replica's own.
+    fn withdraw_runs(&mut self, is_over: impl Fn(SessionId) -> bool) -> Vec<RequestId> {
+        let mut withdrawn = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Run { request, .. } if is_over(request.session) => {
+                withdrawn.push(*request);
+                false
+            }
+            _ => true,
+        });
+        withdrawn.retain(|request| request.serial != INTERNAL_SERIAL);
+        withdrawn
     }
 
     /// Answers a request of a session that the end of a database has ended.
@@ -556,15 +575,7 @@ impl Replica {
         refused.extend(self.forget_member_work());
         let opening = std::mem::take(&mut self.opening);
         refused.extend(opening.into_values().flatten().map(|(request, _)| request));
-        // What this turn has let go on has not begun yet. It must not: what it committed would
-        // find no batch, and stay.
-        self.effects.retain(|effect| match effect {
-            Effect::Run { request, .. } => {
-                refused.push(*request);
-                false
-            }
-            _ => true,
-        });
+        refused.extend(self.withdraw_runs(|_| true));
         let not_leader = self.not_leader();
         for request in refused {
             let session = self.sessions.get(&request.session);

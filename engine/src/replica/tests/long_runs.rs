@@ -337,6 +337,42 @@ fn what_a_client_that_left_has_committed_gets_into_the_log() {
     assert_eq!(lone.last(), before.next());
 }
 
+/// What it committed would be in this node's database and in no entry.
+#[test]
+fn a_script_whose_client_left_does_not_begin_to_write() {
+    let (mut lone, session) = leading(|_| ());
+    let scripted = lone.execute(session, &format!("SAVEPOINT s; RELEASE s; {INSERT}"));
+    // It has got as far as it may without the write lock, which is free when it comes back.
+    let returned = lone.run_away();
+    lone.turn([Input::SessionClosed { session }]);
+    lone.come_back(returned);
+    assert_eq!(lone.rows(), 0);
+    assert_eq!(lone.reply(scripted), Err(Error::NoDatabaseOpened));
+    // Its place in the write queue is free again.
+    let other = lone.open(2);
+    let written = lone.execute(other, INSERT);
+    commit_everything(&mut lone);
+    assert!(matches!(lone.reply(written), Ok(Reply::Executed(_))));
+    assert_eq!(lone.rows(), 1);
+}
+
+#[test]
+fn what_waited_for_a_stream_whose_client_left_does_not_begin() {
+    let (mut lone, session) = leading(|_| ());
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50000)
+        INSERT INTO t SELECT NULL, i FROM n WHERE i % 20000 = 1 RETURNING id";
+    lone.query(session, sql, RowLimit::Batches { bytes: 1 });
+    let waiting = lone.execute(session, INSERT);
+    assert!(lone.answer(waiting).is_none());
+    let before = lone.last();
+    // It is between two of its rows, and ends with a commit.
+    let returned = lone.run_away();
+    lone.turn([Input::SessionClosed { session }]);
+    lone.come_back(returned);
+    assert_eq!((lone.rows(), lone.last()), (3, before.next()));
+    assert_eq!(lone.reply(waiting), Err(Error::NoDatabaseOpened));
+}
+
 #[test]
 fn a_step_down_leaves_nothing_of_a_run_that_is_away() {
     // The run goes on before, in the middle of, and after the roll-back.

@@ -20,6 +20,8 @@ struct Running {
 impl Tasks {
     /// Begins a task.
     pub(crate) fn spawn(&self, does: impl Future<Output = ()> + 'static) {
+        // What a task awaits it has twice in itself: where it came, and where it is polled.
+        let does = Box::pin(does);
         let number = self.0.begun.get();
         self.0.begun.set(number + 1);
         // It runs at once, and may come to its end before its handle is here.

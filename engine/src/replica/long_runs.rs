@@ -218,6 +218,11 @@ impl Replica {
 
     /// A run has ended: the next request that waited for the session goes on.
     pub(super) fn next_of_session(&mut self, id: SessionId) {
+        let is_its = |effect: &Effect| matches!(effect, Effect::Run { request, .. } if request.session == id);
+        if self.effects.iter().any(is_its) {
+            // It has just been let go on with another one, whose end comes here again.
+            return;
+        }
         let next = self.sessions.get_mut(&id);
         if let Some((request, work)) = next.and_then(|session| session.waiting.pop_front()) {
             self.run(request, work);
@@ -261,8 +266,15 @@ impl Replica {
             }
         }
         for id in idle {
-            if let Some(session) = self.sessions.get_mut(&id) {
+            // A write that waits is a part of the transaction, and its answer tells of the end.
+            let waiting = self.queues.withdraw(id);
+            if waiting.is_empty()
+                && let Some(session) = self.sessions.get_mut(&id)
+            {
                 session.aborted = Some(Error::snapshot_too_old());
+            }
+            for parked in waiting {
+                self.refuse(parked.request, Error::snapshot_too_old());
             }
             self.run_internally(id, Work::Abort);
         }

@@ -291,6 +291,26 @@ fn the_requests_of_a_session_wait_for_its_long_run() {
     assert_eq!(count(lone.reply(read)), 1);
 }
 
+/// A session runs one request at a time, whatever it has asked for.
+#[test]
+fn what_waits_for_a_long_script_waits_for_all_of_it() {
+    let (mut lone, session) = leading(|_| ());
+    let script = format!("SAVEPOINT s; RELEASE s; {LONG_INSERT}");
+    let scripted = lone.execute(session, &script);
+    let waiting = lone.execute(session, INSERT);
+    // It comes back for the write lock, and is let go on at once.
+    let returned = lone.run_away();
+    lone.come_back(returned);
+    assert_eq!(lone.away.len(), 1);
+    assert_eq!(lone.rows(), 0, "the other request has begun");
+    lone.finish_away();
+    commit_everything(&mut lone);
+    for id in [scripted, waiting] {
+        assert!(matches!(lone.reply(id), Ok(Reply::Executed(_))));
+    }
+    assert_eq!(lone.rows(), 2);
+}
+
 #[test]
 fn an_interrupt_stops_what_is_away_and_what_waits() {
     let (mut lone, first) = leading(|_| ());
@@ -543,4 +563,29 @@ fn a_long_prepared_statement_is_kept() {
         assert!(matches!(lone.reply(id), Ok(Reply::Executed(_))));
         assert_eq!(lone.rows(), rows);
     }
+}
+
+/// It would begin a transaction of its own, and be committed, when the other one is told to run again.
+#[test]
+fn a_write_that_waits_ends_with_the_transaction_that_it_is_in() {
+    let (mut lone, first) = Lone::leading(|config| config.snapshot_ticks = 20);
+    let second = lone.open(2);
+    lone.execute(first, "BEGIN IMMEDIATE");
+    lone.execute(second, "BEGIN");
+    let read = lone.query(second, COUNT, WHOLE);
+    lone.confirm();
+    assert_eq!(count(lone.reply(read)), 0);
+    let waiting = lone.execute(second, INSERT);
+    for _ in 0..40 {
+        lone.turn([Input::Tick]);
+        lone.confirm();
+    }
+    lone.execute(first, "ROLLBACK");
+    commit_everything(&mut lone);
+    assert_eq!(lone.reply(waiting), Err(Error::snapshot_too_old()));
+    assert_eq!(lone.rows(), 0);
+    // It has been told, and begins anew.
+    let again = lone.execute(second, INSERT);
+    commit_everything(&mut lone);
+    assert!(matches!(lone.reply(again), Ok(Reply::Executed(_))));
 }
